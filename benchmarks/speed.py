@@ -1,0 +1,135 @@
+"""Frame to detections: ssd-edge (ONNX Runtime) against torchvision's own model, same weights, frames and run.
+
+    python benchmarks/speed.py runs/coco90/best.pt --video ../shared/data/video/vtest.avi -o benchmarks/speed.json
+
+Both run with the same number of threads, in turns of a few frames, so that drift of the machine hits both alike.
+Decoding and drawing are not counted. Two thresholds: 0.001, torchvision's own, and 0.4, the stream's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from machine import describe_machine
+from numpy.typing import NDArray
+from torchvision.models.detection import ssd300_vgg16, ssdlite320_mobilenet_v3_large
+
+from ssd_edge.checkpoint import load_checkpoint
+from ssd_edge.export.onnx_export import export_onnx
+from ssd_edge.runtime.detector import Detector, open_detector
+
+TORCHVISION = {"ssd300_vgg16": ssd300_vgg16, "ssdlite320_mobilenet_v3_large": ssdlite320_mobilenet_v3_large}
+THRESHOLDS = (0.001, 0.4)
+TURN = 10  # frames before the other one's turn
+Frame = NDArray[np.uint8]
+
+
+def read_frames(video: Path, count: int) -> list[Frame]:
+    """The first frames of a video, uint8 [H, W, 3] BGR."""
+    capture = cv2.VideoCapture(str(video))
+    frames: list[Frame] = []
+    while len(frames) < count and (read := capture.read())[0]:
+        frames.append(read[1])
+    if not frames:
+        raise SystemExit(f"no frames in {video}")
+    return frames
+
+
+def torchvision_model(checkpoint: Path, score_threshold: float) -> torch.nn.Module:
+    """torchvision's own model with the checkpoint's weights."""
+    loaded = load_checkpoint(checkpoint)
+    make = TORCHVISION[loaded.card.arch]
+    classes = len(loaded.card.class_names) + 1
+    model: torch.nn.Module = make(
+        weights=None, weights_backbone=None, num_classes=classes, score_thresh=score_threshold
+    )
+    model.load_state_dict(loaded.state_dict)
+    return model.eval()
+
+
+@torch.inference_mode()
+def time_torchvision(model: torch.nn.Module, frames: list[Frame]) -> list[float]:
+    """Milliseconds a frame, from the BGR frame to the detections."""
+    times = []
+    for frame in frames:
+        begin = time.perf_counter()
+        rgb = torch.from_numpy(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)).permute(2, 0, 1)
+        model([rgb.float() / 255])
+        times.append(1e3 * (time.perf_counter() - begin))
+    return times
+
+
+def time_detector(detector: Detector, frames: list[Frame]) -> list[tuple[float, float]]:
+    """(milliseconds a frame in all, of which the network) from the BGR frame to the detections."""
+    times = []
+    for frame in frames:
+        begin = time.perf_counter()
+        detector([frame])
+        times.append((1e3 * (time.perf_counter() - begin), detector.timings.infer_ms))
+    return times
+
+
+def compare(checkpoint: Path, onnx: Path, frames: list[Frame], threshold: float, threads: int) -> dict[str, Any]:
+    """Medians in milliseconds, and the ratio of the medians."""
+    reference = torchvision_model(checkpoint, threshold)
+    theirs: list[float] = []
+    ours: list[tuple[float, float]] = []
+    with open_detector(onnx, threads=threads, score_threshold=threshold) as detector:
+        time_torchvision(reference, frames[:TURN])  # warm up
+        time_detector(detector, frames[:TURN])
+        for start in range(0, len(frames), TURN):
+            theirs += time_torchvision(reference, frames[start : start + TURN])
+            ours += time_detector(detector, frames[start : start + TURN])
+        detections = float(np.mean([len(detector([frame])[0]) for frame in frames[:: len(frames) // 10]]))
+    total, network = np.array(ours).T
+    return {
+        "score_threshold": threshold,
+        "detections_a_frame": detections,
+        "torchvision_ms": float(np.median(theirs)),
+        "ssd_edge_ms": float(np.median(total)),
+        "network_ms": float(np.median(network)),
+        "around_the_network_ms": float(np.median(total - network)),
+        "times_as_fast": float(np.median(theirs) / np.median(total)),
+    }
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--video", type=Path, required=True)
+    parser.add_argument("--frames", type=int, default=300)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("-o", "--output", type=Path, help="write the figures here as JSON")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    cv2.setNumThreads(args.threads)
+    card = load_checkpoint(args.checkpoint).card
+    frames = read_frames(args.video, args.frames)
+    with tempfile.TemporaryDirectory() as folder:
+        onnx = Path(folder) / "model.onnx"
+        export_onnx(args.checkpoint, onnx)
+        results = [compare(args.checkpoint, onnx, frames, threshold, args.threads) for threshold in THRESHOLDS]
+    report = {
+        "machine": describe_machine(),
+        "threads": args.threads,
+        "model": f"{card.arch}, {len(card.class_names)} classes and background",
+        "video": f"{args.video.name}, {len(frames)} frames of {frames[0].shape[1]}×{frames[0].shape[0]}",
+        "results": results,
+    }
+    text = json.dumps(report, indent=2, ensure_ascii=False)
+    print(text)
+    if args.output:
+        args.output.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

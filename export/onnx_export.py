@@ -1,0 +1,237 @@
+"""Checkpoint to ONNX: one self-contained fp32 file that obeys the ONNX contract, compared with PyTorch.
+
+The graph is the trace of `Predictor`:
+
+    images  uint8   [batch, height, width, 3]    RGB, already resized; the first op on it is a Cast
+    boxes   float32 [batch, anchors, 4]          x0 y0 x1 y1 as fractions of the image
+    scores  float32 [batch, anchors, classes]    softmax with the background column dropped
+
+It comes from PyTorch's `torch.export`-based exporter. The TorchScript one gives an equally fast graph, but it
+is deprecated, and it derives the batch size anew in front of every reshape (12 Shape-Gather-Concat chains).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ssd_edge.card import ONNX_METADATA_KEY, file_sha256
+from ssd_edge.checkpoint import model_from_checkpoint
+from ssd_edge.data.codes import CodesScenes
+from ssd_edge.data.dataset import DetectionDataset
+from ssd_edge.detections import Detections
+from ssd_edge.errors import GateFailedError, MissingDependencyError, UsageError
+from ssd_edge.files import atomic_path
+from ssd_edge.images import load_image
+from ssd_edge.models.predict import Predictor
+from ssd_edge.runtime.backend_onnx import OnnxDetector
+from ssd_edge.runtime.backend_torch import TorchDetector
+from ssd_edge.runtime.detector import Detector
+from ssd_edge.runtime.preprocess import preprocess
+
+OPSET = 18
+IR_VERSION = 8  # the one that came with opset 18, so that runtimes from 2023 on load the file
+TORCH_NEEDED = (2, 6)  # the first with torch.onnx.export(dynamo=True, dynamic_shapes=...) as used here
+TOLERANCE = 1e-4  # of scores, and of boxes as fractions of the image (relative for boxes larger than it)
+COMPARED_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written, and how far it is from PyTorch on the compared images.
+
+    Attributes:
+        boxes_difference: largest over all anchors, as a fraction of the image (relative above 1).
+        scores_difference: largest over all anchors and classes.
+        detections: what PyTorch detects on the images.
+        detections_equal: how many of them the file detects too, within the tolerance. The rest sit on the
+            edge of a threshold, where the last bit decides.
+    """
+
+    path: Path
+    size_bytes: int
+    nodes: int
+    images: int
+    boxes_difference: float
+    scores_difference: float
+    detections: int
+    detections_equal: int
+
+    def __str__(self) -> str:
+        rest = "" if self.detections_equal == self.detections else ", the others tie or sit on a threshold"
+        return (
+            f"{self.path}: {self.size_bytes / 1e6:.1f} MB, {self.nodes} nodes, opset {OPSET}, fp32\n"
+            f"against PyTorch on {self.images} images: boxes differ by at most {self.boxes_difference:.1e}, "
+            f"scores by {self.scores_difference:.1e}; "
+            f"{self.detections_equal} of {self.detections} detections equal{rest}"
+        )
+
+
+def export_onnx(checkpoint: Path, output: Path, *, data: DetectionDataset | None = None) -> ExportReport:
+    """Write the ONNX file of a checkpoint, after comparing it with PyTorch.
+
+    Args:
+        checkpoint: a `.pt` or `.safetensors` file of ssd-edge.
+        output: the `.onnx` file; an old one stays until the new one has passed.
+        data: images to compare on, up to `COMPARED_IMAGES`; synthetic scenes of codes when None.
+
+    Raises:
+        ModelFileError: no such checkpoint, or not one.
+        UsageError: `output` does not end in .onnx.
+        GateFailedError: the outputs depart from PyTorch's by more than `TOLERANCE`; nothing is written.
+        SinkError: `output` cannot be written.
+        MissingDependencyError: PyTorch is too old.
+    """
+    if output.suffix != ".onnx":
+        raise UsageError(f"output {output} does not end in .onnx, by which other commands know the format")
+    model, card = model_from_checkpoint(checkpoint)
+    images = _synthetic_images() if data is None else _sample_images(data)
+    card = replace(card, precision="fp32", parent_sha256=file_sha256(checkpoint))
+    graph = onnx_from_predictor(Predictor(model).eval(), size_hw=(card.height, card.width))
+    onnx.helper.set_model_props(graph, {ONNX_METADATA_KEY: card.to_json()})
+    onnx.checker.check_model(graph, full_check=True)
+    with atomic_path(output) as part:
+        part.write_bytes(graph.SerializeToString())
+        with TorchDetector(model, card) as reference, OnnxDetector(part) as exported:
+            boxes_difference, scores_difference = _raw_differences(reference, exported, images)
+            pairs = zip(reference(images), exported(images), strict=True)
+            kept = [_equal_detections(expected, got) for expected, got in pairs]
+        _refuse_departure(output, boxes_difference, scores_difference)
+    return ExportReport(
+        path=output,
+        size_bytes=output.stat().st_size,
+        nodes=len(graph.graph.node),
+        images=len(images),
+        boxes_difference=boxes_difference,
+        scores_difference=scores_difference,
+        detections=sum(total for total, _ in kept),
+        detections_equal=sum(equal for _, equal in kept),
+    )
+
+
+def onnx_from_predictor(predictor: Predictor, size_hw: tuple[int, int]) -> onnx.ModelProto:
+    """Trace a predictor into an ONNX graph with a dynamic batch dimension.
+
+    Raises:
+        MissingDependencyError: PyTorch is too old.
+    """
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    if version < TORCH_NEEDED:
+        raise MissingDependencyError(
+            f"export needs torch {TORCH_NEEDED[0]}.{TORCH_NEEDED[1]} or later, found {torch.__version__}: "
+            "pip install --upgrade torch torchvision"
+        )
+    predictor = copy.deepcopy(predictor)
+    _pool_by_mean(predictor)
+    example = torch.zeros(2, *size_hw, 3, dtype=torch.uint8)  # a batch of 1 would be taken for a constant
+    with _quiet():
+        program = torch.onnx.export(
+            predictor,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["images"],
+            output_names=["boxes", "scores"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+    assert program is not None  # it is None only when the exporter writes a file itself
+    return _cleaned(program.model_proto)
+
+
+class _SpatialMean(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, channels, rows, columns] -> [batch, channels, 1, 1]."""
+        return x.mean(dim=(2, 3), keepdim=True)
+
+
+def _pool_by_mean(module: nn.Module) -> None:
+    """Replace global average pooling, which the exporter turns into gathers, by the mean that it is."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size in (1, (1, 1)):
+            setattr(module, name, _SpatialMean())
+        else:
+            _pool_by_mean(child)
+
+
+def _cleaned(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph without what only its maker needs: stack traces with local paths, graph signatures."""
+    holders: list[Any] = [graph, graph.graph, *graph.graph.node, *graph.graph.initializer]
+    holders += [*graph.graph.value_info, *graph.graph.input, *graph.graph.output]
+    for holder in holders:
+        del holder.metadata_props[:]
+        holder.doc_string = ""
+    graph.ir_version = IR_VERSION
+    return graph
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress, warnings and logs from the user; its errors are exceptions."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _synthetic_images() -> list[NDArray[np.uint8]]:
+    scenes = CodesScenes(seed=0)
+    return [scenes.scene(index).image_bgr for index in range(COMPARED_IMAGES)]
+
+
+def _sample_images(data: DetectionDataset) -> list[NDArray[np.uint8]]:
+    """Images spread evenly over the dataset."""
+    picks = np.linspace(0, len(data) - 1, min(COMPARED_IMAGES, len(data))).round().astype(int)
+    return [load_image(data.records[pick].path) for pick in picks]
+
+
+def _raw_differences(
+    reference: Detector, exported: Detector, images: Sequence[NDArray[np.uint8]]
+) -> tuple[float, float]:
+    """Largest difference of boxes and of scores: over a single image, and over all of them in one batch."""
+    size_hw = (reference.card.height, reference.card.width)
+    batch = np.stack([preprocess(image, size_hw) for image in images])  # [batch, height, width, 3]
+    boxes_difference = scores_difference = 0.0
+    for part in (batch[:1], np.concatenate([batch, batch[:1]])):  # two at least, where one was given
+        boxes, scores = reference._infer(part)
+        exported_boxes, exported_scores = exported._infer(part)
+        apart = np.abs(exported_boxes - boxes) / np.maximum(1, np.abs(boxes))
+        boxes_difference = max(boxes_difference, float(apart.max()))
+        scores_difference = max(scores_difference, float(np.abs(exported_scores - scores).max()))
+    return boxes_difference, scores_difference
+
+
+def _refuse_departure(output: Path, boxes_difference: float, scores_difference: float) -> None:
+    if not max(boxes_difference, scores_difference) <= TOLERANCE:  # NaN is refused too
+        raise GateFailedError(
+            f"{output} is not written: its boxes differ by {boxes_difference:.1e} and its scores by "
+            f"{scores_difference:.1e} from PyTorch's, more than {TOLERANCE:.0e}; a checkpoint that diverged in "
+            "training does this, else please report it"
+        )
+
+
+def _equal_detections(reference: Detections, exported: Detections) -> tuple[int, int]:
+    """How many detections the reference has, and how many of them the exported model gives too."""
+    same_label = reference.labels[:, None] == exported.labels  # [reference, exported]
+    same_score = np.abs(reference.scores[:, None] - exported.scores) <= TOLERANCE
+    extent = max(1.0, float(reference.boxes_xyxy.max(initial=0)))  # boxes are in pixels here
+    apart = np.abs(reference.boxes_xyxy[:, None] - exported.boxes_xyxy).max(axis=2)
+    equal = (same_label & same_score & (apart <= TOLERANCE * extent)).any(axis=1)
+    return len(reference), int(equal.sum())

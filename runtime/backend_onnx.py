@@ -1,0 +1,112 @@
+"""Run an ONNX file with ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from ssd_edge.card import ONNX_METADATA_KEY, ModelCard
+from ssd_edge.errors import ModelFileError
+from ssd_edge.runtime.detector import Detector
+
+PROVIDERS = ("CPUExecutionProvider",)
+REMEDY = "write the file with: ssd-edge export CHECKPOINT -o model.onnx"
+
+
+class OnnxDetector(Detector):
+    """A `Detector` for files that obey the ONNX contract: uint8 `images` in, `boxes` and `scores` out.
+
+    The file is checked against the contract and its card, and run once, before it is trusted.
+
+    Raises:
+        ModelFileError: no ONNX file, no card, or inputs and outputs that break the contract.
+    """
+
+    def __init__(self, path: Path, *, threads: int | None = None, score_threshold: float | None = None) -> None:
+        session = _open_session(path, threads)
+        super().__init__(_read_card(path, session), score_threshold=score_threshold)
+        self._session = session
+        _check_signature(path, session, self.card)
+        self._check_run(path)
+
+    def _infer(self, images_rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        boxes, scores = self._session.run(["boxes", "scores"], {"images": images_rgb})
+        return boxes, scores
+
+    def _release(self) -> None:
+        del self._session
+
+    def _check_run(self, path: Path) -> None:
+        """One blank image: finds what a signature cannot show, and warms up."""
+        blank = np.zeros((1, self.card.height, self.card.width, 3), np.uint8)
+        try:
+            boxes, scores = self._infer(blank)
+        except Exception as error:  # ONNX Runtime's errors share no base but Exception
+            raise ModelFileError(f"{path} does not run: {_first_line(error)}; {REMEDY}") from error
+        anchors, classes = boxes.shape[1], len(self.card.class_names)
+        if boxes.shape != (1, anchors, 4) or scores.shape != (1, anchors, classes):
+            raise ModelFileError(
+                f"{path}: boxes {list(boxes.shape)} and scores {list(scores.shape)} for one image; expected "
+                f"[1, anchors, 4] and [1, anchors, {classes}], as its card has {classes} classes; {REMEDY}"
+            )
+
+
+def _open_session(path: Path, threads: int | None) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or 0  # 0: one a physical core
+    options.log_severity_level = 3  # errors only
+    # A waiting thread that spins takes the core that decodes the next frame: on two busy cores, sleeping gave
+    # twice the frames a second.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(str(path), options, providers=list(PROVIDERS))
+    except Exception as error:  # ONNX Runtime's errors share no base but Exception
+        raise ModelFileError(
+            f"{path}: ONNX Runtime {ort.__version__} cannot load it: {_first_line(error)}; {REMEDY}"
+        ) from error
+
+
+def _read_card(path: Path, session: ort.InferenceSession) -> ModelCard:
+    metadata = session.get_modelmeta().custom_metadata_map
+    if ONNX_METADATA_KEY not in metadata:
+        raise ModelFileError(f"{path} has no model card ({ONNX_METADATA_KEY} in its metadata); {REMEDY}")
+    return ModelCard.from_json(metadata[ONNX_METADATA_KEY], source=str(path))
+
+
+def _check_signature(path: Path, session: ort.InferenceSession, card: ModelCard) -> None:
+    """Names, types and shapes; a size of None may be anything, "batch" must not be a fixed number."""
+    classes = len(card.class_names)
+    expected = {
+        "images": ("tensor(uint8)", ("batch", card.height, card.width, 3)),
+        "boxes": ("tensor(float)", ("batch", None, 4)),
+        "scores": ("tensor(float)", ("batch", None, classes)),
+    }
+    inputs = {tensor.name: tensor for tensor in session.get_inputs()}
+    outputs = {tensor.name: tensor for tensor in session.get_outputs()}
+    if set(inputs) != {"images"} or set(outputs) != {"boxes", "scores"}:
+        raise ModelFileError(
+            f"{path} has inputs {sorted(inputs)} and outputs {sorted(outputs)}; expected input images and "
+            f"outputs boxes and scores; {REMEDY}"
+        )
+    for name, tensor in (inputs | outputs).items():
+        kind, shape = expected[name]
+        if tensor.type != kind or not _shape_fits(tensor.shape, shape):
+            raise ModelFileError(
+                f"{path}: {name} is {tensor.type} {tensor.shape}, not {kind} {list(shape)}, batch dynamic; "
+                f"its card says {card.height}×{card.width} pixels and {classes} classes; {REMEDY}"
+            )
+
+
+def _shape_fits(shape: list[int | str | None], expected: tuple[int | str | None, ...]) -> bool:
+    """Whether a declared shape, in which a dynamic size is a name or None, is compatible."""
+    if len(shape) != len(expected) or isinstance(shape[0], int):
+        return False
+    sizes = zip(shape[1:], expected[1:], strict=True)
+    return all(wanted is None or not isinstance(size, int) or size == wanted for size, wanted in sizes)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,185 @@
+"""`open_detector`: a model file becomes something that turns frames into detections."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd_edge.card import ModelCard
+from ssd_edge.detections import Detections
+from ssd_edge.errors import MissingDependencyError, ModelFileError, SsdEdgeError, UsageError
+from ssd_edge.images import ImageError
+from ssd_edge.runtime.nms import nms
+from ssd_edge.runtime.preprocess import preprocess
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Milliseconds that each step of one call took, for all of its frames together."""
+
+    preprocess_ms: float = 0.0
+    infer_ms: float = 0.0
+    nms_ms: float = 0.0
+
+    @property
+    def total_ms(self) -> float:
+        return self.preprocess_ms + self.infer_ms + self.nms_ms
+
+
+class Detector(ABC):
+    """Turns frames into detections; what every backend shares, so that backends differ in `_infer` alone.
+
+    A context manager. Not to be called from two threads at once: it reuses its input buffer.
+
+    Attributes:
+        card: the model's `ModelCard`.
+        score_threshold: detections need a score above it; the card's unless another was asked for.
+        timings: `Timings` of the last call.
+    """
+
+    def __init__(self, card: ModelCard, *, score_threshold: float | None = None) -> None:
+        if score_threshold is None:
+            score_threshold = card.score_threshold
+        if not 0 <= score_threshold < 1:
+            raise UsageError(f"score threshold {score_threshold}; expected a number from 0 to below 1")
+        self.card = card
+        self.score_threshold = score_threshold
+        self.timings = Timings()
+        self._images = np.empty((0, card.height, card.width, 3), np.uint8)  # grows to the largest batch
+        self._closed = False
+
+    @abstractmethod
+    def _infer(self, images_rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Run the network.
+
+        Args:
+            images_rgb: uint8 [batch, height, width, 3], resized.
+
+        Returns:
+            boxes float32 [batch, anchors, 4], x0 y0 x1 y1 as fractions of the image, and
+            scores float32 [batch, anchors, classes].
+        """
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Let go of the model; called once."""
+
+    def __call__(self, frames: Sequence[NDArray[np.uint8]]) -> list[Detections]:
+        """Detect in a batch of frames, which may differ in size.
+
+        Args:
+            frames: uint8 [H, W, 3] BGR each.
+
+        Returns:
+            One `Detections` a frame, boxes in pixels of that frame and within it.
+
+        Raises:
+            ImageError: a frame is not uint8 [H, W, 3] or has no pixels.
+            SsdEdgeError: the detector is closed.
+        """
+        if self._closed:
+            raise SsdEdgeError("this detector is closed; open the model again with open_detector")
+        for index, frame in enumerate(frames):
+            _check_frame(index, frame)
+        if not len(frames):
+            return []
+        begin = time.perf_counter()
+        images = self._preprocess(frames)
+        resized = time.perf_counter()
+        boxes, scores = self._infer(images)
+        inferred = time.perf_counter()
+        detections = [self._postprocess(*item) for item in zip(boxes, scores, frames, strict=True)]
+        end = time.perf_counter()
+        self.timings = Timings(1e3 * (resized - begin), 1e3 * (inferred - resized), 1e3 * (end - inferred))
+        return detections
+
+    def _preprocess(self, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """uint8 [batch, height, width, 3] RGB, valid until the next call."""
+        if len(self._images) < len(frames):
+            self._images = np.empty((len(frames), *self._images.shape[1:]), np.uint8)
+        for frame, image in zip(frames, self._images, strict=False):
+            preprocess(frame, (self.card.height, self.card.width), out=image)
+        return self._images[: len(frames)]
+
+    def _postprocess(
+        self, boxes: NDArray[np.float32], scores: NDArray[np.float32], frame: NDArray[np.uint8]
+    ) -> Detections:
+        """Boxes are clipped to the image before the suppression, as torchvision's SSD does."""
+        found = nms(
+            np.clip(boxes, 0, 1),
+            scores,
+            score_threshold=self.score_threshold,
+            iou_threshold=self.card.nms_iou,
+            candidates=self.card.candidates,
+            detections=self.card.detections,
+        )
+        height, width = frame.shape[:2]
+        scale = np.array([width, height, width, height], np.float32)
+        return Detections(found.boxes_xyxy * scale, found.scores, found.labels)
+
+    def close(self) -> None:
+        """Free the model; a call after it raises `SsdEdgeError`. Closing twice does no harm."""
+        if not self._closed:
+            self._closed = True
+            self._release()
+
+    def __enter__(self) -> Detector:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_detector(path: Path | str, *, threads: int | None = None, score_threshold: float | None = None) -> Detector:
+    """Open a model file: `.onnx` (ONNX Runtime), `.pt` or `.safetensors` (PyTorch, needs the `train` extra).
+
+    Args:
+        threads: threads that one inference uses; None: as many as the backend finds best.
+        score_threshold: overrides the card's. Raising it never changes the detections that stay.
+
+    Raises:
+        ModelFileError: no such file, another kind of file, or a file that breaks the contract.
+        MissingDependencyError: the backend's package is not installed.
+        UsageError: `threads` or `score_threshold` out of range.
+    """
+    path = Path(path)
+    if threads is not None and threads < 1:
+        raise UsageError(f"{threads} threads; expected at least 1")
+    if path.suffix not in (".onnx", ".pt", ".safetensors", ".engine"):
+        raise ModelFileError(f"{path} is no model file; expected .onnx, .pt or .safetensors")
+    if not path.is_file():
+        raise ModelFileError(f"no model file {path}; check the path")
+    if path.suffix == ".engine":
+        raise ModelFileError(f"{path}: TensorRT engines are not in this version yet; open the .onnx file instead")
+    if path.suffix == ".onnx":
+        from ssd_edge.runtime.backend_onnx import OnnxDetector
+
+        return OnnxDetector(path, threads=threads, score_threshold=score_threshold)
+    try:
+        from ssd_edge.runtime.backend_torch import TorchDetector
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("ssd_edge"):
+            raise
+        raise MissingDependencyError(
+            f"{path} needs PyTorch, but {error.name} is not installed: pip install 'ssd-edge[train]', "
+            "or open an .onnx file, which needs nothing more"
+        ) from error
+    return TorchDetector.open(path, threads=threads, score_threshold=score_threshold)
+
+
+def _check_frame(index: int, frame: NDArray[np.uint8]) -> None:
+    shape = list(frame.shape)
+    if frame.dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or frame.size == 0:
+        raise ImageError(
+            f"frame {index} is {frame.dtype} {shape}; expected uint8 [height, width, 3] in BGR with at least "
+            "one pixel; ssd_edge.images.to_bgr8 converts grey, BGRA and 16-bit images"
+        )

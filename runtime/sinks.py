@@ -1,0 +1,324 @@
+"""Where results go: a window, an annotated video, annotated images, JSON lines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from abc import ABC, abstractmethod
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd_edge.detections import Detections
+from ssd_edge.errors import SinkError
+from ssd_edge.images import IMAGE_SUFFIXES, quiet_opencv
+from ssd_edge.runtime.sources import Frame, Source, names_below_common_folder
+
+logger = logging.getLogger(__name__)
+
+VIDEO_CODES = {
+    ".mp4": "mp4v",
+    ".mov": "mp4v",
+    ".mkv": "mp4v",
+    ".avi": "XVID",
+}  # every FFmpeg has MPEG-4 part 2
+LIVE_FPS = 25.0  # for a live source that does not tell its own
+PROBE_TIMEOUT_S = 20.0
+
+
+class Sink(ABC):
+    """Takes each frame with its detections; a context manager.
+
+    Constructing one checks that it will be able to write, and destroys nothing yet.
+    """
+
+    needs_drawing = True
+
+    @abstractmethod
+    def write(self, frame: Frame, detections: Detections, drawn_bgr: NDArray[np.uint8]) -> bool:
+        """Take a frame; False when the user asks to end.
+
+        Args:
+            drawn_bgr: uint8 [H, W, 3], the frame with its detections; the bare frame if no sink of the stream
+                has `needs_drawing`.
+
+        Raises:
+            SinkError: it cannot be written.
+        """
+
+    def close(self) -> None:
+        """Complete the output."""
+        return
+
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class WindowSink(Sink):
+    """A window on the screen; q, Esc or closing it ends the stream.
+
+    Raises:
+        SinkError: there is no display, or OpenCV was built without windows.
+    """
+
+    TITLE = "ssd-edge"
+
+    def __init__(self) -> None:
+        # Without a display OpenCV's Qt aborts the whole process, so another process tries first.
+        probe = "import cv2; cv2.namedWindow('probe'); cv2.waitKey(1)"
+        try:
+            subprocess.run([sys.executable, "-c", probe], capture_output=True, check=True, timeout=PROBE_TIMEOUT_S)
+        except subprocess.SubprocessError as error:
+            raise SinkError(
+                "cannot open a window: no display can be reached, or this OpenCV was built without windows; "
+                "leave out --show and use --save, or set DISPLAY"
+            ) from error
+
+    def write(self, frame: Frame, detections: Detections, drawn_bgr: NDArray[np.uint8]) -> bool:
+        cv2.namedWindow(self.TITLE, cv2.WINDOW_NORMAL)
+        cv2.imshow(self.TITLE, drawn_bgr)
+        if cv2.waitKey(1) & 0xFF in (ord("q"), 27):
+            return False
+        return bool(cv2.getWindowProperty(self.TITLE, cv2.WND_PROP_VISIBLE) >= 1)
+
+    def close(self) -> None:
+        cv2.destroyAllWindows()
+
+
+class VideoSink(Sink):
+    """An annotated video. The first frame fixes its size; others are letterboxed.
+
+    From a live source it plays in real time: frames are repeated or left out according to when they were
+    captured. A Matroska file (.mkv) stays readable even after a power cut; an .mp4 needs `close`.
+
+    Raises:
+        SinkError: the file cannot be written, or is an input of the stream.
+    """
+
+    def __init__(self, path: Path, source: Source) -> None:
+        _check_writable(path, source)
+        self._path = path
+        self._realtime = source.live
+        self._fps = source.fps or LIVE_FPS
+        self._writer: cv2.VideoWriter | None = None
+        self._size_hw = (0, 0)
+        self._letterboxed = False
+        self._began_at = 0.0
+        self._written = 0
+
+    def write(self, frame: Frame, detections: Detections, drawn_bgr: NDArray[np.uint8]) -> bool:
+        height, width = drawn_bgr.shape[:2]
+        if self._writer is None:
+            self._writer = self._open(height, width)
+            self._began_at = frame.captured_at
+        if (height, width) != self._size_hw:
+            if not self._letterboxed:
+                logger.warning("%s: the frame size has changed; it is scaled to the first one's", self._path)
+            self._letterboxed = True
+            drawn_bgr = _letterbox(drawn_bgr, self._size_hw)
+        due = self._written + 1
+        if self._realtime:
+            due = round((frame.captured_at - self._began_at) * self._fps) + 1
+        while self._written < due:
+            self._writer.write(drawn_bgr)
+            self._written += 1
+        return True
+
+    def _open(self, height: int, width: int) -> cv2.VideoWriter:
+        code = cv2.VideoWriter.fourcc(*VIDEO_CODES[self._path.suffix.lower()])
+        with quiet_opencv():
+            writer = cv2.VideoWriter(str(self._path), code, self._fps, (width, height))
+        if not writer.isOpened():
+            raise SinkError(f"cannot write {width}×{height} pixels as a video to {self._path}; try a folder")
+        self._size_hw = (height, width)
+        return writer
+
+    def close(self) -> None:
+        """Write the index, without which an .mp4 cannot be played, and see that it can be opened."""
+        if self._writer is None:
+            return
+        self._writer.release()
+        self._writer = None
+        if not cv2.VideoCapture(str(self._path)).isOpened():
+            raise SinkError(f"{self._path} could not be completed and cannot be played; is the disk full?")
+
+
+class ImagesSink(Sink):
+    """Annotated images in a folder, under the names they have in theirs; frames of a video by number.
+
+    Raises:
+        SinkError: the folder cannot be written, or is the one that the images come from.
+    """
+
+    def __init__(self, folder: Path, source: Source) -> None:
+        for name in names_below_common_folder(source.paths):
+            _check_no_input(folder / name, source)
+        _make_folder(folder)
+        self._folder = folder
+
+    def write(self, frame: Frame, detections: Detections, drawn_bgr: NDArray[np.uint8]) -> bool:
+        name = Path(frame.name)
+        if name.suffix.lower() not in IMAGE_SUFFIXES:
+            name = Path(f"{frame.index:06d}.jpg")
+        elif name.suffix.lower() == ".pgm":  # grey only
+            name = name.with_suffix(".ppm")
+        _make_folder((self._folder / name).parent)
+        _write_image(self._folder / name, drawn_bgr)
+        return True
+
+
+class ImageSink(Sink):
+    """One annotated image, for a source of one image.
+
+    Raises:
+        SinkError: the file cannot be written or is the input, or the source has more frames.
+    """
+
+    def __init__(self, path: Path, source: Source) -> None:
+        if source.frame_count != 1:
+            raise SinkError(f"{path} can take one frame; save {source.name} to a folder or a video instead")
+        _check_writable(path, source)
+        self._path = path
+
+    def write(self, frame: Frame, detections: Detections, drawn_bgr: NDArray[np.uint8]) -> bool:
+        _write_image(self._path, drawn_bgr)
+        return True
+
+
+class JsonLinesSink(Sink):
+    """One JSON object a frame and line, to a file or, for "-", to the standard output.
+
+    `{"source": str, "frame": int, "time": float, "width": int, "height": int, "detections": [...]}`, where
+    `source` is the frame's name, `frame` its index, `time` when it was captured (Unix time in seconds), and
+    `detections`, best first, are `{"class": str, "label": int, "score": float, "box_xyxy": [x0, y0, x1, y1]}`
+    in pixels.
+
+    Raises:
+        SinkError: the file cannot be written or is an input of the stream.
+    """
+
+    needs_drawing = False
+
+    def __init__(self, target: str, source: Source, class_names: tuple[str, ...]) -> None:
+        if target != "-":
+            _check_writable(Path(target), source)
+        self._target = target
+        self._class_names = class_names
+        self._file: IO[str] | None = None
+        self._unix_offset_s = time.time() - time.monotonic()
+
+    def write(self, frame: Frame, detections: Detections, drawn_bgr: NDArray[np.uint8]) -> bool:
+        height, width = frame.image_bgr.shape[:2]
+        record = {
+            "source": frame.name,
+            "frame": frame.index,
+            "time": round(frame.captured_at + self._unix_offset_s, 3),
+            "width": width,
+            "height": height,
+            "detections": [
+                {
+                    "class": self._class_names[label],
+                    "label": label,
+                    "score": round(score, 6),
+                    "box_xyxy": [round(float(value), 2) for value in box_xyxy],
+                }
+                for box_xyxy, score, label in detections
+            ],
+        }
+        try:
+            if self._file is None:
+                self._file = self._open()
+            self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            self._file.flush()  # a reader of the file or pipe sees each frame at once
+        except BrokenPipeError:  # the reader, such as `head`, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains as it exits
+            return False
+        except OSError as error:
+            raise SinkError(f"cannot write {self._target}: {error.strerror}; is the disk full?") from error
+        return True
+
+    def _open(self) -> IO[str]:
+        return sys.stdout if self._target == "-" else open(self._target, "w", encoding="utf-8")
+
+    def close(self) -> None:
+        if self._file is not None and self._file is not sys.stdout:
+            self._file.close()
+        self._file = None
+
+
+def save_sink(path: Path, source: Source) -> Sink:
+    """The sink that fits the name: a video (.mp4, .mov, .mkv, .avi), one image, or else a folder of images.
+
+    Raises:
+        SinkError: another suffix, or as the sink it is.
+    """
+    suffix = path.suffix.lower()
+    if suffix in VIDEO_CODES:
+        return VideoSink(path, source)
+    if suffix in IMAGE_SUFFIXES:
+        return ImageSink(path, source)
+    if suffix and not path.is_dir():
+        raise SinkError(
+            f"cannot save to {path}: {suffix} is no known kind; expected {', '.join(VIDEO_CODES)}, an image, "
+            "or the name of a folder"
+        )
+    return ImagesSink(path, source)
+
+
+def _check_writable(path: Path, source: Source) -> None:
+    """Open for appending: what is there stays, and what is made for the test is removed."""
+    _check_no_input(path, source)
+    existed = path.exists()
+    _make_folder(path.parent)
+    try:
+        with open(path, "ab"):
+            pass
+    except OSError as error:
+        raise SinkError(f"cannot write {path}: {error.strerror}; choose a path that is writable") from error
+    if not existed:
+        path.unlink()
+
+
+def _check_no_input(path: Path, source: Source) -> None:
+    if path.exists() and any(path.samefile(input_path) for input_path in source.paths):
+        raise SinkError(f"{path} is an input, which would be overwritten; choose another name or folder")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SinkError(f"cannot make the folder {folder}: {error.strerror}; choose another") from error
+
+
+def _write_image(path: Path, image_bgr: NDArray[np.uint8]) -> None:
+    encoded = cv2.imencode(path.suffix, image_bgr)[1]
+    try:
+        path.write_bytes(encoded.tobytes())
+    except OSError as error:
+        raise SinkError(f"cannot write {path}: {error.strerror}; choose a path that is writable") from error
+
+
+def _letterbox(image_bgr: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """Scaled to fit into `size_hw` with its proportions kept, centred on black."""
+    height, width = size_hw
+    scale = min(height / image_bgr.shape[0], width / image_bgr.shape[1])
+    inner_h = max(1, round(image_bgr.shape[0] * scale))
+    inner_w = max(1, round(image_bgr.shape[1] * scale))
+    canvas = np.zeros((height, width, 3), np.uint8)
+    top, left = (height - inner_h) // 2, (width - inner_w) // 2
+    canvas[top : top + inner_h, left : left + inner_w] = cv2.resize(image_bgr, (inner_w, inner_h))
+    return canvas

@@ -1,0 +1,37 @@
+"""ssd-edge: take a PyTorch SSD detector to the edge: train, export, prove its mAP, stream.
+
+The names below load their module when they are first used, so `import ssd_edge` itself costs next to nothing
+and asks for no optional package.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ssd_edge.version import __version__
+
+if TYPE_CHECKING:
+    from ssd_edge.card import ModelCard
+    from ssd_edge.data.readers import read_dataset
+    from ssd_edge.detections import Detections
+    from ssd_edge.models.create import create_model
+    from ssd_edge.runtime.detector import open_detector
+
+__all__ = ["Detections", "ModelCard", "__version__", "create_model", "open_detector", "read_dataset"]
+
+_HOME = {
+    "Detections": "ssd_edge.detections",
+    "ModelCard": "ssd_edge.card",
+    "create_model": "ssd_edge.models.create",
+    "open_detector": "ssd_edge.runtime.detector",
+    "read_dataset": "ssd_edge.data.readers",
+}
+
+
+def __getattr__(name: str) -> Any:  # PEP 562
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_HOME))

@@ -1,0 +1,7 @@
+"""`python -m ssd_edge`: the same as the `ssd-edge` command."""
+
+import sys
+
+from ssd_edge.cli import main
+
+sys.exit(main())

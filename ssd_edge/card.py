@@ -1,0 +1,118 @@
+"""`ModelCard`: what a model is. The same JSON travels in checkpoint, ONNX file and beside an engine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ssd_edge.errors import ModelFileError
+
+CARD_VERSION = 1
+ONNX_METADATA_KEY = "ssd_edge_card"  # in the ONNX file's metadata_props
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model is and how its outputs are to be read.
+
+    Attributes:
+        arch: architecture name, as `ssd_edge.create_model` takes it.
+        height, width: input size in pixels.
+        class_names: one name a class, in label order; the background is not among them.
+        category_ids: the dataset's category id of each class (COCO's have gaps).
+        mean, std: normalisation of RGB in 0–255 units.
+        score_threshold: detections need a score above it.
+        nms_iou: a box is suppressed when its IoU with a better box of its class is above it.
+        candidates: best boxes a class that enter the suppression.
+        detections: most detections an image.
+        precision: `fp32`, `fp16` or `int8`.
+        parent_sha256: SHA-256 of the file this one was made from, or None.
+        training_data: fingerprint of the training data, or None.
+        metrics: measured figures by name, such as `val_AP`.
+
+    Raises:
+        ModelFileError: values do not fit together.
+    """
+
+    arch: str
+    height: int
+    width: int
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    score_threshold: float
+    nms_iou: float
+    candidates: int
+    detections: int
+    precision: str = "fp32"
+    parent_sha256: str | None = None
+    training_data: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("class_names", "category_ids", "mean", "std"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        problems = []
+        if not self.class_names:
+            problems.append("class_names is empty")
+        if len(self.class_names) != len(self.category_ids):
+            problems.append(
+                f"{len(self.class_names)} class_names but {len(self.category_ids)} category_ids"
+            )
+        if len(set(self.category_ids)) != len(self.category_ids):
+            problems.append("category_ids repeat")
+        if not 1 <= self.height <= 8192 or not 1 <= self.width <= 8192:
+            problems.append(f"input size {self.height}×{self.width} is not within 1–8192 pixels")
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(map(math.isfinite, self.mean + self.std)):
+            problems.append("mean and std must be three finite numbers each")
+        elif min(self.std) <= 0:
+            problems.append("std must be positive")
+        if not 0 <= self.score_threshold < 1 or not 0 < self.nms_iou <= 1:
+            problems.append(f"score_threshold {self.score_threshold} or nms_iou {self.nms_iou} out of range")
+        if self.candidates < 1 or self.detections < 1:
+            problems.append("candidates and detections must be at least 1")
+        if problems:
+            raise ModelFileError("the model card is not valid: " + "; ".join(problems))
+
+    def to_json(self) -> str:
+        """The card as JSON text, with its version."""
+        return json.dumps({"card_version": CARD_VERSION, **asdict(self)}, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, *, source: str = "model card") -> ModelCard:
+        """Read a card; `source` names the file in messages.
+
+        Raises:
+            ModelFileError: not JSON, another version, missing or unknown fields, or invalid values.
+        """
+        try:
+            data: dict[str, Any] = json.loads(text)
+            version = data.pop("card_version")
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ModelFileError(f"{source}: not a model card ({error!r}); export the checkpoint again") from error
+        if version != CARD_VERSION:
+            raise ModelFileError(
+                f"{source}: card version {version}, this ssd-edge reads version {CARD_VERSION}; "
+                "export the checkpoint again with this version"
+            )
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(data) - known):
+            raise ModelFileError(f"{source}: unknown card fields {unknown}; export the checkpoint again")
+        try:
+            return cls(**data)
+        except TypeError as error:
+            raise ModelFileError(f"{source}: incomplete card ({error}); export the checkpoint again") from error
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, as lower-case hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,153 @@
+"""Checkpoints: plain tensors and JSON. `weights_only=True` always, so a foreign file can run no code."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ssd_edge.card import ModelCard
+from ssd_edge.errors import ModelFileError
+from ssd_edge.files import atomic_path
+from ssd_edge.models.create import ARCHITECTURES, create_model
+from ssd_edge.models.ssd import SSD
+
+FORMAT = "ssd-edge checkpoint"
+CARD_KEY = "card"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes:
+        card: what the model is.
+        state_dict: parameters and buffers; names equal torchvision's.
+        training: optimiser state, epoch and so on of a `last.pt`; empty where the file is for use only.
+    """
+
+    card: ModelCard
+    state_dict: dict[str, Tensor]
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint; a `.safetensors` name leaves the training state out. The old file survives a failure.
+
+    Raises:
+        SinkError: the file cannot be written.
+    """
+    with atomic_path(path) as part:
+        if path.suffix == ".safetensors":
+            state = {name: value.contiguous() for name, value in checkpoint.state_dict.items()}
+            save_file(state, part, metadata={CARD_KEY: checkpoint.card.to_json()})
+            return
+        content = {
+            "format": FORMAT,
+            CARD_KEY: checkpoint.card.to_json(),
+            "model": checkpoint.state_dict,
+            "training": checkpoint.training,
+        }
+        try:
+            torch.save(content, part)
+        except RuntimeError as error:  # torch's file writer tells a full disk this way
+            raise OSError(f"torch could not write it ({str(error).splitlines()[0]})") from error
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint, onto the CPU.
+
+    Raises:
+        ModelFileError: no such file, no checkpoint of ssd-edge, or one that only pickle could load.
+    """
+    if not path.is_file():
+        raise ModelFileError(f"no checkpoint at {path}")
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if not zipfile.is_zipfile(path):
+            raise ModelFileError(
+                f"{path} is not a PyTorch checkpoint; expected a .pt file of ssd-edge train"
+            ) from error
+        raise ModelFileError(
+            f"{path} holds Python objects, not only tensors: loading it could run code that it brings along. "
+            "Save the model's state_dict() instead, or train with ssd-edge train"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, struct.error) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelFileError(f"{path} is not a readable PyTorch checkpoint ({reason})") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ModelFileError(
+            f"{path} is a PyTorch file but not a checkpoint of ssd-edge: it has no model card. "
+            "Load a plain state_dict with ssd_edge.create_model(...).load_state_dict, then save_checkpoint"
+        )
+    card = ModelCard.from_json(content[CARD_KEY], source=str(path))
+    return Checkpoint(card, content["model"], content.get("training", {}))
+
+
+def _load_safetensors(path: Path) -> Checkpoint:
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        state = load_file(path)
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise ModelFileError(f"{path} is not a readable safetensors file ({error})") from error
+    if CARD_KEY not in metadata:
+        raise ModelFileError(f"{path} has no model card; expected a .safetensors file that ssd-edge wrote")
+    return Checkpoint(ModelCard.from_json(metadata[CARD_KEY], source=str(path)), state)
+
+
+def model_from_checkpoint(path: Path) -> tuple[SSD, ModelCard]:
+    """The model of a checkpoint, in float32 and evaluation mode, with its card.
+
+    Raises:
+        ModelFileError: as `load_checkpoint`; or the card's architecture is unknown, or it does not fit the weights.
+    """
+    checkpoint = load_checkpoint(path)
+    return model_from(checkpoint, source=str(path)), checkpoint.card
+
+
+def model_from(checkpoint: Checkpoint, *, source: str) -> SSD:
+    """The model of a checkpoint in memory; `source` names it in messages.
+
+    Raises:
+        ModelFileError: the card's architecture is unknown, or it does not fit the weights.
+    """
+    card = checkpoint.card
+    if card.arch not in ARCHITECTURES:
+        raise ModelFileError(
+            f"{source}: architecture {card.arch!r}; this version has {sorted(ARCHITECTURES)}"
+        )
+    model = create_model(card.arch, len(card.class_names))
+    try:
+        model.load_state_dict(
+            {
+                name: value.float() if value.is_floating_point() else value
+                for name, value in checkpoint.state_dict.items()
+            }
+        )
+    except RuntimeError as error:
+        raise ModelFileError(
+            f"{source}: the weights do not fit the card ({card.arch}, {len(card.class_names)} classes): "
+            f"{str(error).splitlines()[-1].strip()}"
+        ) from error
+    config = model.config
+    if (card.height, card.width) != config.size_hw or card.mean != config.mean or card.std != config.std:
+        raise ModelFileError(
+            f"{source}: the card says {card.height}×{card.width}, mean {card.mean}, std {card.std}; "
+            f"{card.arch} has {config.size_hw[0]}×{config.size_hw[1]}, {config.mean}, {config.std}"
+        )
+    return model.eval()

@@ -1,0 +1,367 @@
+"""The `ssd-edge` command: one short function per subcommand, heavy imports inside it.
+
+Exit status: 0 done, 1 an error the user can mend, 2 wrong usage, 3 a gate failed, 130 interrupted. Messages go
+to standard error, results to standard output; no traceback without --debug.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ssd_edge.errors import MissingDependencyError, SsdEdgeError, UsageError
+from ssd_edge.version import __version__
+
+if TYPE_CHECKING:
+    from ssd_edge.data.dataset import DetectionDataset
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+CODES_FPS = 30.0
+DATA_HELP = "dataset folder or file (COCO, VOC, YOLO)"
+
+# The extra that brings an optional package; `export` brings its own torch.
+EXTRA_OF_PACKAGE = {
+    "onnx": "export",
+    "onnxscript": "export",
+    "pycocotools": "demo",
+    "safetensors": "train",
+    "torch": "train",
+    "torchvision": "train",
+    "yaml": "train",
+    "zxingcpp": "demo",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status.
+
+    Raises:
+        SystemExit: from argparse, with status 0 (--help) or 2 (wrong usage).
+    """
+    args = build_parser().parse_args(argv)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("ssd_edge").setLevel(logging.DEBUG if args.debug else logging.INFO)
+    try:
+        args.run(args)
+        sys.stdout.flush()  # a closed pipe shows here, not while Python shuts down
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to write to
+        return 1
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return INTERRUPTED
+    except Exception as error:
+        if args.debug:
+            raise
+        return _explain(error, args.command)
+    return 0
+
+
+def _explain(error: Exception, command: str) -> int:
+    """Print one message; returns the exit status."""
+    known = _missing_dependency(error, command) or error
+    if isinstance(known, SsdEdgeError):
+        _complain(f"error: {known}")
+        return known.exit_code
+    text = str(error).strip().splitlines() or [""]
+    _complain(f"unexpected {type(error).__name__}: {text[0]} (run with --debug for the traceback)")
+    return 1
+
+
+def _missing_dependency(error: Exception, command: str) -> SsdEdgeError | None:
+    if not isinstance(error, ModuleNotFoundError):
+        return None
+    package = (error.name or "").partition(".")[0]
+    if package not in EXTRA_OF_PACKAGE:
+        return None
+    extra = command if command in ("train", "export") else EXTRA_OF_PACKAGE[package]
+    return MissingDependencyError(
+        f"{command} needs the package {package}, which is not installed: pip install 'ssd-edge[{extra}]'"
+    )
+
+
+def _complain(message: str) -> None:
+    print(f"ssd-edge: {message}", file=sys.stderr)
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from ssd_edge.bundled import bundled_model
+    from ssd_edge.demo import run_demo
+
+    model = args.model or bundled_model()
+    print(run_demo(args.output, model=model, seconds=args.seconds, threads=args.threads))
+
+
+def _codes(args: argparse.Namespace) -> None:
+    from ssd_edge.data.codes import write_coco, write_video
+
+    if args.output.suffix == ".mp4":
+        size_hw = args.size or (480, 640)
+        write_video(args.output, seconds=args.seconds, fps=CODES_FPS, seed=args.seed, size_hw=size_hw)
+    elif args.output.suffix:
+        raise UsageError(f"output {args.output} is neither a folder's name nor one that ends in .mp4")
+    else:
+        write_coco(args.output, count=args.count, seed=args.seed, size_hw=args.size)
+    print(args.output)
+
+
+def _train(args: argparse.Namespace) -> None:
+    from dataclasses import fields
+
+    from ssd_edge.train import TrainConfig, train
+
+    config = TrainConfig(**{field.name: getattr(args, field.name) for field in fields(TrainConfig)})
+    print(train(config))
+
+
+def _eval(args: argparse.Namespace) -> None:
+    from ssd_edge.evaluate import evaluate
+    from ssd_edge.runtime.detector import open_detector
+
+    with open_detector(args.model, threads=args.threads) as detector:
+        evaluation = evaluate(detector, _usable_dataset(args), classes=args.classes, batch=args.batch)
+    _report(evaluation.table(), evaluation.to_json(), args.json)
+
+
+def _export(args: argparse.Namespace) -> None:
+    if args.precision != "fp32":
+        raise UsageError(f"--precision {args.precision} is not in this version yet; fp32 is")
+    from ssd_edge.export.onnx_export import export_onnx
+
+    data = _usable_dataset(args) if args.data else None
+    print(export_onnx(args.checkpoint, args.output, data=data))
+
+
+def _parity(args: argparse.Namespace) -> None:
+    from ssd_edge.parity import MaxDrop, parity
+
+    max_drop = MaxDrop.parse(args.max_drop)  # before the long work
+    report = parity(args.checkpoint, args.models, _usable_dataset(args), max_drop=max_drop, threads=args.threads)
+    _report(report.table(), report.to_json(), args.json)
+    report.check()
+
+
+def _stream(args: argparse.Namespace) -> None:
+    from ssd_edge.bundled import bundled_model
+    from ssd_edge.runtime.stream import StreamConfig, run_stream
+
+    sources = (args.camera, args.video, args.rtsp, args.source)
+    config = StreamConfig(
+        source=next(source for source in sources if source is not None),
+        model=args.model or bundled_model(),
+        show=args.show,
+        save=args.save,
+        jsonl=args.jsonl,
+        score_threshold=args.score,
+        threads=args.threads,
+        max_frames=args.max_frames,
+    )
+    run_stream(config)
+
+
+def _usable_dataset(args: argparse.Namespace) -> DetectionDataset:
+    """The dataset that --data and --split name, without what lint leaves out; says what that is."""
+    from ssd_edge.data.lint import lint
+    from ssd_edge.data.readers import read_dataset
+
+    dataset, report = lint(read_dataset(args.data, args.split))
+    if not report.ok:
+        print(report, file=sys.stderr)
+    return dataset
+
+
+def _report(table: str, json_text: str, json_path: Path | None) -> None:
+    """Print a table, and write the same as JSON where asked for."""
+    print(table)
+    if json_path:
+        from ssd_edge.files import atomic_path
+
+        with atomic_path(json_path) as part:
+            part.write_text(json_text + "\n", encoding="utf-8")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; imports nothing heavy."""
+    parser = argparse.ArgumentParser(
+        prog="ssd-edge",
+        description="Take a PyTorch SSD detector to the edge: train, export, prove its mAP, stream.",
+    )
+    debug_help = "show tracebacks and debug messages"
+    parser.add_argument("--version", action="version", version=f"ssd-edge {__version__}")
+    parser.add_argument("--debug", action="store_true", help=debug_help)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (run, add_arguments, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=debug_help)
+        add_arguments(command)
+        command.set_defaults(run=run)
+    return parser
+
+
+def _demo_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("demo"), metavar="DIR", help="folder to write to (%(default)s)"
+    )
+    parser.add_argument("--model", type=Path, help="model file (the bundled one)")
+    parser.add_argument("--seconds", type=_positive_number, default=10.0, help="length of the video (%(default)g)")
+    _threads_argument(parser)
+
+
+def _codes_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("-o", "--output", type=Path, required=True, metavar="PATH", help="folder for a COCO dataset, or FILE.mp4")
+    add("--count", type=_positive_int, default=1000, help="scenes in the dataset (%(default)s)")
+    add("--seconds", type=_positive_number, default=10.0, help="length of the video (%(default)g)")
+    add("--seed", type=_whole_number, default=0, help="another seed gives other scenes (%(default)s)")
+    add("--size", type=_size_hw, metavar="WxH", help="frame size, such as 640x480 (dataset: all sizes)")
+
+
+def _train_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("data", metavar="DATA", help=f"{DATA_HELP}, or the word codes for synthetic scenes")
+    add("-o", "--output", type=Path, required=True, metavar="DIR", help="folder for best.pt, last.pt, history")
+    add("--arch", default="ssdlite320_mobilenet_v3_large", help="or ssd300_vgg16 (%(default)s)")
+    add("--epochs", type=_positive_int, default=60, help="passes over the data (%(default)s)")
+    add("--batch", type=_positive_int, default=16, help="images a step (%(default)s)")
+    add("--lr", type=_positive_number, help="peak learning rate (by architecture)")
+    add("--weight-decay", type=_number_from_0, default=0.02, help="of convolution weights (%(default)s)")
+    add("--seed", type=_whole_number, default=0, help="same seed, same run (%(default)s)")
+    add("--split", help="train on this part, such as train or train+val (by its usual names)")
+    add("--val-split", help="evaluate on this part (by its usual names, else a tenth of the images)")
+    add("--scenes", type=_positive_int, default=4000, help="with codes: scenes an epoch (%(default)s)")
+    add("--hflip", type=_probability, default=0.5, help="probability of mirroring (%(default)s)")
+    add("--zoom-out", type=_probability, default=0.0, help="probability of zooming out (%(default)s)")
+    add("--weights", choices=("coco",), help="start from torchvision's published weights (at random)")
+    add("--workers", type=_whole_number, help="processes that load data (by the number of cores)")
+    _threads_argument(parser)
+    add("--device", help="cpu, cuda, cuda:1 (CUDA where there is one)")
+    add("--amp", action=argparse.BooleanOptionalAction, help="mixed precision (where the hardware has it)")
+    add("--strict", action="store_true", help="unusable images or boxes are an error, not left out")
+    add("--resume", action="store_true", help="go on from last.pt in the output folder")
+
+
+def _eval_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, metavar="MODEL", help="checkpoint (.pt, .safetensors) or .onnx")
+    parser.add_argument("data", type=Path, metavar="DATA", help=DATA_HELP)
+    _split_argument(parser)
+    parser.add_argument("--classes", type=_names, metavar="A,B", help="score these classes only (all)")
+    parser.add_argument("--batch", type=_positive_int, default=8, help="images at a time (%(default)s)")
+    _threads_argument(parser)
+    _json_argument(parser)
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("checkpoint", type=Path, metavar="CHECKPOINT", help="what `ssd-edge train` wrote")
+    add("-o", "--output", type=Path, required=True, metavar="FILE", help="the .onnx file")
+    add("--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="only fp32 in this version")
+    add("--data", type=Path, help="dataset whose images to compare with PyTorch on (synthetic scenes)")
+    _split_argument(parser)
+
+
+def _parity_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("checkpoint", type=Path, metavar="CHECKPOINT", help="the reference, run in PyTorch")
+    add("models", type=Path, nargs="+", metavar="MODEL", help="models exported from it")
+    add("--data", type=Path, required=True, help=DATA_HELP)
+    _split_argument(parser)
+    add(
+        "--max-drop",
+        default="1%",
+        metavar="DROP",
+        help="mAP that may be lost: a share of the checkpoint's such as 1%%, or 0.005 in absolute terms (1%%)",
+    )
+    _threads_argument(parser)
+    _json_argument(parser)
+
+
+def _stream_arguments(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--camera", type=_whole_number, metavar="N", help="camera number, from 0")
+    source.add_argument("--video", metavar="FILE", help="video file")
+    source.add_argument("--rtsp", metavar="URL", help="network camera")
+    source.add_argument("--source", metavar="URI", help="any of these; or an image, a folder, a glob pattern")
+    add = parser.add_argument
+    add("--model", type=Path, help="model file (the bundled one)")
+    add("--show", action="store_true", help="show a window; q closes it")
+    add("--save", type=Path, metavar="PATH", help="write an annotated video, image, or folder of images")
+    add("--jsonl", metavar="FILE", help="write detections, a JSON object a frame and line; - for standard output")
+    add("--score", type=_score, default=0.4, help="detections need a score above this (%(default)s)")
+    _threads_argument(parser)
+    add("--max-frames", type=_positive_int, metavar="N", help="end after so many frames (all)")
+
+
+def _split_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--split", help="part of the dataset, such as test or train+val (all)")
+
+
+def _threads_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=_positive_int, metavar="N", help="threads of computation (automatic)")
+
+
+def _json_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON too")
+
+
+def _positive_int(text: str) -> int:
+    return int(_number(text, int, "a whole number from 1", lambda value: value >= 1))
+
+
+def _whole_number(text: str) -> int:
+    return int(_number(text, int, "a whole number from 0", lambda value: value >= 0))
+
+
+def _positive_number(text: str) -> float:
+    return _number(text, float, "a positive number", lambda value: 0 < value < float("inf"))
+
+
+def _number_from_0(text: str) -> float:
+    return _number(text, float, "a number from 0", lambda value: 0 <= value < float("inf"))
+
+
+def _probability(text: str) -> float:
+    return _number(text, float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
+
+
+def _score(text: str) -> float:
+    return _number(text, float, "a number from 0 to below 1", lambda value: 0 <= value < 1)
+
+
+def _number(text: str, kind: type[int | float], expected: str, fits: Callable[[float], bool]) -> float:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = float("nan")  # fits nothing
+    if not fits(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
+    return value
+
+
+def _size_hw(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    if not (width.isascii() and width.isdecimal() and height.isascii() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 640x480")
+    return int(height), int(width)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+_Run = Callable[[argparse.Namespace], None]
+_AddArguments = Callable[[argparse.ArgumentParser], None]
+
+COMMANDS: dict[str, tuple[_Run, _AddArguments, str]] = {
+    "demo": (_demo, _demo_arguments, "render a short video of codes, stream it, show the numbers"),
+    "codes": (_codes, _codes_arguments, "write synthetic scenes of printed codes: a COCO dataset or a video"),
+    "train": (_train, _train_arguments, "train a detector"),
+    "eval": (_eval, _eval_arguments, "measure the COCO metrics of a model on a dataset"),
+    "export": (_export, _export_arguments, "write the ONNX file of a checkpoint, compared with PyTorch"),
+    "parity": (_parity, _parity_arguments, "compare the mAP of models with that of their checkpoint"),
+    "stream": (_stream, _stream_arguments, "detect in a camera, network stream, video or images"),
+}

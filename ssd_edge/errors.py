@@ -1,0 +1,42 @@
+"""The errors a user can meet. Each message says what was found, what was expected, and the fix.
+
+Library code raises these; only the command line turns them into exit codes.
+"""
+
+
+class SsdEdgeError(Exception):
+    """Something the user can mend. The command line prints the message and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class DatasetError(SsdEdgeError):
+    """A dataset, an image or an annotation file that cannot be used as it is."""
+
+
+class ModelFileError(SsdEdgeError):
+    """A checkpoint, ONNX file, engine or card that is not what it should be."""
+
+
+class SourceError(SsdEdgeError):
+    """A camera, stream, video or image that cannot be opened or read."""
+
+
+class SinkError(SsdEdgeError):
+    """An output that cannot be written."""
+
+
+class MissingDependencyError(SsdEdgeError):
+    """An optional package is needed; the message names the extra that brings it."""
+
+
+class UsageError(SsdEdgeError):
+    """Wrong usage of the command line or of an option."""
+
+    exit_code = 2
+
+
+class GateFailedError(SsdEdgeError):
+    """The work was done, but a figure fell short of the bar that was asked for."""
+
+    exit_code = 3

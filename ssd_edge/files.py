@@ -1,0 +1,36 @@
+"""Writing files so that a reader never meets half of one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ssd_edge.errors import SinkError
+
+
+@contextmanager
+def atomic_path(final: Path) -> Iterator[Path]:
+    """Give a temporary path beside `final`; on success it takes the final name, on failure it is removed.
+
+    A full disk or a crash while writing leaves the old file untouched.
+
+    Raises:
+        SinkError: the folder cannot be made or written to, or writing failed for lack of space.
+    """
+    part = final.with_name(f".{final.name}.{os.getpid()}.part")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        yield part
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, final)
+    except OSError as error:
+        raise SinkError(
+            f"cannot write {final}: {error.strerror or error}; choose a folder that is writable and has space"
+        ) from error
+    finally:
+        with suppress(OSError):  # a parent that is no folder; the error above has said so
+            part.unlink()

@@ -1,0 +1,69 @@
+"""Prediction heads: one small convolution for classes and one for offsets on every feature map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import Conv2dNormActivation
+
+# (channels in, channels out) -> the module that predicts at one level
+Predict = Callable[[int, int], nn.Module]
+
+
+def ssd_predict(channels: int, outputs: int) -> nn.Module:
+    """A 3×3 convolution; section 2.1 of the SSD paper. Xavier weights, zero biases."""
+    conv = nn.Conv2d(channels, outputs, kernel_size=3, padding=1)
+    nn.init.xavier_uniform_(conv.weight)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    return conv
+
+
+def ssdlite_predict(channels: int, outputs: int, norm: Callable[..., nn.Module]) -> nn.Module:
+    """Depthwise 3×3, then pointwise; section 6.2 of the MobileNetV2 paper (arXiv:1801.04381)."""
+    return nn.Sequential(
+        Conv2dNormActivation(
+            channels, channels, kernel_size=3, groups=channels, norm_layer=norm, activation_layer=nn.ReLU6
+        ),
+        nn.Conv2d(channels, outputs, kernel_size=1),
+    )
+
+
+class _LevelPredictions(nn.Module):
+    """One prediction module a level; their outputs laid out anchor by anchor."""
+
+    def __init__(self, channels: list[int], boxes_per_cell: tuple[int, ...], columns: int, predict: Predict):
+        super().__init__()
+        self.columns = columns
+        self.module_list = nn.ModuleList(
+            predict(c, boxes * columns) for c, boxes in zip(channels, boxes_per_cell, strict=True)
+        )
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        levels = []
+        for predict, feature in zip(self.module_list, features, strict=True):
+            # With channels-last memory the permutation moves nothing.
+            prediction = predict(feature).permute(0, 2, 3, 1)  # [batch, rows, columns, boxes * K]
+            levels.append(prediction.reshape(prediction.shape[0], -1, self.columns))
+        return torch.cat(levels, dim=1)  # [batch, anchors, K]
+
+
+class SSDHead(nn.Module):
+    """Class logits and box offsets of all default boxes.
+
+    Args:
+        channels: channels of each feature map.
+        boxes_per_cell: default boxes at each position of each feature map.
+        logits: class columns, background included.
+        predict: makes the module of one level.
+    """
+
+    def __init__(self, channels: list[int], boxes_per_cell: tuple[int, ...], logits: int, predict: Predict):
+        super().__init__()
+        self.classification_head = _LevelPredictions(channels, boxes_per_cell, logits, predict)
+        self.regression_head = _LevelPredictions(channels, boxes_per_cell, 4, predict)
+
+    def forward(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Returns (class logits [batch, anchors, logits], offsets [batch, anchors, 4])."""
+        return self.classification_head(features), self.regression_head(features)

@@ -1,0 +1,427 @@
+"""Train a detector: one dataset (or the endless `codes` scenes) in, `best.pt` and `last.pt` out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from ssd_edge.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from ssd_edge.data.augment import Sample, TrainTransform
+from ssd_edge.data.codes import write_coco
+from ssd_edge.data.dataset import DetectionDataset
+from ssd_edge.data.lint import lint
+from ssd_edge.data.readers import list_splits, read_dataset
+from ssd_edge.data.samples import Batch, CodesSamples, EpochBatches, ImageSamples, make_loader
+from ssd_edge.errors import DatasetError, ModelFileError, SsdEdgeError, UsageError
+from ssd_edge.evaluate import evaluate
+from ssd_edge.models.create import create_model
+from ssd_edge.models.loss import Targets, multibox_loss
+from ssd_edge.models.ssd import SSD
+from ssd_edge.runtime.backend_torch import TorchDetector
+
+CODES = "codes"  # the word that stands for the synthetic scenes where a dataset is asked for
+VAL_SCENES = 200  # scenes on which a training on `codes` is evaluated after every epoch
+VAL_SEED_OFFSET = 1_000_003  # away from the seeds people choose, so that no scene is trained and evaluated on
+HELD_OUT = 0.1  # share of the images kept for evaluation where a dataset has no such split
+
+# Peak of the one-cycle schedule with AdamW. VGG-16 has no batch norm and diverges at SSDlite's rate.
+PEAK_LR = {"ssd300_vgg16": 2e-4, "ssdlite320_mobilenet_v3_large": 2e-3}
+FINE_TUNE_FACTOR = 0.25  # of the peak when starting from published weights
+GRADIENT_CLIP = 10.0  # norm; only outliers of the first steps reach it
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What to train, on what, and how.
+
+    Attributes:
+        data: a dataset in any format that `read_dataset` knows, or `codes`.
+        output: folder for `best.pt`, `last.pt`, `history.jsonl`.
+        arch: as `create_model` takes it.
+        epochs: passes over the data.
+        batch: images a step.
+        lr: peak learning rate; None chooses by architecture.
+        weight_decay: AdamW's, on convolution weights only.
+        seed: same seed, same run (bit-equal on the CPU with the same number of threads).
+        split, val_split: names such as `train` or `train+val`; None: train or trainval, and val, valid or test.
+        scenes: with `codes`, scenes an epoch.
+        hflip: probability of mirroring an image.
+        zoom_out: probability of zooming out; shows objects smaller, for data with few small ones.
+        weights: None or `coco`, as `create_model` takes it.
+        workers: processes that load data; None: one on up to four cores, else a quarter of the cores.
+        threads: PyTorch's threads; None leaves its choice.
+        device: `cpu`, `cuda`, `cuda:1`; None: CUDA where there is one.
+        amp: mixed precision (bfloat16); None: where the hardware computes in it.
+        strict: a finding of the lint pass is an error.
+        resume: go on from `output/last.pt`.
+    """
+
+    data: str
+    output: Path
+    arch: str = "ssdlite320_mobilenet_v3_large"
+    epochs: int = 60
+    batch: int = 16
+    lr: float | None = None
+    weight_decay: float = 0.02
+    seed: int = 0
+    split: str | None = None
+    val_split: str | None = None
+    scenes: int = 4000
+    hflip: float = 0.5
+    zoom_out: float = 0.0
+    weights: str | None = None
+    workers: int | None = None
+    threads: int | None = None
+    device: str | None = None
+    amp: bool | None = None
+    strict: bool = False
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "scenes"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if self.lr is not None and not self.lr > 0:
+            raise UsageError(f"lr is {self.lr}; expected a positive number")
+
+    def recipe(self) -> dict[str, Any]:
+        """What a resumed run must have in common with the run it continues."""
+        values = asdict(self)
+        for free in ("output", "workers", "threads", "device", "strict", "resume"):
+            del values[free]
+        return values
+
+
+def train(config: TrainConfig) -> Path:
+    """Train and return the path of `best.pt`, the checkpoint with the highest AP on the evaluation images.
+
+    Ctrl-C (and SIGTERM) finish the step under way and save `last.pt`; with `resume` the run goes on from that step,
+    on the CPU bit-equal to a run that was never stopped.
+
+    Raises:
+        DatasetError: nothing to train on; a split that does not exist; findings of lint with `strict`.
+        UsageError: settings that differ from those of the run to resume, or `last.pt` is there without `resume`.
+        SsdEdgeError: the loss is no longer finite.
+        KeyboardInterrupt: after an early end, once `last.pt` is saved.
+    """
+    last = config.output / "last.pt"
+    if last.exists() and not config.resume:
+        raise UsageError(f"{last} is there already: go on with --resume, or choose another folder with -o")
+    earlier = _load_earlier(last, config) if config.resume else None
+    return train_on(*read_data(config), config, earlier=earlier)
+
+
+def train_on(
+    train_set: DetectionDataset | None,
+    val_set: DetectionDataset,
+    config: TrainConfig,
+    *,
+    earlier: Checkpoint | None = None,
+) -> Path:
+    """As `train`, on datasets in memory; None trains on endless `codes` scenes. `config.data` and splits are not read.
+
+    Args:
+        earlier: the checkpoint to go on from.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    model = create_model(config.arch, len(val_set.class_names), weights=config.weights)
+    return _Run(config, model, train_set, val_set, earlier).run()
+
+
+def read_data(config: TrainConfig) -> tuple[DetectionDataset | None, DetectionDataset]:
+    """The images to train on (None: endless `codes` scenes) and those to evaluate on, past lint.
+
+    Raises:
+        DatasetError: as `read_dataset` and `lint`, or the two have different classes.
+    """
+    if config.data == CODES:
+        folder = config.output / "val"
+        if not (folder / "annotations.json").exists():
+            write_coco(folder, count=VAL_SCENES, seed=config.seed + VAL_SEED_OFFSET)
+        return None, read_dataset(folder)
+    path = Path(config.data)
+    splits = list_splits(path)
+    train_split = config.split or _first_of(("train", "trainval"), splits)
+    val_split = config.val_split or _first_of(("val", "valid", "test"), splits)
+    train_set = _linted(read_dataset(path, train_split), config)
+    if val_split is None or val_split == train_split:
+        train_set, val_set = hold_out(train_set, config.seed)
+        _say(f"no evaluation split: {len(val_set)} of the images are held out for evaluation, chosen by the seed")
+    else:
+        val_set = _linted(read_dataset(path, val_split), config)
+    if train_set.class_names != val_set.class_names:
+        raise DatasetError(
+            f"{train_set.name} has the classes {', '.join(train_set.class_names)} but {val_set.name} has "
+            f"{', '.join(val_set.class_names)}; give both splits the same class list"
+        )
+    _say(f"train on {len(train_set)} images of {train_set.name}, evaluate on {len(val_set)} of {val_set.name}")
+    return train_set, val_set
+
+
+def hold_out(dataset: DetectionDataset, seed: int) -> tuple[DetectionDataset, DetectionDataset]:
+    """Split off a tenth of the images, at least one, for evaluation; a single image serves as both."""
+    if len(dataset) == 1:
+        return dataset, dataset
+    order = np.random.default_rng(seed).permutation(len(dataset))
+    count = max(1, round(HELD_OUT * len(dataset)))
+    val = sorted(order[:count])
+    rest = sorted(order[count:])
+    return (
+        replace(dataset, records=tuple(dataset.records[i] for i in rest)),
+        replace(dataset, name=f"{dataset.name} (held out)", records=tuple(dataset.records[i] for i in val)),
+    )
+
+
+class _Run:
+    """One training: the loop and all that it carries along."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: SSD,
+        train_set: DetectionDataset | None,
+        val_set: DetectionDataset,
+        earlier: Checkpoint | None,
+    ):
+        self.config = config
+        self.val_set = val_set
+        self.device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        amp = _computes_in_bfloat16(self.device) if config.amp is None else config.amp
+        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=amp)
+        # Channels last is the layout that convolutions want on both kinds of device.
+        self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        height, width = model.config.size_hw
+        self.scale = torch.tensor([width, height, width, height], device=self.device)
+        self.anchors = model.default_boxes_xyxy * self.scale  # [anchors, 4] pixels
+
+        self.samples = _samples(config, train_set, model)
+        count = len(train_set) if train_set else config.scenes
+        self.steps_per_epoch = EpochBatches(count, config.batch, config.epochs, config.seed).steps_per_epoch
+        self.optimizer = torch.optim.AdamW(_parameter_groups(model, config.weight_decay), lr=_peak_lr(config))
+        self.schedule = OneCycleLR(
+            self.optimizer, _peak_lr(config), total_steps=config.epochs * self.steps_per_epoch, pct_start=0.1
+        )
+        self.step = 0
+        self.best_ap = -1.0
+        if earlier:
+            self.model.load_state_dict(earlier.state_dict)
+            self.optimizer.load_state_dict(earlier.training["optimizer"])
+            self.schedule.load_state_dict(earlier.training["schedule"])
+            self.step = earlier.training["step"]
+            self.best_ap = earlier.training["best_ap"]
+        batches = EpochBatches(count, config.batch, config.epochs, config.seed, first_step=self.step)
+        self.loader = make_loader(self.samples, batches, workers=_workers(config.workers))
+        self.card = replace(
+            model.make_card(val_set.class_names, val_set.category_ids),
+            training_data=train_set.fingerprint() if train_set else f"codes seed {config.seed}",
+        )
+
+    def run(self) -> Path:
+        """The loop over epochs; returns the path of the best checkpoint."""
+        best = self.config.output / "best.pt"
+        total = self.config.epochs * self.steps_per_epoch
+        with _stop_requests() as stop:
+            batches = iter(self.loader)
+            while self.step < total:
+                epoch = self.step // self.steps_per_epoch
+                figures = self._epoch(epoch, batches, stop)
+                if stop:
+                    self._save(self.config.output / "last.pt", training=True)
+                    _say(f"stopped at step {self.step} of {total}; go on with --resume")
+                    raise KeyboardInterrupt
+                figures |= self._evaluate()
+                if figures["AP"] > self.best_ap:
+                    self.best_ap = figures["AP"]
+                    self._save(best, training=False, metrics={f"val_{k}": figures[k] for k in ("AP", "AP50", "AP75")})
+                self._save(self.config.output / "last.pt", training=True)
+                self._report(epoch, figures)
+        return best
+
+    def _epoch(self, epoch: int, batches: Iterator[Batch], stop: list[int]) -> dict[str, float]:
+        """Train to the end of the epoch, or to a request to stop; returns mean losses and times."""
+        self.model.train()
+        first = self.step % self.steps_per_epoch
+        losses = np.zeros(2)
+        steps, waited = 0, 0.0
+        begin = time.perf_counter()
+        title = f"epoch {epoch + 1}/{self.config.epochs}"
+        with tqdm(total=self.steps_per_epoch, initial=first, desc=title, unit="step", leave=False, disable=None) as bar:
+            while first + steps < self.steps_per_epoch and not stop:
+                asked = time.perf_counter()
+                images, boxes, labels = next(batches)
+                waited += time.perf_counter() - asked
+                losses += self._train_step(images, Targets.pad(boxes, labels))
+                self.step += 1
+                steps += 1
+                bar.update()
+                bar.set_postfix(loss=f"{losses.sum() / steps:.3f}")
+        seconds = time.perf_counter() - begin
+        localisation, classification = (losses / steps).tolist()
+        return {
+            "loss": localisation + classification,
+            "localisation": localisation,
+            "classification": classification,
+            "images_per_s": steps * self.config.batch / seconds,
+            "waiting_for_data": waited / seconds,
+        }
+
+    def _train_step(self, images: Tensor, targets: Targets) -> tuple[float, float]:
+        """One step of the optimiser; returns both parts of the loss.
+
+        Raises:
+            SsdEdgeError: the loss is not finite.
+        """
+        inputs = images.to(self.device, non_blocking=True).float().contiguous(memory_format=torch.channels_last)
+        targets = targets.to(self.device)
+        with self.autocast:
+            raw = self.model(inputs)
+        pixels = Targets(targets.boxes_xyxy * self.scale, targets.labels)
+        loss = multibox_loss(raw.cls_logits, raw.bbox_regression, self.anchors, pixels)
+        parts = (loss.localisation.item(), loss.classification.item())
+        if not np.isfinite(parts).all():
+            raise SsdEdgeError(
+                f"the loss at step {self.step} is {parts}: training diverged. Lower --lr; "
+                f"the last good state is in {self.config.output / 'last.pt'} if an epoch was completed"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_CLIP)
+        self.optimizer.step()
+        self.schedule.step()
+        return parts
+
+    def _evaluate(self) -> dict[str, float]:
+        detector = TorchDetector(self.model, self.card)
+        metrics = evaluate(detector, self.val_set).metrics
+        return {name: metrics[name] for name in ("AP", "AP50", "AP75")}
+
+    def _save(self, path: Path, *, training: bool, metrics: dict[str, float] | None = None) -> None:
+        state: dict[str, Any] = {}
+        if training:
+            state = {
+                "recipe": json.dumps(self.config.recipe()),
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "step": self.step,
+                "best_ap": self.best_ap,
+            }
+        save_checkpoint(path, Checkpoint(replace(self.card, metrics=metrics or {}), self.model.state_dict(), state))
+
+    def _report(self, epoch: int, figures: dict[str, float]) -> None:
+        with open(self.config.output / "history.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"epoch": epoch + 1, "step": self.step, **figures}) + "\n")
+        _say(
+            f"epoch {epoch + 1}/{self.config.epochs}: loss {figures['loss']:.3f}, val AP {figures['AP']:.3f}, "
+            f"AP50 {figures['AP50']:.3f}, {figures['images_per_s']:.1f} images/s, "
+            f"{figures['waiting_for_data']:.0%} of the time waiting for data"
+        )
+
+
+def _load_earlier(last: Path, config: TrainConfig) -> Checkpoint:
+    """The checkpoint to resume from.
+
+    Raises:
+        ModelFileError: it is not there, or holds no training state.
+        UsageError: it was trained with other settings.
+    """
+    earlier = load_checkpoint(last)
+    if not earlier.training:
+        raise ModelFileError(f"{last} holds no training state, so nothing to resume; train without --resume")
+    recipe = json.loads(earlier.training["recipe"])
+    wanted = json.loads(json.dumps(config.recipe()))
+    changed = [
+        f"{name} {recipe.get(name)!r} -> {value!r}" for name, value in wanted.items() if recipe.get(name) != value
+    ]
+    if changed:
+        raise UsageError(f"{last} was trained with other settings: {'; '.join(changed)}; resume with the same ones")
+    return earlier
+
+
+def _samples(config: TrainConfig, train_set: DetectionDataset | None, model: SSD) -> Dataset[Sample]:
+    size_hw = model.config.size_hw
+    if train_set is None:
+        return CodesSamples(config.scenes, size_hw, config.seed)
+    transform = TrainTransform(size_hw, model.config.mean, hflip=config.hflip, zoom_out=config.zoom_out)
+    return ImageSamples(train_set, transform, config.seed)
+
+
+def _linted(dataset: DetectionDataset, config: TrainConfig) -> DetectionDataset:
+    usable, report = lint(dataset, strict=config.strict)
+    if not report.ok:
+        _say(str(report))
+    return usable
+
+
+def _first_of(wanted: tuple[str, ...], splits: list[str]) -> str | None:
+    return next((name for name in wanted if name in splits), None)
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Decay on convolution weights only: shrinking biases and norms regularises nothing."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def _peak_lr(config: TrainConfig) -> float:
+    if config.lr is not None:
+        return config.lr
+    return PEAK_LR[config.arch] * (FINE_TUNE_FACTOR if config.weights else 1.0)
+
+
+def _workers(asked: int | None) -> int:
+    return max(1, (os.cpu_count() or 1) // 4) if asked is None else asked
+
+
+def _computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware has bfloat16 arithmetic; emulated, it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags or "bf16" in flags.split()
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """A list that receives the signal at Ctrl-C or SIGTERM; a second one interrupts at once."""
+    requests: list[int] = []
+
+    def on_signal(number: int, _: Any) -> None:
+        if requests:
+            raise KeyboardInterrupt
+        requests.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield requests  # Python delivers signals to the main thread only
+        return
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield requests
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say(text: str) -> None:
+    tqdm.write(text, file=sys.stderr)

@@ -1,0 +1,194 @@
+"""Outputs are checked before they are begun, hold what was seen, and never destroy an input."""
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from ssd_edge.detections import Detections
+from ssd_edge.errors import SinkError
+from ssd_edge.runtime.sinks import ImageSink, ImagesSink, JsonLinesSink, Sink, VideoSink, WindowSink, save_sink
+from ssd_edge.runtime.sources import Frame, ImageSource, Source
+
+FOUND = Detections(np.array([[1, 2.5, 30, 40.123]]), np.array([0.75]), np.array([1]))
+
+
+class AnySource(Source):
+    """A source of which only what sinks ask for matters."""
+
+    name = "any"
+
+    def __init__(self, *, live: bool = False, fps: float | None = 10.0, paths: tuple[Path, ...] = ()) -> None:
+        self.live = live
+        self.fps = fps
+        self.paths = paths
+
+    def frames(self):
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+def frame(index: int = 0, size_hw: tuple[int, int] = (48, 64), at: float = 0.0, name: str = "any", grey: int = 200):
+    return Frame(np.full((*size_hw, 3), grey, np.uint8), index, at, name)
+
+
+def feed(sink, *frames: Frame) -> None:
+    with sink:
+        for item in frames:
+            assert sink.write(item, FOUND, item.image_bgr)
+
+
+def read_video(path: Path) -> tuple[float, list[np.ndarray]]:
+    capture = cv2.VideoCapture(str(path))
+    images = []
+    while (image := capture.read()[1]) is not None:
+        images.append(image)
+    return capture.get(cv2.CAP_PROP_FPS), images
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".avi"])
+def test_video(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / "new folder" / f"out{suffix}"
+    feed(save_sink(path, AnySource()), *(frame(index) for index in range(5)))
+    fps, images = read_video(path)
+    assert (fps, len(images), images[0].shape) == (10.0, 5, (48, 64, 3))
+    assert np.abs(images[4].astype(int) - 200).max() < 8
+
+
+def test_video_letterboxes_frames_of_another_size_and_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        feed(VideoSink(tmp_path / "a.avi", AnySource()), frame(0), frame(1, (48, 32)), frame(2, (96, 64)))
+    _, images = read_video(tmp_path / "a.avi")
+    assert [image.shape for image in images] == [(48, 64, 3)] * 3
+    columns = images[1].mean(axis=(0, 2))
+    assert columns[20:44].min() > 180
+    assert max(columns[:12].max(), columns[52:].max()) < 20
+    assert len(caplog.records) == 1
+
+
+def test_video_of_a_live_source_plays_in_real_time(tmp_path: Path) -> None:
+    # At 10 FPS: half a second without frames is filled, frames that come too fast are left out.
+    shots = [(0.0, 50), (0.1, 100), (0.6, 150), (0.61, 0), (0.7, 200)]
+    frames = [frame(i, at=100 + at, grey=grey) for i, (at, grey) in enumerate(shots)]
+    feed(VideoSink(tmp_path / "a.avi", AnySource(live=True)), *frames)
+    greys = [round(float(image.mean()), -1) for image in read_video(tmp_path / "a.avi")[1]]
+    assert greys == [50, 100, 150, 150, 150, 150, 150, 200]
+
+
+def test_video_of_odd_size(tmp_path: Path) -> None:
+    feed(VideoSink(tmp_path / "a.mp4", AnySource()), frame(0, (49, 65)), frame(1, (49, 65)))
+    assert len(read_video(tmp_path / "a.mp4")[1]) == 2
+
+
+def test_a_video_that_cannot_be_encoded(tmp_path: Path) -> None:
+    with VideoSink(tmp_path / "a.mp4", AnySource()) as sink, pytest.raises(SinkError, match="1×1 pixels"):
+        sink.write(frame(0, (1, 1)), FOUND, np.zeros((1, 1, 3), np.uint8))
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    feed(JsonLinesSink(str(path), AnySource(), ("a", "ß")), frame(0), frame(7, (9, 8), at=2.0, name="é.png"))
+    first, second = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    assert second["time"] - first["time"] == pytest.approx(2)
+    del first["time"], second["time"]
+    detection = {"class": "ß", "label": 1, "score": 0.75, "box_xyxy": [1.0, 2.5, 30.0, 40.12]}
+    assert first == {"source": "any", "frame": 0, "width": 64, "height": 48, "detections": [detection]}
+    assert second == {"source": "é.png", "frame": 7, "width": 8, "height": 9, "detections": [detection]}
+
+
+def test_json_lines_to_the_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    feed(JsonLinesSink("-", AnySource(), ("a", "b")), frame(3))
+    assert json.loads(capsys.readouterr().out)["frame"] == 3
+    assert not sys.stdout.closed
+
+
+def test_json_lines_to_a_reader_that_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setattr(sys, "stdout", os.fdopen(writer, "w"))
+    sink = JsonLinesSink("-", AnySource(), ("a", "b"))
+    assert not sink.write(frame(), FOUND, frame().image_bgr)
+    sys.stdout.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_json_lines_to_a_full_disk() -> None:
+    sink = JsonLinesSink("/dev/full", AnySource(), ("a", "b"))
+    with pytest.raises(SinkError, match="is the disk full"):
+        sink.write(frame(), FOUND, frame().image_bgr)
+
+
+def test_images_keep_their_names(tmp_path: Path) -> None:
+    sink = save_sink(tmp_path / "out", AnySource())
+    names = ["a.png", "sub/b.JPG", "grey.pgm", "camera 0"]
+    feed(sink, *(frame(index, name=name) for index, name in enumerate(names)))
+    written = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))
+    assert written == ["000003.jpg", "a.png", "grey.ppm", "sub/b.JPG"]
+    assert (cv2.imread(str(tmp_path / "out" / "a.png")) == 200).all()
+
+
+def test_one_image(tmp_path: Path) -> None:
+    source = ImageSource("a.png", (tmp_path / "a.png",))
+    feed(save_sink(tmp_path / "out.png", source), frame())
+    assert cv2.imread(str(tmp_path / "out.png")).shape == (48, 64, 3)
+    with pytest.raises(SinkError, match="one frame"):
+        ImageSink(tmp_path / "out.png", AnySource())
+
+
+def test_inputs_are_never_overwritten(tmp_path: Path) -> None:
+    video, image, link = tmp_path / "in.mp4", tmp_path / "in.png", tmp_path / "link.mp4"
+    for path in (video, image):
+        path.write_bytes(b"precious")
+    link.symlink_to(video)
+    source = AnySource(paths=(video,))
+    for sink in (lambda: VideoSink(link, source), lambda: JsonLinesSink(str(video), source, ("a",))):
+        with pytest.raises(SinkError, match="is an input"):
+            sink()
+    with pytest.raises(SinkError, match="is an input"):
+        ImagesSink(tmp_path, AnySource(paths=(image,)))
+    assert video.read_bytes() == image.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("name", ["file/out.mp4", "folder.mp4", "file/out.jsonl", "file/folder"])
+def test_unwritable_outputs_are_found_at_once(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.mp4").mkdir()
+
+    def open_sink() -> Sink:
+        if name.endswith("jsonl"):
+            return JsonLinesSink(str(tmp_path / name), AnySource(), ("a",))
+        return save_sink(tmp_path / name, AnySource())
+
+    with pytest.raises(SinkError, match="choose"):
+        open_sink()
+
+
+def test_checking_leaves_nothing_and_destroys_nothing(tmp_path: Path) -> None:
+    (tmp_path / "old.jsonl").write_text("old")
+    with VideoSink(tmp_path / "a.mp4", AnySource()), JsonLinesSink(str(tmp_path / "old.jsonl"), AnySource(), ("a",)):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["old.jsonl"]
+    assert (tmp_path / "old.jsonl").read_text() == "old"
+
+
+def test_unknown_kind_of_file(tmp_path: Path) -> None:
+    with pytest.raises(SinkError, match=r"\.webm is no known kind"):
+        save_sink(tmp_path / "a.webm", AnySource())
+
+
+def test_a_window_without_a_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"):
+        monkeypatch.delenv(name, raising=False)
+    if sys.platform != "linux":
+        pytest.skip("other systems always have a display")
+    with pytest.raises(SinkError, match="cannot open a window"):
+        WindowSink()

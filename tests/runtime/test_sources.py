@@ -1,0 +1,180 @@
+"""Every kind of source gives the same frames; every wrong one says what is wrong."""
+
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssd_edge.errors import SourceError
+from ssd_edge.runtime.sources import ImageSource, VideoSource, open_source, redact_url
+
+
+def write_video(path: Path, frames: int = 30) -> Path:
+    """64×48, 20 FPS; noise, so that its size is in the frames and not in the headers."""
+    rng = np.random.default_rng(0)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 20.0, (64, 48))
+    for _ in range(frames):
+        writer.write(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8))
+    writer.release()
+    return path
+
+
+@contextmanager
+def silent_port() -> Iterator[int]:
+    """A port that takes connections and never says anything."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield server.getsockname()[1]
+
+
+@contextmanager
+def web_server(folder: Path) -> Iterator[str]:
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_video_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_video(tmp_path / "a.mp4")
+    with open_source(path) as source:
+        assert (source.live, source.fps, source.frame_count, source.paths) == (False, 20.0, 30, (path,))
+        frames = list(source.frames())
+    assert [frame.index for frame in frames] == list(range(30))
+    assert frames[0].image_bgr.shape == (48, 64, 3)
+    assert frames[0].name == str(path)
+    assert frames[0].captured_at <= frames[-1].captured_at
+    assert not caplog.records
+
+
+def test_a_cut_off_video_gives_what_is_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = write_video(tmp_path / "a.avi").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2])
+    with caplog.at_level(logging.WARNING), open_source(tmp_path / "cut.avi") as source:
+        count = len(list(source.frames()))
+    assert 5 < count < 25
+    assert f"{count} of the 30 frames" in caplog.text
+
+
+def test_an_mp4_without_its_index_is_refused(tmp_path: Path) -> None:
+    whole = write_video(tmp_path / "a.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SourceError, match=r"cut\.mp4 is no video"):
+        open_source(tmp_path / "cut.mp4")
+
+
+def test_a_folder_of_all_kinds_of_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    colour = Image.fromarray(np.full((6, 8, 3), [200, 100, 0], np.uint8))
+    colour.convert("L").save(tmp_path / "1_grey.png")
+    colour.convert("CMYK").save(tmp_path / "2_cmyk.jpg")
+    (tmp_path / "3_broken.jpg").write_bytes(b"\xff\xd8 broken")
+    colour.convert("RGBA").resize((20, 10)).save(tmp_path / "4_rgba.PNG")
+    cv2.imwrite(str(tmp_path / "5_deep.tif"), np.full((6, 8), 0x8000, np.uint16))
+    (tmp_path / "notes.txt").write_text("no image")
+    with caplog.at_level(logging.WARNING), open_source(tmp_path) as source:
+        assert source.frame_count == 5
+        frames = list(source.frames())
+    assert [frame.name for frame in frames] == ["1_grey.png", "2_cmyk.jpg", "4_rgba.PNG", "5_deep.tif"]
+    assert [frame.image_bgr.shape for frame in frames] == [(6, 8, 3), (6, 8, 3), (10, 20, 3), (6, 8, 3)]
+    assert all(frame.image_bgr.dtype == np.uint8 for frame in frames)
+    assert "3_broken.jpg" in caplog.text
+    with pytest.raises(SourceError, match="none of 1 images"):
+        list(open_source(tmp_path / "3_broken.jpg").frames())
+
+
+def test_a_glob_and_a_single_image(tmp_path: Path) -> None:
+    for name in ("a/1.png", "b/1.png", "b/2.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    found = open_source(f"{tmp_path}/*/1.*")
+    assert isinstance(found, ImageSource)
+    assert [frame.name for frame in found.frames()] == ["a/1.png", "b/1.png"]
+    single = open_source(str(tmp_path / "b/2.jpg"))
+    assert [frame.name for frame in single.frames()] == ["2.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing.mp4", "no source"),
+        ("text.mp4", "is no video"),
+        ("empty", "no image in"),
+        ("*.png", "no image in"),
+        ("gopher://x/y", "unknown kind of address"),
+    ],
+)
+def test_no_source(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match=message):
+        open_source(name if "://" in name else str(tmp_path / name))
+
+
+@pytest.mark.parametrize("uri", [63, "63", "/dev/video63"])
+def test_no_camera_says_which_exist(uri: int | str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("glob.glob", lambda pattern: ["/dev/video1", "/dev/video0"])
+    with pytest.raises(SourceError, match=r"no camera 63 .*there are /dev/video0, /dev/video1"):
+        open_source(uri)
+
+
+@pytest.mark.parametrize("scheme", ["rtsp", "http"])
+def test_an_address_that_never_answers_ends_in_time(scheme: str) -> None:
+    with silent_port() as port, pytest.raises(SourceError, match="limit 1 s") as caught:
+        open_source(f"{scheme}://admin:s3cret@127.0.0.1:{port}/live?token=s3cret", timeout_s=1)
+    assert "s3cret" not in str(caught.value)
+    assert f"***@127.0.0.1:{port}/live" in str(caught.value)
+
+
+def test_a_closed_port() -> None:
+    with silent_port() as port:
+        pass
+    with pytest.raises(SourceError, match="cannot open rtsp"):
+        open_source(f"rtsp://127.0.0.1:{port}/live", timeout_s=5)
+
+
+def test_a_video_on_a_web_server_is_a_file_and_not_live(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4")
+    with web_server(tmp_path) as address, open_source(f"{address}/a.mp4") as source:
+        assert (source.live, source.frame_count) == (False, 30)
+        assert len(list(source.frames())) == 30
+
+
+def test_a_live_source_that_ends_is_an_error(tmp_path: Path) -> None:
+    capture = cv2.VideoCapture(str(write_video(tmp_path / "a.mp4", frames=3)))
+    with VideoSource("camera 0", capture, live=True) as source:
+        frames = source.frames()
+        assert [next(frames).index for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(SourceError, match="camera 0 stopped after 3 frames"):
+            next(frames)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("rtsp://10.0.0.1:554/a", "rtsp://10.0.0.1:554/a"),
+        ("rtsp://user:pass@10.0.0.1/a", "rtsp://***@10.0.0.1/a"),
+        ("rtsp://user:p@ss/w#rd@10.0.0.1/a", "rtsp://***@10.0.0.1/a"),
+        ("http://10.0.0.1/cgi?user=me&password=xy", "http://10.0.0.1/cgi?…"),
+        ("http://10.0.0.1/cgi?user=me&password=x@y", "http://***"),
+        ("rtsp://user:p?ss@10.0.0.1/a", "rtsp://***"),
+    ],
+)
+def test_passwords_are_left_out(url: str, shown: str) -> None:
+    assert redact_url(url) == shown

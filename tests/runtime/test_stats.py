@@ -1,0 +1,62 @@
+"""Percentiles over a window, and what is shown."""
+
+import sys
+
+import pytest
+
+from ssd_edge.runtime.stats import Meter, RollingWindow, StreamStats
+
+
+def test_percentiles_look_back_on_the_window_only() -> None:
+    window = RollingWindow(size=5)
+    assert window.percentile(50) == 0
+    for value in (1000, 1, 2, 3):
+        window.add(value)
+    assert window.percentile(50) == 2.5
+    for value in (4, 5):  # the second replaces 1000
+        window.add(value)
+    assert [window.percentile(percent) for percent in (0, 50, 75, 100)] == [1, 3, 4, 5]
+
+
+def test_summary() -> None:
+    stats = StreamStats(frames=50, dropped=3, seconds=2.0, latency_ms=(5, 6, 7.25), age_ms=(9, 9, 9))
+    assert stats.fps == 25
+    assert str(stats) == (
+        "50 frames in 2.0 s, 25.0 FPS; latency p50 5.0, p95 6.0, p99 7.2 ms; age p50 9.0 ms; 3 dropped"
+    )
+
+
+def test_live_line_and_summary(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 4.0, 10.0, 11.0, 20.0, 20.0])  # begin, four frames, the summary
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with Meter("a.mp4", 9, show=True) as meter:
+        for dropped in (0, 1, 1, 2):
+            meter.add(latency_ms=5.0, age_ms=8.0, dropped=dropped)
+    assert capsys.readouterr().err.splitlines() == [
+        "a.mp4: frame 2/9 | 0.2 FPS | latency p50 5.0 p95 5.0 p99 5.0 ms | age 8 ms | dropped 1",
+        "a.mp4: frame 4/9 | 0.2 FPS | latency p50 5.0 p95 5.0 p99 5.0 ms | age 8 ms | dropped 2",
+        "a.mp4: 4 frames in 20.0 s, 0.2 FPS; latency p50 5.0, p95 5.0, p99 5.0 ms; age p50 8.0 ms; 2 dropped",
+    ]
+
+
+def test_a_terminals_line_is_renewed_in_place(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    clock = iter([0.0, 0.5, 1.0, 1.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with Meter("camera 0", None, show=True) as meter:
+        meter.add(latency_ms=5.0, age_ms=8.0, dropped=0)
+        meter.add(latency_ms=5.0, age_ms=8.0, dropped=0)
+    first, second, summary, rest = capsys.readouterr().err.replace("\x1b[K", "").replace("\n", "\r").split("\r")
+    assert first.startswith("camera 0: frame 1 | 2.0 FPS")
+    assert second.startswith("camera 0: frame 2 | 2.0 FPS")
+    assert summary.startswith("camera 0: 2 frames in 1.0 s")
+    assert rest == ""
+
+
+def test_nothing_is_shown_unless_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    with Meter("a", None, show=False) as meter:
+        meter.add(latency_ms=1, age_ms=1, dropped=0)
+    assert capsys.readouterr().err == ""
+    assert meter.stats().frames == 1

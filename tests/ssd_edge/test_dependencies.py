@@ -1,0 +1,109 @@
+"""The base install is enough for what it promises, and what is missing is named."""
+
+import subprocess
+import sys
+
+import pytest
+
+from ssd_edge.cli import COMMANDS
+
+# What the extras bring; none of it comes with a base install.
+OPTIONAL = ("onnx", "onnxscript", "pycocotools", "safetensors", "torch", "torchvision", "yaml", "zxingcpp")
+BASE_MODULES = (
+    "ssd_edge",
+    "ssd_edge.bundled",
+    "ssd_edge.card",
+    "ssd_edge.cli",
+    "ssd_edge.data.dataset",
+    "ssd_edge.data.lint",
+    "ssd_edge.data.readers",
+    "ssd_edge.detections",
+    "ssd_edge.errors",
+    "ssd_edge.files",
+    "ssd_edge.images",
+    "ssd_edge.runtime.backend_onnx",
+    "ssd_edge.runtime.capture",
+    "ssd_edge.runtime.detector",
+    "ssd_edge.runtime.nms",
+    "ssd_edge.runtime.overlay",
+    "ssd_edge.runtime.preprocess",
+    "ssd_edge.runtime.sinks",
+    "ssd_edge.runtime.sources",
+    "ssd_edge.runtime.stats",
+    "ssd_edge.runtime.stream",
+)
+
+
+def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
+
+
+def without(*packages: str) -> str:
+    """Code after which importing any of `packages` fails as if it were not installed."""
+    return f"import sys; sys.modules.update(dict.fromkeys({packages!r})); "
+
+
+def test_base_modules_import_without_the_extras() -> None:
+    result = run_python(without(*OPTIONAL) + "; ".join(f"import {module}" for module in BASE_MODULES))
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_runtime_imports_neither_torch_nor_onnx_where_they_are_installed() -> None:
+    imports = "; ".join(f"import {module}" for module in BASE_MODULES)
+    result = run_python(f"import sys; {imports}; print(*sorted({{'torch', 'onnx'}} & set(sys.modules)))")
+    assert (result.returncode, result.stdout) == (0, "\n")
+
+
+def test_help_needs_nothing_heavy() -> None:
+    code = (
+        "import sys; from ssd_edge.cli import build_parser; build_parser().format_help(); "
+        "print(*sorted({'numpy', 'cv2', 'torch', 'onnxruntime', 'tqdm'} & set(sys.modules)))"
+    )
+    result = run_python(code)
+    assert (result.returncode, result.stdout) == (0, "\n")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_subcommand_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from ssd_edge.cli import main
+
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"usage: ssd-edge {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("missing", "command", "extra"),
+    [
+        ("torch", ["export", "c.pt", "-o", "m.onnx"], "export"),
+        ("onnx", ["export", "c.pt", "-o", "m.onnx"], "export"),
+        ("torch", ["train", "codes", "-o", "run"], "train"),
+        ("pycocotools", ["eval", "m.onnx", "data"], "demo"),
+        ("zxingcpp", ["codes", "-o", "scenes"], "demo"),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(missing: str, command: list[str], extra: str) -> None:
+    code = without(missing) + "from ssd_edge.cli import main; sys.exit(main(sys.argv[1:]))"
+    result = run_python(code, *command)
+    assert result.returncode == 1
+    assert f"package {missing}, which is not installed: pip install 'ssd-edge[{extra}]'" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_package_offers_its_names_without_importing_them() -> None:
+    code = (
+        "import sys, ssd_edge; assert 'numpy' not in sys.modules; "
+        "assert {'create_model', 'open_detector', 'read_dataset', 'Detections', 'ModelCard'} <= set(dir(ssd_edge)); "
+        "from ssd_edge import Detections, ModelCard, open_detector, read_dataset; "
+        "assert 'torch' not in sys.modules; print(len(Detections.empty()))"
+    )
+    result = run_python(code)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "0\n", "")
+
+
+def test_a_name_the_package_does_not_have_is_an_attribute_error() -> None:
+    import ssd_edge
+
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = ssd_edge.nothing
