@@ -77,6 +77,7 @@ class WindowSink(Sink):
     TITLE = "ssd-edge"
 
     def __init__(self) -> None:
+        os.environ.setdefault("QT_LOGGING_RULES", "default.warning=false")  # OpenCV's Qt misses fonts, at length
         # Without a display OpenCV's Qt aborts the whole process, so another process tries first.
         probe = "import cv2; cv2.namedWindow('probe'); cv2.waitKey(1)"
         try:
@@ -87,11 +88,18 @@ class WindowSink(Sink):
                 "leave out --show and use --save, or set DISPLAY"
             ) from error
 
+        self._open = False
+
     def write(self, frame: Frame, detections: Detections, drawn_bgr: NDArray[np.uint8]) -> bool:
-        cv2.namedWindow(self.TITLE, cv2.WINDOW_NORMAL)
-        cv2.imshow(self.TITLE, drawn_bgr)
-        if cv2.waitKey(1) & 0xFF in (ord("q"), 27):
+        if not self._open:
+            cv2.namedWindow(self.TITLE, cv2.WINDOW_NORMAL)
+            self._open = True
+        elif not self._visible():  # closed by the user; imshow would open another
             return False
+        cv2.imshow(self.TITLE, drawn_bgr)
+        return cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
+
+    def _visible(self) -> bool:
         return bool(cv2.getWindowProperty(self.TITLE, cv2.WND_PROP_VISIBLE) >= 1)
 
     def close(self) -> None:

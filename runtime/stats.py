@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from types import TracebackType
 import numpy as np
 
 WINDOW = 1000  # frames that percentiles look back on
+ERASE_REST = "\x1b[K"  # of the terminal's line
 
 
 class RollingWindow:
@@ -91,8 +93,7 @@ class Meter:
         if self._show and now - self._shown_at >= self._period_s:
             fps = (self.frames - self._shown_frames) / (now - self._shown_at)
             self._shown_at, self._shown_frames = now, self.frames
-            # The cursor goes back to the start: a warning then replaces the line and does not extend it.
-            print(self._line(fps), end="\x1b[K\r" if self._terminal else "\n", file=sys.stderr, flush=True)
+            self._print_live(self._line(fps))
 
     def stats(self) -> StreamStats:
         """The figures up to now."""
@@ -108,9 +109,17 @@ class Meter:
         p50, p95, p99 = _percentiles(self._latency_ms)
         age_ms = self._age_ms.percentile(50)
         return (
-            f"{self._name}: frame {self.frames}{self._of} | {fps:.1f} FPS | latency p50 {p50:.1f} "
-            f"p95 {p95:.1f} p99 {p99:.1f} ms | age {age_ms:.0f} ms | dropped {self.dropped}"
+            f"frame {self.frames}{self._of} | {fps:.1f} FPS | latency p50 {p50:.1f} "
+            f"p95 {p95:.1f} p99 {p99:.1f} ms | age {age_ms:.0f} ms | dropped {self.dropped} | {self._name}"
         )
+
+    def _print_live(self, line: str) -> None:
+        if not self._terminal:
+            print(line, file=sys.stderr, flush=True)
+            return
+        line = line[: shutil.get_terminal_size().columns - 1]  # one that wraps could not be renewed
+        # The cursor goes back to the start: a warning then replaces the line and does not extend it.
+        print(line + ERASE_REST, end="\r", file=sys.stderr, flush=True)
 
     def __enter__(self) -> Meter:
         return self
@@ -119,7 +128,7 @@ class Meter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._show:
-            print(f"{self._name}: {self.stats()}", end="\x1b[K\n" if self._terminal else "\n", file=sys.stderr)
+            print(f"{self._name}: {self.stats()}" + (ERASE_REST if self._terminal else ""), file=sys.stderr)
 
 
 def _percentiles(window: RollingWindow) -> tuple[float, float, float]:

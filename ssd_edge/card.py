@@ -61,9 +61,7 @@ class ModelCard:
         if not self.class_names:
             problems.append("class_names is empty")
         if len(self.class_names) != len(self.category_ids):
-            problems.append(
-                f"{len(self.class_names)} class_names but {len(self.category_ids)} category_ids"
-            )
+            problems.append(f"{len(self.class_names)} class_names but {len(self.category_ids)} category_ids")
         if len(set(self.category_ids)) != len(self.category_ids):
             problems.append("category_ids repeat")
         if not 1 <= self.height <= 8192 or not 1 <= self.width <= 8192:

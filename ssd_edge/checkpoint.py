@@ -128,9 +128,7 @@ def model_from(checkpoint: Checkpoint, *, source: str) -> SSD:
     """
     card = checkpoint.card
     if card.arch not in ARCHITECTURES:
-        raise ModelFileError(
-            f"{source}: architecture {card.arch!r}; this version has {sorted(ARCHITECTURES)}"
-        )
+        raise ModelFileError(f"{source}: architecture {card.arch!r}; this version has {sorted(ARCHITECTURES)}")
     model = create_model(card.arch, len(card.class_names))
     try:
         model.load_state_dict(

@@ -205,7 +205,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("demo"), metavar="DIR", help="folder to write to (%(default)s)"
+        "-o", "--output", type=Path, default=Path("demo-output"), metavar="DIR", help="folder to write to (%(default)s)"
     )
     parser.add_argument("--model", type=Path, help="model file (the bundled one)")
     parser.add_argument("--seconds", type=_positive_number, default=10.0, help="length of the video (%(default)g)")

@@ -30,17 +30,17 @@ def load_image(path: Path) -> NDArray[np.uint8]:
         DatasetError: the file is missing, cannot be read, or is no complete image.
     """
     try:
-        encoded = np.frombuffer(Path(path).read_bytes(), np.uint8)
+        encoded = Path(path).read_bytes()
     except OSError as error:
         raise DatasetError(f"cannot read image {path}: {error.strerror}; check the path") from error
     try:
         with quiet_opencv():
-            decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH) if encoded.size else None
+            decoded = None if not encoded or _is_cut_off_jpeg(encoded) else _decode(encoded)
     except cv2.error as error:  # such as more pixels than OpenCV takes
         raise DatasetError(f"cannot decode image {path}: {error.err}; replace or remove the file") from error
     if decoded is None:
         raise DatasetError(
-            f"cannot decode image {path} ({encoded.size} bytes): it is corrupt, cut off or no image; "
+            f"cannot decode image {path} ({len(encoded)} bytes): it is corrupt, cut off or no image; "
             "replace or remove the file"
         )
     try:
@@ -88,12 +88,27 @@ def to_bgr8(image: NDArray[Any]) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(image, conversion))
 
 
+def _decode(encoded: bytes) -> NDArray[Any] | None:
+    return cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+
+
+def _is_cut_off_jpeg(encoded: bytes) -> bool:
+    """Whether there is a JPEG's last scan (FF DA) but no end of image (FF D9) after it.
+
+    OpenCV 4 fills what is missing with grey and says nothing; OpenCV 5 refuses such files itself.
+    """
+    return encoded.startswith(b"\xff\xd8") and encoded.rfind(b"\xff\xd9") < encoded.rfind(b"\xff\xda")
+
+
 @contextmanager
 def quiet_opencv() -> Iterator[None]:
     """Keep OpenCV from writing to stderr what an error of ours says already."""
-    before = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    # OpenCV 4 has these at the top, OpenCV 5 in a module of their own.
+    get_level = getattr(cv2, "getLogLevel", None) or cv2.utils.logging.getLogLevel
+    set_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
+    before = get_level()
+    set_level(0)  # silent
     try:
         yield
     finally:
-        cv2.utils.logging.setLogLevel(before)
+        set_level(before)

@@ -188,12 +188,8 @@ def iou_crop_window(window: Window, boxes_xyxy: NDArray[np.float32], random: np.
         patch_start = np.array([x0, y0]) + shift.astype(int)
         patches = np.concatenate([patch_start, patch_start + patch_wh], axis=1)  # [trials, 4]
         patch_w, patch_h = patch_wh.T
-        fits = (
-            (patch_h > 0) & (patch_w >= 0.5 * patch_h) & (patch_w <= 2 * patch_h) & (patch_w > 0)
-        )  # [trials]
-        overlaps = np.where(
-            _centres_inside(boxes_xyxy, patches), _iou(patches, boxes_xyxy), -1
-        )  # [trials, n]
+        fits = (patch_h > 0) & (patch_w >= 0.5 * patch_h) & (patch_w <= 2 * patch_h) & (patch_w > 0)  # [trials]
+        overlaps = np.where(_centres_inside(boxes_xyxy, patches), _iou(patches, boxes_xyxy), -1)  # [trials, n]
         fits &= overlaps.max(axis=1) >= min_iou
         if fits.any():
             left, top, right, bottom = patches[fits.argmax()].tolist()

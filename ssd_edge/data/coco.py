@@ -129,16 +129,10 @@ def _load(file: Path) -> dict[str, Any]:
     for table, keys in required.items():
         rows = data.get(table) if isinstance(data, dict) else None
         if not isinstance(rows, list):
-            raise DatasetError(
-                f"{file} is not COCO JSON: no list `{table}`; expected images, annotations, categories"
-            )
+            raise DatasetError(f"{file} is not COCO JSON: no list `{table}`; expected images, annotations, categories")
         for index, row in enumerate(rows):
-            if not isinstance(row, dict) or not all(
-                isinstance(row.get(key), (str, int, float)) for key in keys
-            ):
-                raise DatasetError(
-                    f"{file}: {table}[{index}] needs {' and '.join(keys)}; add them or remove the entry"
-                )
+            if not isinstance(row, dict) or not all(isinstance(row.get(key), (str, int, float)) for key in keys):
+                raise DatasetError(f"{file}: {table}[{index}] needs {' and '.join(keys)}; add them or remove the entry")
     if not all(isinstance(category["id"], int) for category in data["categories"]):
         raise DatasetError(f"{file}: category ids must be whole numbers")
     return {table: data[table] for table in required}

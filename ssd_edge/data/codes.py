@@ -44,7 +44,7 @@ def write_coco(
         raise UsageError(f"count is {count}; ask for at least one scene")
     scenes = CodesScenes(seed, size_hw)
     coco = _Coco({"description": "synthetic scenes of printed codes", "seed": seed})
-    for index in tqdm(range(first_index, first_index + count), desc="scenes", unit="image"):
+    for index in tqdm(range(first_index, first_index + count), desc="scenes", unit="image", disable=None):
         scene = scenes.scene(index)
         name = f"codes_{index:06d}.jpg"
         encoded = cv2.imencode(".jpg", scene.image_bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
@@ -75,7 +75,7 @@ def write_video(
     info = {"description": "codes in motion", "seed": seed, "video": path.name, "fps": fps}
     coco = _Coco(info)
     with _video_writer(path, fps, size_hw) as writer:
-        for index in tqdm(range(frames), desc="video", unit="frame"):
+        for index in tqdm(range(frames), desc="video", unit="frame", disable=None):
             scene = moving.frame(index / fps)
             writer.write(scene.image_bgr)
             coco.add(f"frame_{index:06d}", scene)

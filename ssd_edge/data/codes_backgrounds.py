@@ -87,15 +87,11 @@ def _plain(rng: Rng, size_hw: tuple[int, int]) -> Image:
     """A wall, a desk or a sheet: one colour, softly graded."""
     height, width = size_hw
     luminance = rng.uniform(20, 250)
-    colour = with_luminance(
-        rng, luminance, rng.uniform(0.3, 0.9) if rng.random() < 0.3 else rng.uniform(0, 0.15)
-    )
+    colour = with_luminance(rng, luminance, rng.uniform(0.3, 0.9) if rng.random() < 0.3 else rng.uniform(0, 0.15))
     grades = colour * rng.uniform(0.75, 1.15, (2, 2, 1))
     noise = rng.normal(0, rng.uniform(0, 4), (24, 24, 1))
     small = cv2.resize(grades, (24, 24), interpolation=cv2.INTER_LINEAR) + noise
-    return cv2.resize(
-        np.clip(small, 0, 255).astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR
-    )
+    return cv2.resize(np.clip(small, 0, 255).astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 # --- textures
@@ -139,9 +135,7 @@ def _dead_leaves(rng: Rng) -> Image:
     discs = rng.random()  # share of round leaves
     image = np.zeros((TEXTURE_PX, TEXTURE_PX, 3), np.uint8)
     rough = np.zeros((TEXTURE_PX, TEXTURE_PX), np.float32)
-    for radius, centre, colour, amount, corners in zip(
-        radii, centres, colours, roughness, sides, strict=True
-    ):
+    for radius, centre, colour, amount, corners in zip(radii, centres, colours, roughness, sides, strict=True):
         if rng.random() < discs:
             turn = np.linspace(0, 2 * np.pi, 16, endpoint=False)
         else:
@@ -175,8 +169,7 @@ def _fabric(rng: Rng) -> Image:
     period = rng.uniform(4, 16, 2)
     strength = rng.uniform(0, 0.2, 2)
     threads = (
-        strength[0] * np.sin(2 * np.pi * x / period[0])[None]
-        + strength[1] * np.sin(2 * np.pi * x / period[1])[:, None]
+        strength[0] * np.sin(2 * np.pi * x / period[0])[None] + strength[1] * np.sin(2 * np.pi * x / period[1])[:, None]
     )
     shade = threads.astype(np.float32) + 0.1 * _octaves(rng)
     return _shaded(np.broadcast_to(_palette(rng, 1)[0], (TEXTURE_PX, TEXTURE_PX, 3)), shade)
@@ -299,9 +292,7 @@ def _dots(rng: Rng, cover: Image) -> None:
 def _crossword(rng: Rng, cover: Image) -> None:
     """Few big black cells between ruled white ones."""
     step = int(rng.integers(14, 32))
-    cells = (rng.random((cover.shape[0] // step + 1, cover.shape[1] // step + 1)) < 0.18).astype(
-        np.uint8
-    ) * 255
+    cells = (rng.random((cover.shape[0] // step + 1, cover.shape[1] // step + 1)) < 0.18).astype(np.uint8) * 255
     cover[:] = np.kron(cells, np.ones((step, step), np.uint8))[: cover.shape[0], : cover.shape[1]]
     cover[:, ::step] = 255
     cover[::step] = 255

@@ -46,9 +46,7 @@ Points = NDArray[np.float64]
 def noise_tile(seed: int) -> NDArray[np.int16]:
     """Gaussian noise of NOISE_TILE_DEVIATION, int16 [NOISE_TILE_HW, 3]."""
     rng = np.random.default_rng([seed, _NOISE_STREAM])
-    return (rng.standard_normal((*NOISE_TILE_HW, 3), dtype=np.float32) * NOISE_TILE_DEVIATION).astype(
-        np.int16
-    )
+    return (rng.standard_normal((*NOISE_TILE_HW, 3), dtype=np.float32) * NOISE_TILE_DEVIATION).astype(np.int16)
 
 
 def occlude(rng: Rng, frame_bgr: Image, hulls: list[Points], pool: TexturePool) -> None:
@@ -194,9 +192,7 @@ def _blur(image: Image, sigma_px: float) -> Image:
         return cv2.GaussianBlur(image, (0, 0), sigma_px)
     height, width = image.shape[:2]
     small = cv2.resize(image, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-    return cv2.resize(
-        cv2.GaussianBlur(small, (0, 0), sigma_px / 2), (width, height), interpolation=cv2.INTER_LINEAR
-    )
+    return cv2.resize(cv2.GaussianBlur(small, (0, 0), sigma_px / 2), (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def _motion(rng: Rng, image: Image, length_px: float) -> Image:
@@ -221,7 +217,5 @@ def add_noise(rng: Rng, image: Image, tile: NDArray[np.int16], deviation: float)
     x = int(rng.integers(0, tile.shape[1] - width + 1))
     noise = tile[y : y + height, x : x + width]
     if rng.random() < 0.4:  # the same in every channel
-        noise = cv2.cvtColor(np.ascontiguousarray(noise[..., 0]).view(np.uint16), cv2.COLOR_GRAY2BGR).view(
-            np.int16
-        )
+        noise = cv2.cvtColor(np.ascontiguousarray(noise[..., 0]).view(np.uint16), cv2.COLOR_GRAY2BGR).view(np.int16)
     return cv2.addWeighted(image, 1.0, noise, deviation / NOISE_TILE_DEVIATION, 0, dtype=cv2.CV_8U)

@@ -89,9 +89,7 @@ class MovingScene:
     def __init__(self, seed: int, size_hw: tuple[int, int]) -> None:
         if size_hw[0] < SMALLEST_FRAME_HW[0] or size_hw[1] < SMALLEST_FRAME_HW[1]:
             least = "×".join(map(str, SMALLEST_FRAME_HW))
-            raise UsageError(
-                f"frame size {size_hw[0]}×{size_hw[1]} cannot hold five codes; give at least {least}"
-            )
+            raise UsageError(f"frame size {size_hw[0]}×{size_hw[1]} cannot hold five codes; give at least {least}")
         rng = np.random.default_rng([seed, _MOTION_STREAM])
         self._seed = seed
         self._size_hw = size_hw

@@ -74,9 +74,7 @@ def ink_and_paper(rng: Rng) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     low = rng.random() < LOW_CONTRAST_PROBABILITY
     paper_luminance = rng.uniform(*PAPER_LUMINANCE)
     contrast = min(rng.uniform(*(LOW_CONTRAST if low else CONTRAST)), paper_luminance - 4)
-    saturations = [
-        rng.uniform(0.3, 1.0) if rng.random() < COLOUR_PROBABILITY else rng.uniform(0, 0.12) for _ in "ip"
-    ]
+    saturations = [rng.uniform(0.3, 1.0) if rng.random() < COLOUR_PROBABILITY else rng.uniform(0, 0.12) for _ in "ip"]
     ink = with_luminance(rng, paper_luminance - contrast, saturations[0])
     paper = with_luminance(rng, paper_luminance, saturations[1])
     return (paper, ink) if rng.random() < INVERTED_PROBABILITY else (ink, paper)
@@ -181,9 +179,7 @@ def fill_with_text(rng: Rng, band: Image, value: int = 255) -> None:
             cv2.line(band, (2, int(y - capital * 1.2)), (width - 3, int(y - capital * 1.2)), value, 1)
 
 
-def _colour(
-    rng: Rng, coverage: Image, symbol: Symbol, box: tuple[int, int, int, int], kind: str, plain: bool
-) -> Image:
+def _colour(rng: Rng, coverage: Image, symbol: Symbol, box: tuple[int, int, int, int], kind: str, plain: bool) -> Image:
     """Ink coverage [h, w] to premultiplied BGRA [h, w, 4]."""
     ink, paper = ink_and_paper(rng)
     if plain:

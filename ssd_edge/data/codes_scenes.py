@@ -110,9 +110,7 @@ class CodesScenes:
 
     def __init__(self, seed: int, size_hw: tuple[int, int] | None = None, *, degraded: bool = True) -> None:
         if size_hw is not None and min(size_hw) < 64:
-            raise UsageError(
-                f"frame size {size_hw[0]}×{size_hw[1]} is too small for a code; give at least 64×64"
-            )
+            raise UsageError(f"frame size {size_hw[0]}×{size_hw[1]} is too small for a code; give at least 64×64")
         self._seed = seed
         self._size_hw = size_hw
         self._degraded = degraded
@@ -167,9 +165,7 @@ def _paste_distractor(rng: Rng, frame: Image, pool: TexturePool) -> None:
     height, width = frame.shape[:2]
     bgra = distractor(rng, pool)
     centre = (rng.uniform(0, width), rng.uniform(0, height))
-    pose = Pose(
-        centre, np.exp(rng.uniform(*np.log((0.3, 1.6)))), *_angles(rng), focal=2.0 * max(width, height)
-    )
+    pose = Pose(centre, np.exp(rng.uniform(*np.log((0.3, 1.6)))), *_angles(rng), focal=2.0 * max(width, height))
     print_h, print_w = bgra.shape[:2]
     matrix = homography(pose, (print_w / 2, print_h / 2), (print_w, print_h))
     paste(frame, bgra, matrix, module_px=3.0 if pose.scale < 0.7 else 8.0)

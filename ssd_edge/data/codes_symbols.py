@@ -129,9 +129,7 @@ def _pdf417(rng: Rng) -> Symbol:
     text = _content(rng, PDF417)
     level = str(rng.choice(PDF417_EC_LEVELS))
     columns = int(rng.integers(PDF417_COLUMNS[0], PDF417_COLUMNS[1] + 1))
-    rows = _modules(text, PDF417, columns=columns, ec_level=level)[
-        ::3
-    ]  # zxing-cpp draws a row 3 modules high
+    rows = _modules(text, PDF417, columns=columns, ec_level=level)[::3]  # zxing-cpp draws a row 3 modules high
     while len(rows) > PDF417_MAX_ROWS:
         columns += 3
         rows = _modules(text, PDF417, columns=columns, ec_level=level)[::3]
@@ -205,9 +203,7 @@ def _soften(rng: Rng, coverage: Image, module_px: int) -> Image:
     return cv2.LUT(cv2.GaussianBlur(coverage, (0, 0), sigma), steep)
 
 
-def draw_logo(
-    rng: Rng, print_bgr: Image, box: tuple[int, int, int, int], ink_bgr: NDArray[np.float64]
-) -> None:
+def draw_logo(rng: Rng, print_bgr: Image, box: tuple[int, int, int, int], ink_bgr: NDArray[np.float64]) -> None:
     """Draw a logo in the middle of `box` (x0, y0, x1, y1 of a QR code) into `print_bgr`, in place."""
     x0, y0, x1, y1 = box
     half = max(2, int((x1 - x0) * rng.uniform(*LOGO_SIDE) / 2))
@@ -232,9 +228,7 @@ def draw_logo(
     thickness = max(1, half // 6)
     (width, height), _ = cv2.getTextSize(letter, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
     origin = (cx - width // 2, cy + height // 2)
-    cv2.putText(
-        print_bgr, letter, origin, cv2.FONT_HERSHEY_SIMPLEX, scale, text_colour, thickness, cv2.LINE_AA
-    )
+    cv2.putText(print_bgr, letter, origin, cv2.FONT_HERSHEY_SIMPLEX, scale, text_colour, thickness, cv2.LINE_AA)
 
 
 def draw_line_of_text(
@@ -266,6 +260,4 @@ def draw_ean_digits(canvas: Image, symbol: Symbol, corner_xy: tuple[int, int], m
     for digits, column in groups:
         for i, digit in enumerate(digits):
             x = round(x0 + (column + 7 * i) * module_px)
-            cv2.putText(
-                canvas, digit, (x, baseline), cv2.FONT_HERSHEY_SIMPLEX, scale, 255, thickness, cv2.LINE_AA
-            )
+            cv2.putText(canvas, digit, (x, baseline), cv2.FONT_HERSHEY_SIMPLEX, scale, 255, thickness, cv2.LINE_AA)

@@ -57,9 +57,7 @@ def _projection(pose: Pose, origin_xy: tuple[float, float], tilt: float) -> Poin
     sy, cy = np.sin(pose.tilt_y * tilt), np.cos(pose.tilt_y * tilt)
     spin = np.array([[ca, -sa, 0], [sa, ca, 0], [0, 0, 1]])
     rotation = (
-        np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-        @ np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
-        @ spin
+        np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]]) @ np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]]) @ spin
     )
     camera = np.array([[pose.focal, 0, pose.centre_xy[0]], [0, pose.focal, pose.centre_xy[1]], [0, 0, 1]])
     plane = np.column_stack([rotation[:, 0] * pose.scale, rotation[:, 1] * pose.scale, [0, 0, pose.focal]])
@@ -78,9 +76,7 @@ def outline(box: tuple[int, int, int, int]) -> Points:
     x0, y0, x1, y1 = box
     t = np.linspace(0, 1, OUTLINE_POINTS)[:-1, None]
     corners = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], np.float64)
-    return np.concatenate(
-        [a + (b - a) * t for a, b in zip(corners, np.roll(corners, -1, axis=0), strict=True)]
-    )
+    return np.concatenate([a + (b - a) * t for a, b in zip(corners, np.roll(corners, -1, axis=0), strict=True)])
 
 
 def bend(bgra: Image, points_xy: Points, *, half_angle: float, bow: float) -> tuple[Image, Points]:
@@ -100,9 +96,7 @@ def bend(bgra: Image, points_xy: Points, *, half_angle: float, bow: float) -> tu
     lift = max(0.0, -drop)
     across = (np.arange(width) + 0.5) / width * 2 - 1
     phi = np.arcsin(across * sine)
-    map_x = np.broadcast_to(((phi / half_angle + 1) * width / 2 - 0.5)[None], (tall, width)).astype(
-        np.float32
-    )
+    map_x = np.broadcast_to(((phi / half_angle + 1) * width / 2 - 0.5)[None], (tall, width)).astype(np.float32)
     map_y = (np.arange(tall)[:, None] - lift - fall(phi)[None]).astype(np.float32)
     bent = cv2.remap(bgra, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
     point_phi = (points_xy[:, 0] / width * 2 - 1) * half_angle
@@ -127,9 +121,7 @@ def paste(frame_bgr: Image, bgra: Image, matrix: Points, *, module_px: float) ->
     to_region = np.array([[factor, 0, -factor * x0], [0, factor, -factor * y0], [0, 0, 1.0]])
     to_opencv = _CENTRE @ to_region @ matrix @ np.linalg.inv(_CENTRE)
     size = (int(x1 - x0) * factor, int(y1 - y0) * factor)
-    warped = cv2.warpPerspective(
-        bgra, to_opencv, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT
-    )
+    warped = cv2.warpPerspective(bgra, to_opencv, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
     if factor > 1:
         warped = cv2.resize(warped, (size[0] // factor, size[1] // factor), interpolation=cv2.INTER_AREA)
     region = frame_bgr[y0:y1, x0:x1]

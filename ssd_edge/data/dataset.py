@@ -121,9 +121,7 @@ def _common_folder(paths: Sequence[Path]) -> Path:
         return Path()
     first = min(paths).parent.parts
     last = max(paths).parent.parts
-    shared = next(
-        (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last))
-    )
+    shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
     return Path(*first[:shared])
 
 

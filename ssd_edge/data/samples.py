@@ -90,7 +90,10 @@ class EpochBatches:
 
 
 def make_loader(samples: Dataset[Sample], batches: EpochBatches, *, workers: int) -> DataLoader[Sample]:
-    """A loader that gives `Batch`es: images uint8 [batch, 3, h, w] RGB, boxes list of [n, 4] fractions, labels list of [n]."""
+    """A loader that gives each batch as `Batch`.
+
+    That is images uint8 [batch, 3, h, w] RGB, boxes a list of float32 [n, 4] fractions, labels a list of int64 [n].
+    """
     return DataLoader(
         samples,
         batch_sampler=batches,

@@ -100,9 +100,7 @@ def _parse(file: Path) -> ElementTree.Element:
         raise DatasetError(f"cannot read {file}: {error}; mend or remove the file") from error
 
 
-def _record(
-    images: Path, stem: str, image_id: int, root: ElementTree.Element, names: Sequence[str]
-) -> ImageRecord:
+def _record(images: Path, stem: str, image_id: int, root: ElementTree.Element, names: Sequence[str]) -> ImageRecord:
     path = _find_image(images, stem, _text(root, "filename"))
     size_hw = size_hw_of(path, root.findtext("size/height"), root.findtext("size/width"))
     things = list(root.iter("object"))

@@ -59,9 +59,7 @@ def read(path: Path, splits: Sequence[str]) -> list[DetectionDataset]:
         images = list(dict.fromkeys(chain.from_iterable(_images_in(source) for source in sources[split])))
         with ThreadPoolExecutor(2) as pool:
             records = tuple(pool.map(partial(_record, names), range(1, len(images) + 1), images))
-        datasets.append(
-            DetectionDataset(f"{path.name} {split}", tuple(names.values()), tuple(names), records)
-        )
+        datasets.append(DetectionDataset(f"{path.name} {split}", tuple(names.values()), tuple(names), records))
     return datasets
 
 
@@ -77,9 +75,7 @@ def _load_yaml(file: Path) -> dict[str, Any]:
     try:
         import yaml  # here, because everything else reads without it
     except ImportError as error:
-        raise MissingDependencyError(
-            f"{file}: reading YAML needs PyYAML; pip install 'ssd-edge[train]'"
-        ) from error
+        raise MissingDependencyError(f"{file}: reading YAML needs PyYAML; pip install 'ssd-edge[train]'") from error
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -147,9 +143,7 @@ def _record(names: Mapping[int, str], image_id: int, path: Path) -> ImageRecord:
     fractions = np.array(boxes, np.float64).reshape(-1, 4)
     boxes_xyxy = (fractions * (width, height, width, height)).astype(np.float32)
     crowd = np.zeros(len(labels), np.bool_)
-    return ImageRecord(
-        path, image_id, (height, width), boxes_xyxy, np.array(labels), box_areas(boxes_xyxy), crowd
-    )
+    return ImageRecord(path, image_id, (height, width), boxes_xyxy, np.array(labels), box_areas(boxes_xyxy), crowd)
 
 
 def _label_lines(image: Path) -> list[list[str]]:

@@ -56,9 +56,7 @@ SSDLITE320_MOBILENET_V3_LARGE = SSDConfig(
 def _ssd300_vgg16(num_classes: int) -> SSD:
     config = SSD300_VGG16
     backbone = VGGFeatures()
-    head = SSDHead(
-        list(backbone.channels), config.default_boxes.boxes_per_cell, num_classes + 1, predict=ssd_predict
-    )
+    head = SSDHead(list(backbone.channels), config.default_boxes.boxes_per_cell, num_classes + 1, predict=ssd_predict)
     return SSD(backbone, head, config)
 
 
@@ -66,9 +64,7 @@ def _ssdlite320_mobilenet_v3_large(num_classes: int) -> SSD:
     config = SSDLITE320_MOBILENET_V3_LARGE
     backbone = MobileNetV3Features()
     predict = partial(ssdlite_predict, norm=batch_norm)
-    head = SSDHead(
-        list(backbone.channels), config.default_boxes.boxes_per_cell, num_classes + 1, predict=predict
-    )
+    head = SSDHead(list(backbone.channels), config.default_boxes.boxes_per_cell, num_classes + 1, predict=predict)
     normal_init(head)
     return SSD(backbone, head, config)
 
@@ -129,7 +125,5 @@ def _load_coco(model: nn.Module, state: dict[str, Tensor], num_classes: int) -> 
         return
     own = model.state_dict()
     dropped = [name for name, value in state.items() if own[name].shape != value.shape]
-    log.warning(
-        "%d classes instead of COCO's %d: %s start anew", num_classes, COCO_CLASSES, ", ".join(dropped)
-    )
+    log.warning("%d classes instead of COCO's %d: %s start anew", num_classes, COCO_CLASSES, ", ".join(dropped))
     model.load_state_dict({**state, **{name: own[name] for name in dropped}})

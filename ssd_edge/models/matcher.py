@@ -44,9 +44,7 @@ def match(boxes_xyxy: Tensor, present: Tensor, default_boxes: Tensor, iou_thresh
     anchors = len(default_boxes)
     if objects == 0:
         return torch.full((batch, anchors), -1, dtype=torch.int64, device=default_boxes.device)
-    iou = box_iou(boxes_xyxy, default_boxes).masked_fill(
-        ~present[..., None], -1.0
-    )  # [batch, objects, anchors]
+    iou = box_iou(boxes_xyxy, default_boxes).masked_fill(~present[..., None], -1.0)  # [batch, objects, anchors]
     best_iou, best_object = iou.max(dim=1)  # [batch, anchors]
     matched = torch.where(best_iou >= iou_threshold, best_object, -1)
     # Object indices at each object's own best default box; the maximum makes the later object win, on any device.

@@ -51,9 +51,7 @@ class SSD(nn.Module):
         self.backbone = backbone
         self.head = head
         self.config = config
-        boxes = default_boxes_xyxy(
-            config.default_boxes, _grid_sizes_hw(backbone, config.size_hw), config.size_hw
-        )
+        boxes = default_boxes_xyxy(config.default_boxes, _grid_sizes_hw(backbone, config.size_hw), config.size_hw)
         # Not persistent: they follow from the configuration, and torchvision's state dicts have none.
         self.register_buffer("default_boxes_xyxy", boxes, persistent=False)
         self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1), persistent=False)

@@ -27,7 +27,7 @@ from ssd_edge.models.predict import Predictor
 CLASSES = ("cat", "dog", "cow")
 ANCHORS = {"ssdlite320_mobilenet_v3_large": 3234, "ssd300_vgg16": 8732}
 SIZE = {"ssdlite320_mobilenet_v3_large": 320, "ssd300_vgg16": 300}
-# What SSD needs; every one is in the operator list of TensorRT 10.3's ONNX parser.
+# What SSD needs; every one is supported by TensorRT 10's ONNX parser (onnx-tensorrt docs/operators.md).
 OPERATORS = (
     "Add Cast Clip Concat Conv Div Exp Expand HardSigmoid HardSwish MaxPool Mul ReduceL2 ReduceMean Relu Reshape "
     "Shape Slice Softmax Sub Transpose"

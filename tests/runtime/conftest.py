@@ -1,10 +1,14 @@
-"""A tiny model that obeys the ONNX contract and whose detections can be told by eye."""
+"""A tiny model that obeys the ONNX contract and whose detections can be told by eye; a network camera."""
 
-from collections.abc import Callable
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -47,6 +51,37 @@ def make_model(tmp_path: Path) -> Callable[..., Path]:
 def model_path(make_model: Callable[..., Path]) -> Path:
     """The model as it should be."""
     return make_model()
+
+
+@pytest.fixture
+def network_camera() -> Iterator[Callable[..., str]]:
+    """Start a camera that sends `frames` red JPEGs, 200 a second, then hangs up or falls silent; its address."""
+    done = threading.Event()
+    servers = []
+
+    def serve(server: socket.socket, frames: int, falls_silent: bool) -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=f\r\n\r\n")
+            jpeg = cv2.imencode(".jpg", np.full((48, 64, 3), (0, 0, 255), np.uint8))[1].tobytes()
+            part = b"--f\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n" % (len(jpeg), jpeg)
+            for _ in range(frames):
+                connection.sendall(part)
+                time.sleep(0.005)
+            if falls_silent:
+                done.wait(20)
+
+    def start(frames: int, *, falls_silent: bool = False) -> str:
+        server = socket.create_server(("127.0.0.1", 0))
+        servers.append(server)
+        threading.Thread(target=serve, args=(server, frames, falls_silent), daemon=True).start()
+        return f"http://admin:s3cret@127.0.0.1:{server.getsockname()[1]}/video"
+
+    yield start
+    done.set()
+    for server in servers:
+        server.close()
 
 
 def _colour_model(

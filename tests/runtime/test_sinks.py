@@ -185,6 +185,21 @@ def test_unknown_kind_of_file(tmp_path: Path) -> None:
         save_sink(tmp_path / "a.webm", AnySource())
 
 
+def test_a_window_ends_at_q_at_esc_and_when_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys, visible, opened = iter([-1, ord("x"), ord("q"), 27, -1]), iter([1, 1, 1, 1, 0]), []
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: None)
+    monkeypatch.setattr("cv2.namedWindow", lambda title, _: opened.append(title))
+    monkeypatch.setattr("cv2.imshow", lambda *_: None)
+    monkeypatch.setattr("cv2.waitKey", lambda _: next(keys))
+    monkeypatch.setattr("cv2.getWindowProperty", lambda *_: next(visible))
+    monkeypatch.setattr("cv2.destroyAllWindows", opened.clear)
+    with WindowSink() as window:
+        goes_on = [window.write(frame(), FOUND, frame().image_bgr) for _ in range(6)]
+        assert goes_on == [True, True, False, False, True, False]
+        assert opened == ["ssd-edge"]
+    assert opened == []
+
+
 def test_a_window_without_a_display(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"):
         monkeypatch.delenv(name, raising=False)

@@ -3,7 +3,7 @@
 import logging
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -154,6 +154,14 @@ def test_a_video_on_a_web_server_is_a_file_and_not_live(tmp_path: Path) -> None:
     with web_server(tmp_path) as address, open_source(f"{address}/a.mp4") as source:
         assert (source.live, source.frame_count) == (False, 30)
         assert len(list(source.frames())) == 30
+
+
+@pytest.mark.parametrize("falls_silent", [False, True])
+def test_a_network_camera_that_is_lost(network_camera: Callable[..., str], falls_silent: bool) -> None:
+    source = open_source(network_camera(20, falls_silent=falls_silent), timeout_s=1)
+    assert (source.live, source.frame_count) == (True, None)
+    with source, pytest.raises(SourceError, match=r"http://\*\*\*@127.* stopped after 20 frames"):
+        list(source.frames())
 
 
 def test_a_live_source_that_ends_is_an_error(tmp_path: Path) -> None:

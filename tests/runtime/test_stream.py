@@ -143,6 +143,28 @@ def test_what_was_written_before_an_error_can_be_read(tmp_path: Path, model_path
     assert count_frames(tmp_path / "out.mp4") == len(read_lines(tmp_path / "a.jsonl")) == 9
 
 
+def test_a_network_camera_loses_old_frames_and_the_recording_survives_its_end(
+    tmp_path: Path, model_path: Path, network_camera: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Slow(SinkAfter):
+        def act(self) -> bool:
+            time.sleep(0.02)  # the camera sends a frame in 5 ms
+            return True
+
+    lines = tmp_path / "a.jsonl"
+    config = StreamConfig(network_camera(100), model_path, save=tmp_path / "a.mkv", jsonl=str(lines))
+    with pytest.raises(SourceError, match="stopped after 100 frames"):
+        run_stream(config, extra_sinks=[Slow(0)])
+    indexes = [line["frame"] for line in read_lines(lines)]
+    assert indexes == sorted(set(indexes))
+    assert 1 < len(indexes) < 80
+    assert count_frames(tmp_path / "a.mkv") >= 1
+    shown = capsys.readouterr().err
+    assert f"{len(indexes)} frames in" in shown
+    assert f"{indexes[-1] + 1 - len(indexes)} dropped" in shown
+    assert "s3cret" not in shown + lines.read_text()
+
+
 def test_a_sink_can_end_the_stream(tmp_path: Path, model_path: Path) -> None:
     config = StreamConfig(write_video(tmp_path / "in.mp4", 30), model_path)
     assert run_stream(config, extra_sinks=[SinkAfter(10)], progress=False).frames == 10

@@ -34,9 +34,7 @@ def image_bgr() -> NDArray[np.uint8]:
 def test_eval_is_the_runtimes_preprocess(image_bgr: NDArray[np.uint8]) -> None:
     image, boxes, labels = EvalTransform((60, 40))(image_bgr, BOXES, LABELS)
     np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), preprocess(image_bgr, (60, 40)))
-    torch.testing.assert_close(
-        boxes, torch.tensor([[0.25, 0.25, 0.625, 0.75], [0.0625, 7 / 12, 0.25, 11 / 12]])
-    )
+    torch.testing.assert_close(boxes, torch.tensor([[0.25, 0.25, 0.625, 0.75], [0.0625, 7 / 12, 0.25, 11 / 12]]))
     assert labels.tolist() == [1, 0]
     assert (image.dtype, boxes.dtype, labels.dtype) == (torch.uint8, torch.float32, torch.int64)
 
@@ -54,9 +52,7 @@ def test_flip(image_bgr: NDArray[np.uint8]) -> None:
     image, boxes, _ = flip(image_bgr, BOXES, LABELS, 3)
     expected, _, _ = EvalTransform((60, 40))(image_bgr, BOXES, LABELS)
     torch.testing.assert_close(image, expected.flip(2))
-    torch.testing.assert_close(
-        boxes, torch.tensor([[0.375, 0.25, 0.75, 0.75], [0.75, 7 / 12, 0.9375, 11 / 12]])
-    )
+    torch.testing.assert_close(boxes, torch.tensor([[0.375, 0.25, 0.75, 0.75], [0.75, 7 / 12, 0.9375, 11 / 12]]))
 
 
 def test_boxes_go_where_their_pixels_go() -> None:

@@ -40,9 +40,7 @@ def decoded_box(barcode) -> np.ndarray:
 
 
 def digest(scene: Scene) -> str:
-    return hashlib.sha256(
-        scene.image_bgr.tobytes() + scene.boxes_xyxy.tobytes() + scene.labels.tobytes()
-    ).hexdigest()
+    return hashlib.sha256(scene.image_bgr.tobytes() + scene.boxes_xyxy.tobytes() + scene.labels.tobytes()).hexdigest()
 
 
 def test_class_names_and_ids():
@@ -69,9 +67,7 @@ def test_scene_is_the_same_in_another_process():
         "print(hashlib.sha256(parts).hexdigest())"
     )
     root = Path(__file__).resolve().parents[2]
-    printed = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
-    )
+    printed = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert printed.stdout.strip() == digest(CodesScenes(3).scene(41))
 
 
@@ -143,9 +139,7 @@ def test_decoder_finds_a_clean_code_where_the_label_says(label):
         symbol = random_symbol(rng, label)
         item = make_print(rng, symbol, 6, plain=True)
         # The decoder seeks bars along scan lines, and gives PDF417's corners roughly in a turned picture.
-        angle, *tilts = (
-            np.zeros(3) if label in (PDF417, EAN13) else rng.uniform((0, -0.1, -0.1), (6.28, 0.1, 0.1))
-        )
+        angle, *tilts = np.zeros(3) if label in (PDF417, EAN13) else rng.uniform((0, -0.1, -0.1), (6.28, 0.1, 0.1))
         size = int(1.5 * max(item.bgra.shape))
         pose = Pose((size / 2, size / 2), 0.9, angle, *tilts, focal=3.0 * size)
         placed = place(item, outline(item.symbol_box), pose, (size, size), smallest_px=1.0)
@@ -271,9 +265,7 @@ def test_write_coco_reads_back(tmp_path):
     annotations = write_coco(tmp_path / "codes", count=4, seed=9, size_hw=SIZE_HW, first_index=10)
     coco = json.loads(annotations.read_text(encoding="utf-8"))
     assert annotations == tmp_path / "codes" / "annotations.json"
-    assert [(c["id"], c["name"]) for c in coco["categories"]] == list(
-        zip(CATEGORY_IDS, CLASS_NAMES, strict=True)
-    )
+    assert [(c["id"], c["name"]) for c in coco["categories"]] == list(zip(CATEGORY_IDS, CLASS_NAMES, strict=True))
     assert [i["file_name"] for i in coco["images"]] == [f"codes_{i:06d}.jpg" for i in range(10, 14)]
     source = CodesScenes(9, SIZE_HW)
     for index, image in enumerate(coco["images"], start=10):

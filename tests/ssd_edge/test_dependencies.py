@@ -1,7 +1,9 @@
 """The base install is enough for what it promises, and what is missing is named."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,7 @@ from ssd_edge.cli import COMMANDS
 
 # What the extras bring; none of it comes with a base install.
 OPTIONAL = ("onnx", "onnxscript", "pycocotools", "safetensors", "torch", "torchvision", "yaml", "zxingcpp")
+DISTRIBUTIONS = {"yaml": "pyyaml", "zxingcpp": "zxing-cpp"}  # where the name differs
 BASE_MODULES = (
     "ssd_edge",
     "ssd_edge.bundled",
@@ -89,6 +92,20 @@ def test_a_missing_package_is_named_with_its_extra(missing: str, command: list[s
     assert result.returncode == 1
     assert f"package {missing}, which is not installed: pip install 'ssd-edge[{extra}]'" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("extra", "module"),
+    [("demo", "ssd_edge.demo"), ("train", "ssd_edge.train"), ("export", "ssd_edge.export.onnx_export")],
+)
+def test_an_extra_brings_all_that_its_command_imports(extra: str, module: str) -> None:
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    pyproject = Path(__file__).resolve().parents[2] / "pyproject.toml"
+    requirements = tomllib.loads(pyproject.read_text())["project"]["optional-dependencies"][extra]
+    brought = {re.split(r"[<>=\[]", requirement)[0] for requirement in requirements}
+    absent = [name for name in OPTIONAL if DISTRIBUTIONS.get(name, name) not in brought]
+    result = run_python(without(*absent) + f"import {module}")
+    assert result.returncode == 0, result.stderr.splitlines()[-1]
 
 
 def test_the_package_offers_its_names_without_importing_them() -> None:

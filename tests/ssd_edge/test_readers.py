@@ -18,9 +18,7 @@ def write_image(path: Path, width: int = 100, height: int = 50) -> None:
     assert cv2.imwrite(str(path), np.full((height, width, 3), 128, np.uint8))
 
 
-def write_coco(
-    file: Path, images: list[Any], annotations: list[Any], categories: list[Any] | None = None
-) -> None:
+def write_coco(file: Path, images: list[Any], annotations: list[Any], categories: list[Any] | None = None) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     if categories is None:
         categories = [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}]
@@ -36,8 +34,7 @@ def write_voc(folder: Path, stem: str, objects: str, head: str = "") -> None:
 
 def voc_object(name: str, *corners: object, difficult: int = 0) -> str:
     sides = "".join(
-        f"<{side}>{value}</{side}>"
-        for side, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
+        f"<{side}>{value}</{side}>" for side, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
     )
     return f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox>{sides}</bndbox></object>"
 
@@ -289,9 +286,7 @@ class TestYolo:
 
     def test_dirt_survives_reading(self, folder: Path) -> None:
         (folder / "classes.txt").write_text("cat\ndog\n")
-        (folder / "labels" / "train" / "a.txt").write_text(
-            "2 0.5 0.5 1 1\n0 0.5 x 1 1\n0 0.5 0.5\n? 0.5 0.5 1 1\n"
-        )
+        (folder / "labels" / "train" / "a.txt").write_text("2 0.5 0.5 1 1\n0 0.5 x 1 1\n0 0.5 0.5\n? 0.5 0.5 1 1\n")
         record = read_dataset(folder, "train").records[0]
         assert record.labels.tolist() == [UNKNOWN_LABEL, 0, 0, UNKNOWN_LABEL]
         assert np.isnan(record.boxes_xyxy).any(axis=1).tolist() == [False, True, True, False]

@@ -78,9 +78,7 @@ def reference_raw(reference: nn.Module, images: Tensor) -> tuple[dict[str, Tenso
     return reference.head(features), reference.anchor_generator(batch, features)[0]
 
 
-def random_targets(
-    size_hw: tuple[int, int], counts: list[int], classes: int
-) -> tuple[list[Tensor], list[Tensor]]:
+def random_targets(size_hw: tuple[int, int], counts: list[int], classes: int) -> tuple[list[Tensor], list[Tensor]]:
     generator = torch.Generator().manual_seed(11)
     boxes, labels = [], []
     for count in counts:
@@ -99,9 +97,7 @@ def test_logits_offsets_and_default_boxes(pair: tuple[SSD, nn.Module]) -> None:
     expected, expected_anchors = reference_raw(reference, images)
     raw = ours(images.permute(0, 3, 1, 2).float())
     torch.testing.assert_close(raw.cls_logits, expected["cls_logits"], atol=TOLERANCE, rtol=TOLERANCE)
-    torch.testing.assert_close(
-        raw.bbox_regression, expected["bbox_regression"], atol=TOLERANCE, rtol=TOLERANCE
-    )
+    torch.testing.assert_close(raw.bbox_regression, expected["bbox_regression"], atol=TOLERANCE, rtol=TOLERANCE)
     height, width = ours.config.size_hw
     pixels = ours.default_boxes_xyxy * torch.tensor([width, height, width, height])
     torch.testing.assert_close(pixels, expected_anchors, atol=TOLERANCE, rtol=0)
@@ -128,9 +124,7 @@ def test_losses_and_gradients(pair: tuple[SSD, nn.Module]) -> None:
     loss.total.backward()
     ours.load_state_dict(before)
     torch.testing.assert_close(loss.localisation, expected["bbox_regression"], atol=TOLERANCE, rtol=TOLERANCE)
-    torch.testing.assert_close(
-        loss.classification, expected["classification"], atol=TOLERANCE, rtol=TOLERANCE
-    )
+    torch.testing.assert_close(loss.classification, expected["classification"], atol=TOLERANCE, rtol=TOLERANCE)
     theirs = dict(reference.named_parameters())
     for name in ("head.classification_head.module_list.1", "head.regression_head.module_list.0"):
         for key in [k for k in theirs if k.startswith(name)]:
@@ -143,9 +137,7 @@ def test_matches(pair: tuple[SSD, nn.Module]) -> None:
 
     ours, reference = pair
     boxes, labels = random_targets(ours.config.size_hw, [30, 3], 5)
-    boxes[1] = boxes[1][
-        [0, 0, 2]
-    ]  # two objects in one place claim the same default box: the later one gets it
+    boxes[1] = boxes[1][[0, 0, 2]]  # two objects in one place claim the same default box: the later one gets it
     height, width = ours.config.size_hw
     anchors = ours.default_boxes_xyxy * torch.tensor([width, height, width, height])
     targets = Targets.pad(boxes, labels)
@@ -164,9 +156,7 @@ def test_detections(pair: tuple[SSD, nn.Module]) -> None:
     boxes, scores = Predictor(ours)(images)
     height, width = ours.config.size_hw
     scale = np.array([width, height, width, height], np.float32)
-    for image_boxes, image_scores, reference_detections in zip(
-        boxes.numpy(), scores.numpy(), expected, strict=True
-    ):
+    for image_boxes, image_scores, reference_detections in zip(boxes.numpy(), scores.numpy(), expected, strict=True):
         c = ours.config
         kept = nms(
             np.clip(image_boxes * scale, 0, scale),

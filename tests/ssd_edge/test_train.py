@@ -119,6 +119,13 @@ def test_resume_refuses_other_settings(config: TrainConfig) -> None:
         train(replace(config, epochs=1, resume=True))
 
 
+def test_resume_refuses_changed_data(config: TrainConfig) -> None:
+    train(replace(config, epochs=1))
+    (Path(config.data) / "classes.txt").write_text("square\ncircle\n")
+    with pytest.raises(UsageError, match="the data have changed"):
+        train(replace(config, epochs=1, resume=True))
+
+
 def test_splits_are_chosen_and_may_be_named(shared_data: Path, tmp_path: Path) -> None:
     config = TrainConfig(str(shared_data / "bccd"), tmp_path)
     train_set, val_set = read_data(config)
