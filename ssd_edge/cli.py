@@ -236,7 +236,7 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     add("--scenes", type=_positive_int, default=4000, help="with codes: scenes an epoch (%(default)s)")
     add("--hflip", type=_probability, default=0.5, help="probability of mirroring (%(default)s)")
     add("--zoom-out", type=_probability, default=0.0, help="probability of zooming out (%(default)s)")
-    add("--weights", choices=("coco",), help="start from torchvision's published weights (at random)")
+    add("--weights", metavar="W", help="start from a checkpoint, or coco: torchvision's published weights (random)")
     add("--workers", type=_whole_number, help="processes that load data (by the number of cores)")
     _threads_argument(parser)
     add("--device", help="cpu, cuda, cuda:1 (CUDA where there is one)")

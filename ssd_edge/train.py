@@ -30,7 +30,7 @@ from ssd_edge.data.readers import list_splits, read_dataset
 from ssd_edge.data.samples import Batch, CodesSamples, EpochBatches, ImageSamples, make_loader
 from ssd_edge.errors import DatasetError, ModelFileError, SsdEdgeError, UsageError
 from ssd_edge.evaluate import evaluate
-from ssd_edge.models.create import ARCHITECTURES, create_model
+from ssd_edge.models.create import ARCHITECTURES, COCO, create_model, load_fitting
 from ssd_edge.models.loss import Targets, multibox_loss
 from ssd_edge.models.ssd import SSD
 from ssd_edge.runtime.backend_torch import TorchDetector
@@ -42,7 +42,7 @@ HELD_OUT = 0.1  # share of the images kept for evaluation where a dataset has no
 
 # Peak of the one-cycle schedule with AdamW. VGG-16 has no batch norm and diverges at SSDlite's rate.
 PEAK_LR = {"ssd300_vgg16": 2e-4, "ssdlite320_mobilenet_v3_large": 2e-3}
-FINE_TUNE_FACTOR = 0.25  # of the peak when starting from published weights
+FINE_TUNE_FACTOR = 0.25  # of the peak when starting from trained weights
 GRADIENT_CLIP = 10.0  # norm; only outliers of the first steps reach it
 
 
@@ -63,7 +63,8 @@ class TrainConfig:
         scenes: with `codes`, scenes an epoch.
         hflip: probability of mirroring an image.
         zoom_out: probability of zooming out; shows objects smaller, for data with few small ones.
-        weights: None or `coco`, as `create_model` takes it.
+        weights: what to start from: None (random), `coco` (as `create_model` takes it) or the path of a checkpoint
+            of the same architecture; class heads for other classes start anew.
         workers: processes that load data; None: one on up to four cores, else a quarter of the cores.
         threads: PyTorch's threads; None leaves its choice.
         device: `cpu`, `cuda`, `cuda:1`; None: CUDA where there is one.
@@ -144,7 +145,7 @@ def train_on(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    model = create_model(config.arch, len(val_set.class_names), weights=config.weights)
+    model = _start_model(config, len(val_set.class_names))
     return _Run(config, model, train_set, val_set, earlier).run()
 
 
@@ -369,6 +370,15 @@ def _load_earlier(last: Path, config: TrainConfig) -> Checkpoint:
     if changed:
         raise UsageError(f"{last} was trained with other settings: {'; '.join(changed)}; resume with the same ones")
     return earlier
+
+
+def _start_model(config: TrainConfig, classes: int) -> SSD:
+    if config.weights is None or config.weights == COCO:
+        return create_model(config.arch, classes, weights=config.weights)
+    earlier = load_checkpoint(Path(config.weights))  # before the model is made: the path may be wrong
+    model = create_model(config.arch, classes)
+    load_fitting(model, earlier.state_dict)
+    return model
 
 
 def _samples(config: TrainConfig, train_set: DetectionDataset | None, model: SSD) -> Dataset[Sample]:

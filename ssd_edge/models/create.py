@@ -21,6 +21,7 @@ from ssd_edge.models.ssd import SSD, SSDConfig
 
 log = logging.getLogger(__name__)
 
+COCO = "coco"  # the word for torchvision's published weights
 COCO_CLASSES = 90  # category ids 1–90 of COCO; ten of them name nothing, as in torchvision's models
 
 SSD300_VGG16 = SSDConfig(
@@ -97,11 +98,11 @@ def create_model(arch: str, num_classes: int, *, weights: str | None = None) -> 
         raise UsageError(f"unknown architecture {arch!r}; there are {', '.join(sorted(ARCHITECTURES))}")
     if num_classes < 1:
         raise UsageError(f"num_classes is {num_classes}; a detector needs at least 1 class")
-    if weights not in (None, "coco"):
+    if weights not in (None, COCO):
         raise UsageError(f"unknown weights {weights!r}; there is 'coco', or none for random weights")
     model = ARCHITECTURES[arch](num_classes)
-    if weights == "coco":
-        _load_coco(model, _fetch_coco_weights(arch), num_classes)
+    if weights == COCO:
+        load_fitting(model, _fetch_coco_weights(arch))
     return model
 
 
@@ -119,11 +120,19 @@ def _fetch_coco_weights(arch: str) -> dict[str, Tensor]:
     return state
 
 
-def _load_coco(model: nn.Module, state: dict[str, Tensor], num_classes: int) -> None:
-    if num_classes == COCO_CLASSES:
-        model.load_state_dict(state)
-        return
+def load_fitting(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load a state dict of the same architecture; layers of another shape (class heads) start anew, with a warning.
+
+    Raises:
+        ModelFileError: it is of another architecture.
+    """
     own = model.state_dict()
-    dropped = [name for name, value in state.items() if own[name].shape != value.shape]
-    log.warning("%d classes instead of COCO's %d: %s start anew", num_classes, COCO_CLASSES, ", ".join(dropped))
-    model.load_state_dict({**state, **{name: own[name] for name in dropped}})
+    if own.keys() != state.keys():
+        strangers = sorted(own.keys() ^ state.keys())
+        raise ModelFileError(
+            f"the weights are of another architecture: {len(strangers)} names differ, such as {strangers[0]}"
+        )
+    anew = [name for name, value in state.items() if own[name].shape != value.shape]
+    if anew:
+        log.warning("the weights are of a model with other classes: %s start anew", ", ".join(anew))
+    model.load_state_dict({**state, **{name: own[name] for name in anew}})

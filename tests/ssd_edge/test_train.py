@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from ssd_edge.checkpoint import load_checkpoint
+from ssd_edge.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ssd_edge.data.codes import write_coco
 from ssd_edge.data.readers import read_dataset
 from ssd_edge.errors import DatasetError, ModelFileError, UsageError
+from ssd_edge.models.create import create_model
 from ssd_edge.train import TrainConfig, hold_out, read_data, train
 
 
@@ -66,6 +67,7 @@ def test_the_loss_falls(config: TrainConfig) -> None:
 START = """
 import sys
 from pathlib import Path
+from ssd_edge.models.create import create_model
 from ssd_edge.train import TrainConfig, train
 data, output, resume = sys.argv[1:]
 try:
@@ -117,6 +119,22 @@ def test_resume_refuses_other_settings(config: TrainConfig) -> None:
     (config.output / "best.pt").rename(config.output / "last.pt")
     with pytest.raises(ModelFileError, match="holds no training state"):
         train(replace(config, epochs=1, resume=True))
+
+
+def test_a_checkpoint_to_start_from(config: TrainConfig, tmp_path: Path) -> None:
+    """Fine-tuning with other classes: only the class heads start anew."""
+    torch.manual_seed(5)
+    start = create_model(config.arch, 3)
+    card = start.make_card(("a", "b", "c"), (1, 2, 3))
+    save_checkpoint(tmp_path / "start.pt", Checkpoint(card, start.state_dict()))
+    tiny = replace(config, epochs=1, lr=1e-9, weight_decay=0.0, weights=str(tmp_path / "start.pt"))
+    tuned = load_checkpoint(train(tiny)).state_dict
+    for name, parameter in start.named_parameters():
+        if name.startswith("head.classification_head") and ".1." in name:
+            continue
+        torch.testing.assert_close(tuned[name], parameter.detach(), atol=1e-6, rtol=0)
+    with pytest.raises(ModelFileError, match="another architecture"):
+        train(replace(tiny, arch="ssd300_vgg16", output=tmp_path / "vgg"))
 
 
 def test_resume_refuses_changed_data(config: TrainConfig) -> None:
