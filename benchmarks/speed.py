@@ -88,7 +88,7 @@ def compare(checkpoint: Path, onnx: Path, frames: list[Frame], threshold: float,
         for start in range(0, len(frames), TURN):
             theirs += time_torchvision(reference, frames[start : start + TURN])
             ours += time_detector(detector, frames[start : start + TURN])
-        detections = float(np.mean([len(detector([frame])[0]) for frame in frames[:: len(frames) // 10]]))
+        detections = float(np.mean([len(detector([frame])[0]) for frame in frames[::TURN]]))
     total, network = np.array(ours).T
     return {
         "score_threshold": threshold,

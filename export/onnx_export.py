@@ -210,8 +210,8 @@ def _raw_differences(
     batch = np.stack([preprocess(image, size_hw) for image in images])  # [batch, height, width, 3]
     boxes_difference = scores_difference = 0.0
     for part in (batch[:1], np.concatenate([batch, batch[:1]])):  # two at least, where one was given
-        boxes, scores = reference._infer(part)
-        exported_boxes, exported_scores = exported._infer(part)
+        boxes, scores = reference.infer(part)
+        exported_boxes, exported_scores = exported.infer(part)
         apart = np.abs(exported_boxes - boxes) / np.maximum(1, np.abs(boxes))
         boxes_difference = max(boxes_difference, float(apart.max()))
         scores_difference = max(scores_difference, float(np.abs(exported_scores - scores).max()))

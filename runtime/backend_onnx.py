@@ -32,7 +32,7 @@ class OnnxDetector(Detector):
         _check_signature(path, session, self.card)
         self._check_run(path)
 
-    def _infer(self, images_rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def infer(self, images_rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         boxes, scores = self._session.run(["boxes", "scores"], {"images": images_rgb})
         return boxes, scores
 
@@ -43,7 +43,7 @@ class OnnxDetector(Detector):
         """One blank image: finds what a signature cannot show, and warms up."""
         blank = np.zeros((1, self.card.height, self.card.width, 3), np.uint8)
         try:
-            boxes, scores = self._infer(blank)
+            boxes, scores = self.infer(blank)
         except Exception as error:  # ONNX Runtime's errors share no base but Exception
             raise ModelFileError(f"{path} does not run: {_first_line(error)}; {REMEDY}") from error
         anchors, classes = boxes.shape[1], len(self.card.class_names)

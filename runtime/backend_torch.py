@@ -36,7 +36,7 @@ class TorchDetector(Detector):
             torch.set_num_threads(threads)
         return cls(model, card, score_threshold=score_threshold)
 
-    def _infer(self, images_rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def infer(self, images_rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         with torch.inference_mode():
             device = self._predictor.model.default_boxes_xyxy.device
             boxes, scores = self._predictor(torch.from_numpy(images_rgb).to(device))

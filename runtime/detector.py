@@ -34,7 +34,7 @@ class Timings:
 
 
 class Detector(ABC):
-    """Turns frames into detections; what every backend shares, so that backends differ in `_infer` alone.
+    """Turns frames into detections; what every backend shares, so that backends differ in `infer` alone.
 
     A context manager. Not to be called from two threads at once: it reuses its input buffer.
 
@@ -56,11 +56,11 @@ class Detector(ABC):
         self._closed = False
 
     @abstractmethod
-    def _infer(self, images_rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Run the network.
+    def infer(self, images_rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Run the network alone; calling the detector also resizes frames and suppresses overlapping boxes.
 
         Args:
-            images_rgb: uint8 [batch, height, width, 3], resized.
+            images_rgb: uint8 [batch, height, width, 3] of the card's size, as `preprocess` gives.
 
         Returns:
             boxes float32 [batch, anchors, 4], x0 y0 x1 y1 as fractions of the image, and
@@ -93,7 +93,7 @@ class Detector(ABC):
         begin = time.perf_counter()
         images = self._preprocess(frames)
         resized = time.perf_counter()
-        boxes, scores = self._infer(images)
+        boxes, scores = self.infer(images)
         inferred = time.perf_counter()
         detections = [self._postprocess(*item) for item in zip(boxes, scores, frames, strict=True)]
         end = time.perf_counter()

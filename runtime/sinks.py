@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -30,6 +32,7 @@ VIDEO_CODES = {
     ".mkv": "mp4v",
     ".avi": "XVID",
 }  # every FFmpeg has MPEG-4 part 2
+RESERVE_BYTES = 16 * 2**20  # left free, so that the index of an .mp4, without which it is lost, still fits
 LIVE_FPS = 25.0  # for a live source that does not tell its own
 PROBE_TIMEOUT_S = 20.0
 
@@ -113,12 +116,14 @@ class VideoSink(Sink):
     captured. A Matroska file (.mkv) stays readable even after a power cut; an .mp4 needs `close`.
 
     Raises:
-        SinkError: the file cannot be written, or is an input of the stream.
+        SinkError: the file cannot be written, or is an input of the stream. Later: the disk is almost full (what
+            is written so far can be played), or `close` finds frames lost.
     """
 
     def __init__(self, path: Path, source: Source) -> None:
         _check_writable(path, source)
         self._path = path
+        self._folder = path.resolve().parent  # a link may lead to another disk
         self._realtime = source.live
         self._fps = source.fps or LIVE_FPS
         self._writer: cv2.VideoWriter | None = None
@@ -128,6 +133,11 @@ class VideoSink(Sink):
         self._written = 0
 
     def write(self, frame: Frame, detections: Detections, drawn_bgr: NDArray[np.uint8]) -> bool:
+        if shutil.disk_usage(self._folder).free < RESERVE_BYTES:
+            raise SinkError(
+                f"{self._path} ends after {self._written} frames: less than {RESERVE_BYTES >> 20} MiB are free on "
+                "its disk; free some or choose another"
+            )
         height, width = drawn_bgr.shape[:2]
         if self._writer is None:
             self._writer = self._open(height, width)
@@ -141,27 +151,32 @@ class VideoSink(Sink):
         if self._realtime:
             due = round((frame.captured_at - self._began_at) * self._fps) + 1
         while self._written < due:
-            self._writer.write(drawn_bgr)
+            with quiet_opencv():  # it tells a failure to stderr alone; `close` counts
+                self._writer.write(drawn_bgr)
             self._written += 1
         return True
 
     def _open(self, height: int, width: int) -> cv2.VideoWriter:
         code = cv2.VideoWriter.fourcc(*VIDEO_CODES[self._path.suffix.lower()])
         with quiet_opencv():
-            writer = cv2.VideoWriter(str(self._path), code, self._fps, (width, height))
+            writer = cv2.VideoWriter(str(self._path), cv2.CAP_FFMPEG, code, self._fps, (width, height))
         if not writer.isOpened():
             raise SinkError(f"cannot write {width}×{height} pixels as a video to {self._path}; try a folder")
         self._size_hw = (height, width)
         return writer
 
     def close(self) -> None:
-        """Write the index, without which an .mp4 cannot be played, and see that it can be opened."""
+        """Write the index, without which an .mp4 cannot be played, and see that every frame is in the file."""
         if self._writer is None:
             return
-        self._writer.release()
-        self._writer = None
-        if not cv2.VideoCapture(str(self._path)).isOpened():
-            raise SinkError(f"{self._path} could not be completed and cannot be played; is the disk full?")
+        with quiet_opencv():
+            self._writer.release()
+            self._writer = None
+            kept = _count_frames(self._path)
+        if kept != self._written:
+            raise SinkError(
+                f"{self._path} holds {kept} of the {self._written} frames that were written to it; is the disk full?"
+            )
 
 
 class ImagesSink(Sink):
@@ -215,17 +230,19 @@ class JsonLinesSink(Sink):
     in pixels.
 
     Raises:
-        SinkError: the file cannot be written or is an input of the stream.
+        SinkError: the file cannot be written or is an input of the stream, or is a named pipe without a reader.
     """
 
     needs_drawing = False
 
     def __init__(self, target: str, source: Source, class_names: tuple[str, ...]) -> None:
-        if target != "-":
-            _check_writable(Path(target), source)
         self._target = target
         self._class_names = class_names
         self._file: IO[str] | None = None
+        if target != "-" and Path(target).is_fifo():
+            self._file = _open_pipe(target)  # to open it for a check alone would end its reader
+        elif target != "-":
+            _check_writable(Path(target), source)
         self._unix_offset_s = time.time() - time.monotonic()
 
     def write(self, frame: Frame, detections: Detections, drawn_bgr: NDArray[np.uint8]) -> bool:
@@ -252,19 +269,28 @@ class JsonLinesSink(Sink):
             self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
             self._file.flush()  # a reader of the file or pipe sees each frame at once
         except BrokenPipeError:  # the reader, such as `head`, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains as it exits
+            self._discard()
             return False
         except OSError as error:
+            self._discard()
             raise SinkError(f"cannot write {self._target}: {error.strerror}; is the disk full?") from error
         return True
 
     def _open(self) -> IO[str]:
         return sys.stdout if self._target == "-" else open(self._target, "w", encoding="utf-8")
 
+    def _discard(self) -> None:
+        """Drop what could not be written; closing the file, or Python at its exit, would try once more."""
+        if self._target == "-":
+            with open(os.devnull, "w") as devnull:
+                os.dup2(devnull.fileno(), sys.stdout.fileno())
+        elif self._file is not None:
+            with suppress(OSError):
+                self._file.close()
+
     def close(self) -> None:
-        if self._file is not None and self._file is not sys.stdout:
+        if self._file is not None and self._target != "-":
             self._file.close()
-        self._file = None
 
 
 def save_sink(path: Path, source: Source) -> Sink:
@@ -300,6 +326,20 @@ def _check_writable(path: Path, source: Source) -> None:
         path.unlink()
 
 
+def _open_pipe(target: str) -> IO[str]:
+    """Open a named pipe, at once or not at all: a plain `open` waits for a reader, and no signal ends that."""
+
+    def open_at_once(path: str, flags: int) -> int:
+        descriptor = os.open(path, flags | os.O_NONBLOCK)
+        os.set_blocking(descriptor, True)
+        return descriptor
+
+    try:
+        return open(target, "w", encoding="utf-8", opener=open_at_once)
+    except OSError as error:
+        raise SinkError(f"cannot write to the pipe {target}: {error.strerror}; start its reader first") from error
+
+
 def _check_no_input(path: Path, source: Source) -> None:
     if path.exists() and any(path.samefile(input_path) for input_path in source.paths):
         raise SinkError(f"{path} is an input, which would be overwritten; choose another name or folder")
@@ -318,6 +358,15 @@ def _write_image(path: Path, image_bgr: NDArray[np.uint8]) -> None:
         path.write_bytes(encoded.tobytes())
     except OSError as error:
         raise SinkError(f"cannot write {path}: {error.strerror}; choose a path that is writable") from error
+
+
+def _count_frames(path: Path) -> int:
+    """The frames that a video really has, counted without decoding; what its header says may be untrue."""
+    video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
+    count = 0
+    while video.grab():
+        count += 1
+    return count
 
 
 def _letterbox(image_bgr: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:

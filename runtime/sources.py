@@ -113,7 +113,10 @@ class ImageSource(Source):
 
 
 class VideoSource(Source):
-    """Whatever `cv2.VideoCapture` reads: camera, video file, network stream."""
+    """Whatever `cv2.VideoCapture` reads: camera, video file, network stream.
+
+    OpenCV gives every frame in the size of the first, also where the stream changes its own.
+    """
 
     def __init__(self, name: str, capture: cv2.VideoCapture, *, live: bool, paths: tuple[Path, ...] = ()) -> None:
         self.name = name
@@ -155,20 +158,21 @@ def open_source(uri: str | int | Path, *, timeout_s: float = TIMEOUT_S) -> Sourc
 
     Args:
         uri: a camera index or `/dev/video0`; an address such as `rtsp://…`; an image; a folder or a glob
-            pattern of images; or a video file.
+            pattern of images; or a video file. A string of digits is a camera where no file is called so; a
+            `Path` is never a camera or an address.
         timeout_s: how long a network stream may take to open, and to give each frame.
 
     Raises:
         SourceError: there is no such thing, or it cannot be opened; passwords are left out of the message.
     """
-    text = str(uri)
-    if text.isdigit():
-        return _open_camera(int(text))
-    if device := re.fullmatch(r"/dev/video(\d+)", text):
-        return _open_camera(int(device[1]))
-    if "://" in text:
-        return _open_url(text, timeout_s)
-    path = Path(text)
+    if isinstance(uri, int):
+        return _open_camera(uri)
+    text, path = str(uri), Path(uri)
+    if isinstance(uri, str):
+        if (device := re.fullmatch(r"(?:/dev/video)?(\d+)", uri)) and (path.is_char_device() or not path.exists()):
+            return _open_camera(int(device[1]))
+        if "://" in uri:
+            return _open_url(uri, timeout_s)
     if path.is_dir():
         return _open_images(text, sorted(path.iterdir()))
     if path.is_file():

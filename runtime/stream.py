@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from ssd_edge.errors import SinkError
 from ssd_edge.runtime.capture import Capture
 from ssd_edge.runtime.detector import open_detector
 from ssd_edge.runtime.overlay import draw
@@ -60,6 +61,8 @@ def run_stream(config: StreamConfig, *, extra_sinks: Sequence[Sink] = (), progre
     Raises:
         ModelFileError, SourceError, SinkError: before the first frame where possible.
     """
+    if config.save is not None and config.jsonl is not None and config.save.resolve() == Path(config.jsonl).resolve():
+        raise SinkError(f"--save and --jsonl both name {config.save}, where one would overwrite the other; rename one")
     with ExitStack() as stack:
         detector = stack.enter_context(
             open_detector(config.model, threads=config.threads, score_threshold=config.score_threshold)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class ModelCard:
         metrics: measured figures by name, such as `val_AP`.
 
     Raises:
-        ModelFileError: values do not fit together.
+        ModelFileError: a value is of another type, or values do not fit together.
     """
 
     arch: str
@@ -55,6 +56,14 @@ class ModelCard:
     metrics: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        wrong = [
+            f"{name} is {getattr(self, name)!r:.100}, expected {expected}"
+            for expected, fits, names in _TYPES
+            for name in names
+            if not fits(getattr(self, name))
+        ]
+        if wrong:
+            raise ModelFileError("the model card is not valid: " + "; ".join(wrong))
         for name in ("class_names", "category_ids", "mean", "std"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         problems = []
@@ -66,9 +75,7 @@ class ModelCard:
             problems.append("category_ids repeat")
         if not 1 <= self.height <= 8192 or not 1 <= self.width <= 8192:
             problems.append(f"input size {self.height}×{self.width} is not within 1–8192 pixels")
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(map(math.isfinite, self.mean + self.std)):
-            problems.append("mean and std must be three finite numbers each")
-        elif min(self.std) <= 0:
+        if min(self.std) <= 0:
             problems.append("std must be positive")
         if not 0 <= self.score_threshold < 1 or not 0 < self.nms_iou <= 1:
             problems.append(f"score_threshold {self.score_threshold} or nms_iou {self.nms_iou} out of range")
@@ -91,7 +98,7 @@ class ModelCard:
         try:
             data: dict[str, Any] = json.loads(text)
             version = data.pop("card_version")
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise ModelFileError(f"{source}: not a model card ({error!r}); export the checkpoint again") from error
         if version != CARD_VERSION:
             raise ModelFileError(
@@ -105,6 +112,42 @@ class ModelCard:
             return cls(**data)
         except TypeError as error:
             raise ModelFileError(f"{source}: incomplete card ({error}); export the checkpoint again") from error
+        except ModelFileError as error:
+            raise ModelFileError(f"{source}: {error}; export the checkpoint again") from error
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _is_list_of(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, (list, tuple)) and all(map(fits, value))
+
+
+def _is_metrics(value: Any) -> bool:
+    """A metric may be NaN: what there was nothing to measure on."""
+    return isinstance(value, dict) and all(_is_whole(v) or isinstance(v, float) for v in value.values())
+
+
+# A card comes out of a file, where any value can have any type: (what is expected, its test, the fields).
+_TYPES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
+    ("text", _is_text, ("arch", "precision")),
+    ("text or null", lambda value: value is None or _is_text(value), ("parent_sha256", "training_data")),
+    ("a whole number", _is_whole, ("height", "width", "candidates", "detections")),
+    ("a finite number", _is_finite, ("score_threshold", "nms_iou")),
+    ("a list of names", _is_list_of(_is_text), ("class_names",)),
+    ("a list of whole numbers", _is_list_of(_is_whole), ("category_ids",)),
+    ("three finite numbers", lambda value: _is_list_of(_is_finite)(value) and len(value) == 3, ("mean", "std")),
+    ("numbers by name", _is_metrics, ("metrics",)),
+)
 
 
 def file_sha256(path: Path) -> str:

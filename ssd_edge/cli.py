@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 CODES_FPS = 30.0
+# Names that ask `codes` for a file that it does not write; any other dot belongs to a folder's name.
+OTHER_FILE_SUFFIXES = (".avi", ".gif", ".gz", ".json", ".mkv", ".mov", ".tar", ".webm", ".zip")
 DATA_HELP = "dataset folder or file (COCO, VOC, YOLO)"
 
 # The extra that brings an optional package; `export` brings its own torch.
@@ -100,11 +102,12 @@ def _demo(args: argparse.Namespace) -> None:
 def _codes(args: argparse.Namespace) -> None:
     from ssd_edge.data.codes import write_coco, write_video
 
-    if args.output.suffix == ".mp4":
+    suffix = args.output.suffix.lower()
+    if suffix == ".mp4":
         size_hw = args.size or (480, 640)
         write_video(args.output, seconds=args.seconds, fps=CODES_FPS, seed=args.seed, size_hw=size_hw)
-    elif args.output.suffix:
-        raise UsageError(f"output {args.output} is neither a folder's name nor one that ends in .mp4")
+    elif suffix in OTHER_FILE_SUFFIXES:
+        raise UsageError(f"{args.output} is the name of a {suffix} file; give a folder, or a name that ends in .mp4")
     else:
         write_coco(args.output, count=args.count, seed=args.seed, size_hw=args.size)
     print(args.output)
@@ -283,7 +286,7 @@ def _parity_arguments(parser: argparse.ArgumentParser) -> None:
 def _stream_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--camera", type=_whole_number, metavar="N", help="camera number, from 0")
-    source.add_argument("--video", metavar="FILE", help="video file")
+    source.add_argument("--video", type=Path, metavar="FILE", help="video file")
     source.add_argument("--rtsp", metavar="URL", help="network camera")
     source.add_argument("--source", metavar="URI", help="any of these; or an image, a folder, a glob pattern")
     add = parser.add_argument

@@ -77,6 +77,7 @@ def run_demo(output: Path, *, model: Path, seconds: float = 10.0, threads: int |
         ModelFileError: as `open_detector`.
         DatasetError: the model knows none of the classes.
         SinkError: the folder cannot be written to.
+        KeyboardInterrupt: the stream was interrupted; what it has written is kept, and complete.
     """
     video, annotated, detections = (output / name for name in ("codes.mp4", "annotated.mp4", "detections.jsonl"))
     with open_detector(model) as detector:  # first, so that a wrong model shows before the rendering
@@ -87,6 +88,8 @@ def run_demo(output: Path, *, model: Path, seconds: float = 10.0, threads: int |
     config = StreamConfig(video, model, jsonl=str(detections), score_threshold=SCORED_FROM, threads=threads)
     stats = run_stream(config, extra_sinks=[sink])
     truth = read_dataset(video.with_suffix(".json"))
+    if stats.frames < len(truth):  # a stream of a file ends early only when a signal asked it to
+        raise KeyboardInterrupt
     found = read_jsonl(detections)
     return DemoReport(
         stats=stats,

@@ -16,6 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
+from ssd_edge.data.coco_json import bbox_xywh, coco_json
 from ssd_edge.data.dataset import DetectionDataset, ImageRecord
 from ssd_edge.detections import Detections
 from ssd_edge.errors import DatasetError, UsageError
@@ -107,7 +108,7 @@ def evaluate(
     Raises:
         DatasetError, UsageError: as `evaluate_detections`, before any image is read; an unreadable image.
     """
-    _common_classes(dataset, detector.card.class_names, classes)
+    scored_classes(dataset, detector.card.class_names, classes)
     detections = detect(detector, dataset, batch=batch, progress=progress)
     return evaluate_detections(detections, dataset, detector.card.class_names, classes=classes)
 
@@ -147,13 +148,14 @@ def evaluate_detections(
     """
     if len(detections) != len(dataset):
         raise ValueError(f"expected one Detections for each of {len(dataset)} images, got {len(detections)}")
-    scored, notes = _common_classes(dataset, class_names, classes)
+    scored, notes = scored_classes(dataset, class_names, classes)
     category_of = dict(zip(dataset.class_names, dataset.category_ids, strict=True))
     category_ids = [category_of[name] for name in scored]
     category_of_label = [category_of[name] if name in scored else None for name in class_names]
+    truth = coco_json(dataset)
     results = _result_annotations(detections, dataset, category_of_label)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress with print
-        coco_eval = COCOeval(_coco(dataset, _truth_annotations(dataset)), _coco(dataset, results), iouType="bbox")
+        coco_eval = COCOeval(_coco(truth), _coco({**truth, "annotations": results}), iouType="bbox")
         coco_eval.params.catIds = category_ids  # COCOeval sorts them when it evaluates
         coco_eval.evaluate()
         coco_eval.accumulate()
@@ -175,10 +177,15 @@ def evaluate_detections(
     )
 
 
-def _common_classes(
+def scored_classes(
     dataset: DetectionDataset, class_names: Sequence[str], classes: Sequence[str] | None
 ) -> tuple[list[str], tuple[str, ...]]:
-    """The dataset's classes to score, and notes on those that one side alone has."""
+    """The dataset's classes to score, and notes on those that one side alone has.
+
+    Raises:
+        DatasetError: no image, no class in common, or no box of the classes to score.
+        UsageError: `classes` names one that the dataset does not have.
+    """
     if not len(dataset):
         raise DatasetError(f"{dataset.name}: no images to evaluate on; give a folder or split that has some")
     if unknown := sorted(set(classes or ()) - set(dataset.class_names)):
@@ -202,34 +209,18 @@ def _common_classes(
     return scored, tuple(notes)
 
 
-def _truth_annotations(dataset: DetectionDataset) -> list[dict[str, Any]]:
-    annotations = []
-    for record in dataset.records:
-        usable = record.select((record.labels >= 0) & np.isfinite(record.boxes_xyxy).all(axis=1))
-        for box, label, area, crowd in zip(usable.boxes_xyxy, usable.labels, usable.areas, usable.crowd, strict=True):
-            annotations.append(
-                {
-                    "image_id": record.image_id,
-                    "category_id": dataset.category_ids[label],
-                    "bbox": _xywh(box),
-                    "area": float(area),
-                    "iscrowd": int(crowd),
-                }
-            )
-    return annotations
-
-
 def _result_annotations(
     detections: Sequence[Detections], dataset: DetectionDataset, category_of_label: Sequence[int | None]
 ) -> list[dict[str, Any]]:
-    results = []
+    results: list[dict[str, Any]] = []
     for record, found in zip(dataset.records, detections, strict=True):
         for box, score, label in found:
-            category_id, bbox = category_of_label[label], _xywh(box)
+            category_id, bbox = category_of_label[label], bbox_xywh(box.tolist())
             if category_id is None:
                 continue
             results.append(
                 {
+                    "id": len(results) + 1,
                     "image_id": record.image_id,
                     "category_id": category_id,
                     "bbox": bbox,
@@ -241,21 +232,10 @@ def _result_annotations(
     return results
 
 
-def _coco(dataset: DetectionDataset, annotations: list[dict[str, Any]]) -> Any:
+def _coco(content: dict[str, Any]) -> Any:
     """A pycocotools COCO object. `COCO.loadRes` is not used: it refuses an empty list."""
     coco = COCO()
-    coco.dataset = {
-        "images": [
-            {"id": record.image_id, "height": record.size_hw[0], "width": record.size_hw[1]}
-            for record in dataset.records
-        ],
-        "categories": [
-            {"id": category_id, "name": name}
-            for category_id, name in zip(dataset.category_ids, dataset.class_names, strict=True)
-        ],
-        # From 1: COCOeval takes a match with annotation 0 for no match.
-        "annotations": [{"id": number, **annotation} for number, annotation in enumerate(annotations, 1)],
-    }
+    coco.dataset = content
     coco.createIndex()
     return coco
 
@@ -264,11 +244,6 @@ def _batches(records: Sequence[ImageRecord], size: int) -> Iterator[list[ImageRe
     rest = iter(records)
     while batch := list(islice(rest, size)):
         yield batch
-
-
-def _xywh(box_xyxy: np.ndarray[Any, np.dtype[np.float32]]) -> list[float]:
-    x0, y0, x1, y1 = box_xyxy.tolist()
-    return [x0, y0, x1 - x0, y1 - y0]
 
 
 def _mean(precision: np.ndarray[Any, Any]) -> float:

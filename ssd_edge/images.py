@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,9 @@ from ssd_edge.errors import DatasetError, SsdEdgeError
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """Lower-case suffixes of the files that are looked for in a folder of images."""
+
+JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # none of those that are part of entropy-coded data
+JPEG_END = b"\xd9"
 
 
 class ImageError(SsdEdgeError, ValueError):
@@ -93,22 +98,49 @@ def _decode(encoded: bytes) -> NDArray[Any] | None:
 
 
 def _is_cut_off_jpeg(encoded: bytes) -> bool:
-    """Whether there is a JPEG's last scan (FF DA) but no end of image (FF D9) after it.
+    """Whether a JPEG has no end of image; what may follow that, such as a phone's video, does not matter.
 
-    OpenCV 4 fills what is missing with grey and says nothing; OpenCV 5 refuses such files itself.
+    Segments, which may hold a thumbnail with an end of its own, are skipped by their length; in the entropy-coded
+    data after a scan's header, the search finds the next marker (ITU-T T.81, B.1.1). OpenCV 4 fills what is
+    missing with grey and says nothing; OpenCV 5 refuses such files itself.
     """
-    return encoded.startswith(b"\xff\xd8") and encoded.rfind(b"\xff\xd9") < encoded.rfind(b"\xff\xda")
+    if not encoded.startswith(b"\xff\xd8"):
+        return False
+    position = 2
+    while marker := JPEG_MARKER.search(encoded, position):
+        if marker[1] == JPEG_END:
+            return False
+        length = int.from_bytes(encoded[marker.end() : marker.end() + 2], "big")
+        position = marker.end() + length
+    return True
+
+
+class _Silence:
+    """How many now want OpenCV to be quiet, and the log level from before the first of them."""
+
+    lock = threading.Lock()
+    depth = 0
+    level_before = 0
 
 
 @contextmanager
 def quiet_opencv() -> Iterator[None]:
-    """Keep OpenCV from writing to stderr what an error of ours says already."""
+    """Keep OpenCV from writing to stderr what an error of ours says already.
+
+    Its log level is the whole process's: the first thread that comes lowers it, the last that goes restores it.
+    """
     # OpenCV 4 has these at the top, OpenCV 5 in a module of their own.
     get_level = getattr(cv2, "getLogLevel", None) or cv2.utils.logging.getLogLevel
     set_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
-    before = get_level()
-    set_level(0)  # silent
+    with _Silence.lock:
+        if _Silence.depth == 0:
+            _Silence.level_before = get_level()
+            set_level(0)  # silent
+        _Silence.depth += 1
     try:
         yield
     finally:
-        set_level(before)
+        with _Silence.lock:
+            _Silence.depth -= 1
+            if _Silence.depth == 0:
+                set_level(_Silence.level_before)

@@ -23,13 +23,15 @@ from tqdm import tqdm
 
 from ssd_edge.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ssd_edge.data.augment import Sample, TrainTransform
+from ssd_edge.data.coco_json import coco_json
 from ssd_edge.data.codes import write_coco
 from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.data.lint import lint
-from ssd_edge.data.readers import list_splits, read_dataset
+from ssd_edge.data.readers import find_split, list_splits, read_dataset
 from ssd_edge.data.samples import Batch, CodesSamples, EpochBatches, ImageSamples, make_loader
 from ssd_edge.errors import DatasetError, ModelFileError, SsdEdgeError, UsageError
-from ssd_edge.evaluate import evaluate
+from ssd_edge.evaluate import evaluate, scored_classes
+from ssd_edge.files import atomic_path
 from ssd_edge.models.create import ARCHITECTURES, COCO, create_model, load_fitting
 from ssd_edge.models.loss import Targets, multibox_loss
 from ssd_edge.models.ssd import SSD
@@ -59,7 +61,7 @@ class TrainConfig:
         lr: peak learning rate; None chooses by architecture.
         weight_decay: AdamW's, on convolution weights only.
         seed: same seed, same run (bit-equal on the CPU with the same number of threads).
-        split, val_split: names such as `train` or `train+val`; None: train or trainval, and val, valid or test.
+        split, val_split: names such as `train` or `train+val`; None: train, and val or else a tenth held out.
         scenes: with `codes`, scenes an epoch.
         hflip: probability of mirroring an image.
         zoom_out: probability of zooming out; shows objects smaller, for data with few small ones.
@@ -104,9 +106,9 @@ class TrainConfig:
             raise UsageError(f"lr is {self.lr}; expected a positive number")
 
     def recipe(self) -> dict[str, Any]:
-        """What a resumed run must have in common with the run it continues."""
+        """What a resumed run must have in common with the run it continues, besides the data themselves."""
         values = asdict(self)
-        for free in ("output", "workers", "threads", "device", "strict", "resume"):
+        for free in ("output", "data", "split", "val_split", "workers", "threads", "device", "strict", "resume"):
             del values[free]
         return values
 
@@ -120,6 +122,7 @@ def train(config: TrainConfig) -> Path:
     Raises:
         DatasetError: nothing to train on; a split that does not exist; findings of lint with `strict`.
         UsageError: settings that differ from those of the run to resume, or `last.pt` is there without `resume`.
+        SinkError: `output` cannot be written to.
         SsdEdgeError: the loss is no longer finite.
         KeyboardInterrupt: after an early end, once `last.pt` is saved.
     """
@@ -127,6 +130,8 @@ def train(config: TrainConfig) -> Path:
     if last.exists() and not config.resume:
         raise UsageError(f"{last} is there already: go on with --resume, or choose another folder with -o")
     earlier = _load_earlier(last, config) if config.resume else None
+    with atomic_path(config.output / "config.json") as part:  # shows now, not after an epoch, if it is writable
+        part.write_text(json.dumps(asdict(config), default=str, indent=2) + "\n", encoding="utf-8")
     return train_on(*read_data(config), config, earlier=earlier)
 
 
@@ -142,10 +147,14 @@ def train_on(
     Args:
         earlier: the checkpoint to go on from.
     """
+    scored_classes(val_set, val_set.class_names, None)  # before the first epoch, not after it
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    model = _start_model(config, len(val_set.class_names))
+    weights = None if earlier else config.weights
+    model = _start_model(config.arch, len(val_set.class_names), weights)
+    if config.batch < 2 and any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules()):
+        raise UsageError(f"--batch {config.batch}: the batch norm of {config.arch} needs at least 2 images a step")
     return _Run(config, model, train_set, val_set, earlier).run()
 
 
@@ -162,14 +171,18 @@ def read_data(config: TrainConfig) -> tuple[DetectionDataset | None, DetectionDa
         return None, read_dataset(folder)
     path = Path(config.data)
     splits = list_splits(path)
-    train_split = config.split or _first_of(("train", "trainval"), splits)
-    val_split = config.val_split or _first_of(("val", "valid", "test"), splits)
-    train_set = _linted(read_dataset(path, train_split), config)
-    if val_split is None or val_split == train_split:
+    train_set = _linted(read_dataset(path, config.split or _train_split(path, splits)), config)
+    # Never `test`: the evaluation chooses best.pt, and a test set that chooses measures nothing.
+    val_split = config.val_split or find_split(splits, "val")
+    val_set = _linted(read_dataset(path, val_split), config) if val_split else None
+    if val_set is None or (config.val_split is None and _shared_images(train_set, val_set)):
         train_set, val_set = hold_out(train_set, config.seed)
-        _say(f"no evaluation split: {len(val_set)} of the images are held out for evaluation, chosen by the seed")
-    else:
-        val_set = _linted(read_dataset(path, val_split), config)
+        held_out = config.output / "held_out.json"
+        with atomic_path(held_out) as part:
+            part.write_text(json.dumps(coco_json(val_set)), encoding="utf-8")
+        _say(f"no evaluation split apart from the training images: {len(val_set)} are held out, listed in {held_out}")
+    elif shared := _shared_images(train_set, val_set):
+        _say(f"warning: {shared} of the {len(val_set)} evaluation images are trained on too; AP will look too good")
     if train_set.class_names != val_set.class_names:
         raise DatasetError(
             f"{train_set.name} has the classes {', '.join(train_set.class_names)} but {val_set.name} has "
@@ -180,17 +193,43 @@ def read_data(config: TrainConfig) -> tuple[DetectionDataset | None, DetectionDa
 
 
 def hold_out(dataset: DetectionDataset, seed: int) -> tuple[DetectionDataset, DetectionDataset]:
-    """Split off a tenth of the images, at least one, for evaluation; a single image serves as both."""
-    if len(dataset) == 1:
-        return dataset, dataset
-    order = np.random.default_rng(seed).permutation(len(dataset))
-    count = max(1, round(HELD_OUT * len(dataset)))
-    val = sorted(order[:count])
-    rest = sorted(order[count:])
+    """Split off a tenth of the images that have boxes, at least one, for evaluation.
+
+    Where only one image has boxes, it serves as both.
+
+    Raises:
+        DatasetError: no image has boxes.
+    """
+    with_boxes = [i for i, record in enumerate(dataset.records) if not record.crowd.all()]
+    if not with_boxes:
+        raise DatasetError(f"{dataset.name}: none of {len(dataset)} images has a box; there is nothing to learn")
+    count = max(1, round(HELD_OUT * len(with_boxes)))
+    held_out = set(np.random.default_rng(seed).permutation(with_boxes)[:count].tolist())
+    kept_back = held_out if len(with_boxes) > 1 else set()
     return (
-        replace(dataset, records=tuple(dataset.records[i] for i in rest)),
-        replace(dataset, name=f"{dataset.name} (held out)", records=tuple(dataset.records[i] for i in val)),
+        replace(dataset, records=tuple(r for i, r in enumerate(dataset.records) if i not in kept_back)),
+        replace(
+            dataset,
+            name=f"{dataset.name} (held out)",
+            records=tuple(r for i, r in enumerate(dataset.records) if i in held_out),
+        ),
     )
+
+
+def _train_split(path: Path, splits: list[str]) -> str | None:
+    """The split to train on where none is named; None: everything.
+
+    Raises:
+        DatasetError: there are several, and none has a usual name.
+    """
+    found = find_split(splits, "train") or find_split(splits, "trainval")
+    if found is None and len(splits) > 1:
+        raise DatasetError(f"{path} has no split called train but {', '.join(splits)}; choose with --split")
+    return found
+
+
+def _shared_images(one: DetectionDataset, other: DetectionDataset) -> int:
+    return len({record.path.resolve() for record in one.records} & {record.path.resolve() for record in other.records})
 
 
 class _Run:
@@ -219,9 +258,9 @@ class _Run:
         count = len(train_set) if train_set else config.scenes
         self.steps_per_epoch = EpochBatches(count, config.batch, config.epochs, config.seed).steps_per_epoch
         self.optimizer = torch.optim.AdamW(_parameter_groups(model, config.weight_decay), lr=_peak_lr(config))
-        self.schedule = OneCycleLR(
-            self.optimizer, _peak_lr(config), total_steps=config.epochs * self.steps_per_epoch, pct_start=0.1
-        )
+        total = config.epochs * self.steps_per_epoch
+        # OneCycleLR divides by zero where the first tenth is exactly one step.
+        self.schedule = OneCycleLR(self.optimizer, _peak_lr(config), total, pct_start=0.1 if total > 20 else 0.3)
         self.card = replace(
             model.make_card(val_set.class_names, val_set.category_ids),
             training_data=train_set.fingerprint() if train_set else f"codes seed {config.seed}",
@@ -239,11 +278,10 @@ class _Run:
         Raises:
             UsageError: its data were not these.
         """
-        if replace(earlier.card, metrics={}) != self.card:
+        if earlier.card != self.card or earlier.training["val_data"] != self.val_set.fingerprint():
             raise UsageError(
-                f"the data have changed since {self.config.output / 'last.pt'} was written: it has the classes "
-                f"{', '.join(earlier.card.class_names)} and training data {earlier.card.training_data}, now there are "
-                f"{', '.join(self.card.class_names)} and {self.card.training_data}; start anew with another -o"
+                "the images or classes to train or evaluate on are not those of the run to resume; bring them back, "
+                "or start anew with another -o (and --weights to keep what was learnt)"
             )
         self.model.load_state_dict(earlier.state_dict)
         self.optimizer.load_state_dict(earlier.training["optimizer"])
@@ -253,23 +291,27 @@ class _Run:
 
     def run(self) -> Path:
         """The loop over epochs; returns the path of the best checkpoint."""
-        best = self.config.output / "best.pt"
+        best, last = self.config.output / "best.pt", self.config.output / "last.pt"
         total = self.config.epochs * self.steps_per_epoch
         with _stop_requests() as stop:
             batches = iter(self.loader)
-            while self.step < total:
+            while self.step < total and not stop:
                 epoch = self.step // self.steps_per_epoch
                 figures = self._epoch(epoch, batches, stop)
                 if stop:
-                    self._save(self.config.output / "last.pt", training=True)
-                    _say(f"stopped at step {self.step} of {total}; go on with --resume")
-                    raise KeyboardInterrupt
-                figures |= self._evaluate()
-                if figures["AP"] > self.best_ap:
-                    self.best_ap = figures["AP"]
-                    self._save(best, training=False, metrics={f"val_{k}": figures[k] for k in ("AP", "AP50", "AP75")})
-                self._save(self.config.output / "last.pt", training=True)
+                    break
+                try:
+                    figures |= self._evaluate()
+                    if figures["AP"] > self.best_ap:
+                        self.best_ap = figures["AP"]
+                        self._save(best, metrics={f"val_{name}": figures[name] for name in ("AP", "AP50", "AP75")})
+                finally:  # whatever the evaluation meets, the epoch is not lost
+                    self._save_last(last)
                 self._report(epoch, figures)
+            if self.step < total:
+                self._save_last(last)
+                _say(f"stopped at step {self.step} of {total}; go on with --resume")
+                raise KeyboardInterrupt
         return best
 
     def _epoch(self, epoch: int, batches: Iterator[Batch], stop: list[int]) -> dict[str, float]:
@@ -291,7 +333,7 @@ class _Run:
                 bar.update()
                 bar.set_postfix(loss=f"{losses.sum() / steps:.3f}")
         seconds = time.perf_counter() - begin
-        localisation, classification = (losses / steps).tolist()
+        localisation, classification = (losses / max(1, steps)).tolist()
         return {
             "loss": localisation + classification,
             "localisation": localisation,
@@ -315,8 +357,8 @@ class _Run:
         parts = (loss.localisation.item(), loss.classification.item())
         if not np.isfinite(parts).all():
             raise SsdEdgeError(
-                f"the loss at step {self.step} is {parts}: training diverged. Lower --lr; "
-                f"the last good state is in {self.config.output / 'last.pt'} if an epoch was completed"
+                f"the loss at step {self.step} is {parts}: training diverged. Start anew with a lower --lr and "
+                "another -o; --weights with the best.pt of this run keeps what was learnt"
             )
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
@@ -330,17 +372,21 @@ class _Run:
         metrics = evaluate(detector, self.val_set).metrics
         return {name: metrics[name] for name in ("AP", "AP50", "AP75")}
 
-    def _save(self, path: Path, *, training: bool, metrics: dict[str, float] | None = None) -> None:
-        state: dict[str, Any] = {}
-        if training:
-            state = {
-                "recipe": json.dumps(self.config.recipe()),
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(),
-                "step": self.step,
-                "best_ap": self.best_ap,
-            }
-        save_checkpoint(path, Checkpoint(replace(self.card, metrics=metrics or {}), self.model.state_dict(), state))
+    def _save(self, path: Path, *, metrics: dict[str, float]) -> None:
+        """A checkpoint for use: no training state."""
+        save_checkpoint(path, Checkpoint(replace(self.card, metrics=metrics), self.model.state_dict()))
+
+    def _save_last(self, path: Path) -> None:
+        """A checkpoint to go on from."""
+        state = {
+            "recipe": json.dumps(self.config.recipe()),
+            "val_data": self.val_set.fingerprint(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "step": self.step,
+            "best_ap": self.best_ap,
+        }
+        save_checkpoint(path, Checkpoint(self.card, self.model.state_dict(), state))
 
     def _report(self, epoch: int, figures: dict[str, float]) -> None:
         with open(self.config.output / "history.jsonl", "a", encoding="utf-8") as file:
@@ -372,11 +418,11 @@ def _load_earlier(last: Path, config: TrainConfig) -> Checkpoint:
     return earlier
 
 
-def _start_model(config: TrainConfig, classes: int) -> SSD:
-    if config.weights is None or config.weights == COCO:
-        return create_model(config.arch, classes, weights=config.weights)
-    earlier = load_checkpoint(Path(config.weights))  # before the model is made: the path may be wrong
-    model = create_model(config.arch, classes)
+def _start_model(arch: str, classes: int, weights: str | None) -> SSD:
+    if weights is None or weights == COCO:
+        return create_model(arch, classes, weights=weights)
+    earlier = load_checkpoint(Path(weights))  # before the model is made: the path may be wrong
+    model = create_model(arch, classes)
     load_fitting(model, earlier.state_dict)
     return model
 
@@ -394,10 +440,6 @@ def _linted(dataset: DetectionDataset, config: TrainConfig) -> DetectionDataset:
     if not report.ok:
         _say(str(report))
     return usable
-
-
-def _first_of(wanted: tuple[str, ...], splits: list[str]) -> str | None:
-    return next((name for name in wanted if name in splits), None)
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -42,26 +42,11 @@ class TrainTransform:
 
     size_hw: tuple[int, int]
     fill_rgb: tuple[float, float, float]
-    zoom_out: float = 0.5
+    zoom_out: float = 0.0
     max_zoom: float = 4.0
     iou_crop: bool = True
     photometric: float = 0.5
     hflip: float = 0.5
-
-    @classmethod
-    def preset(
-        cls, name: str, size_hw: tuple[int, int], fill_rgb: tuple[float, float, float], *, hflip: float = 0.5
-    ) -> TrainTransform:
-        """`ssd` (all steps) or `ssdlite` (crop and flip), as in torchvision's references/detection.
-
-        Raises:
-            ValueError: another name.
-        """
-        if name == "ssd":
-            return cls(size_hw, fill_rgb, hflip=hflip)
-        if name == "ssdlite":
-            return cls(size_hw, fill_rgb, zoom_out=0.0, photometric=0.0, hflip=hflip)
-        raise ValueError(f"unknown augmentation {name!r}; expected 'ssd' or 'ssdlite'")
 
     def __call__(
         self,

@@ -14,6 +14,7 @@ An image's `file_name` is looked for as an absolute path, then in: the JSON file
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,7 @@ def _load(file: Path) -> dict[str, Any]:
         data = json.loads(file.read_bytes())
     except OSError as error:
         raise DatasetError(f"cannot read {file}: {error.strerror}; check the path") from error
-    except ValueError as error:  # also bytes that are no text
+    except (ValueError, RecursionError) as error:  # also bytes that are no text, and brackets without end
         raise DatasetError(f"{file} is not JSON ({error}); expected COCO annotations") from error
     required = {
         "images": ("id", "file_name"),
@@ -174,6 +175,6 @@ def _find_image(file: Path, split: str, file_name: str) -> Path:
     )
     for place in places:
         candidate = place / file_name  # an absolute file_name replaces the place
-        if candidate.is_file():
+        if os.path.isfile(candidate):  # False too for what cannot be a file's name, for it is too long
             return candidate
     return folder / file_name

@@ -27,6 +27,9 @@ from ssd_edge.files import atomic_path
 __all__ = ["CATEGORY_IDS", "CLASS_NAMES", "CodesScenes", "Scene", "write_coco", "write_video"]
 
 JPEG_QUALITY = 95
+# `info.description` of the files written here; a file that has it may be replaced.
+SCENES = "synthetic scenes of printed codes"
+VIDEO = "codes in motion"
 
 
 def write_coco(
@@ -38,12 +41,14 @@ def write_coco(
 
     Raises:
         UsageError: `count` is not positive, or a frame side is under 64 pixels.
-        SinkError: the folder cannot be written to.
+        SinkError: the folder cannot be written to, or has annotations that are not of this function.
     """
     if count < 1:
         raise UsageError(f"count is {count}; ask for at least one scene")
+    annotations = folder / "annotations.json"
+    _refuse_foreign(annotations, SCENES)
     scenes = CodesScenes(seed, size_hw)
-    coco = _Coco({"description": "synthetic scenes of printed codes", "seed": seed})
+    coco = _Coco({"description": SCENES, "seed": seed})
     for index in tqdm(range(first_index, first_index + count), desc="scenes", unit="image", disable=None):
         scene = scenes.scene(index)
         name = f"codes_{index:06d}.jpg"
@@ -51,7 +56,7 @@ def write_coco(
         with atomic_path(folder / "images" / name) as part:
             part.write_bytes(encoded.tobytes())
         coco.add(name, scene)
-    return coco.write(folder / "annotations.json")
+    return coco.write(annotations)
 
 
 def write_video(
@@ -64,7 +69,8 @@ def write_video(
 
     Raises:
         UsageError: `path` does not end in .mp4, nothing to write, or the frame is under 240×320.
-        SinkError: the file cannot be written, or this OpenCV has no MP4 encoder.
+        SinkError: the file cannot be written, the JSON beside it is not of this function, or this OpenCV has no
+            MP4 encoder.
     """
     if path.suffix.lower() != ".mp4":
         raise UsageError(f"{path} does not end in .mp4, the only format written here; choose such a name")
@@ -72,14 +78,16 @@ def write_video(
     if frames < 1:
         raise UsageError(f"{seconds} s at {fps} frames a second make no frame; ask for more")
     moving = MovingScene(seed, size_hw)
-    info = {"description": "codes in motion", "seed": seed, "video": path.name, "fps": fps}
+    truth = path.with_suffix(".json")
+    _refuse_foreign(truth, VIDEO)
+    info = {"description": VIDEO, "seed": seed, "video": path.name, "fps": fps}
     coco = _Coco(info)
     with _video_writer(path, fps, size_hw) as writer:
         for index in tqdm(range(frames), desc="video", unit="frame", disable=None):
             scene = moving.frame(index / fps)
             writer.write(scene.image_bgr)
             coco.add(f"frame_{index:06d}", scene)
-    coco.write(path.with_suffix(".json"))
+    coco.write(truth)
     return coco.data
 
 
@@ -101,6 +109,18 @@ def _video_writer(path: Path, fps: float, size_hw: tuple[int, int]) -> Iterator[
         finally:
             writer.release()
             unfinished.unlink(missing_ok=True)
+
+
+def _refuse_foreign(path: Path, description: str) -> None:
+    """Raise SinkError if there is a file that was not written here: annotations may be work of weeks."""
+    if not os.path.exists(path):
+        return
+    try:
+        ours = json.loads(path.read_bytes())["info"]["description"] == description
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        ours = False
+    if not ours:
+        raise SinkError(f"{path} is not of ssd-edge codes and would be overwritten; choose another name or folder")
 
 
 class _Coco:

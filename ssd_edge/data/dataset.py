@@ -105,9 +105,10 @@ class DetectionDataset:
         moves.
         """
         digest = hashlib.sha256(json.dumps([self.class_names, self.category_ids]).encode())
-        root = _common_folder([record.path for record in self.records])
-        for record in self.records:
-            where = record.path.relative_to(root).as_posix()
+        paths = [record.path.absolute() for record in self.records]
+        root = _common_folder(paths)
+        for path, record in zip(paths, self.records, strict=True):
+            where = path.relative_to(root).as_posix()
             digest.update(json.dumps([where, record.size_hw, len(record.labels)]).encode())
             digest.update(record.boxes_xyxy.astype("<f4").tobytes())
             digest.update(record.labels.astype("<i8").tobytes())

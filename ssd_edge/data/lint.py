@@ -3,6 +3,7 @@ disk."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -114,7 +115,7 @@ def _lint_record(
     """The usable part of an image's record, or None; adds to `findings`."""
     name = record.path.name
     if size_hw is None:
-        findings["corrupt image" if record.path.is_file() else "missing image"].append(name)
+        findings["corrupt image" if os.path.isfile(record.path) else "missing image"].append(name)
         return None
     if size_hw != record.size_hw:
         (height, width), (said_height, said_width) = size_hw, record.size_hw

@@ -59,6 +59,18 @@ def list_splits(path: Path) -> list[str]:
     return _reader_of(Path(path)).list_splits(Path(path))
 
 
+def find_split(splits: Sequence[str], name: str) -> str | None:
+    """The split that `name` means, by its own name or the usual one: `val` is also `val2017`, `valid`; None if none.
+
+    Raises:
+        DatasetError: several fit.
+    """
+    matches = [s for s in splits if s == name] or [s for s in splits if _plain(s) == _plain(name)]
+    if len(matches) > 1:
+        raise DatasetError(f"split {name!r} fits {' and '.join(matches)}; name the one that is meant")
+    return matches[0] if matches else None
+
+
 def _reader_of(path: Path) -> _Reader:
     if not path.exists():
         raise DatasetError(f"no dataset at {path}: no such file or folder; check the path")
@@ -77,12 +89,11 @@ def _choose(path: Path, splits: Sequence[str], wanted: str | None) -> list[str]:
     """
     chosen = []
     for name in wanted.split("+") if wanted is not None else ():
-        matches = [s for s in splits if s == name] or [s for s in splits if _plain(s) == _plain(name)]
-        if len(matches) != 1:
+        found = find_split(splits, name)
+        if found is None:
             there = f"there are {', '.join(splits)}" if splits else "this dataset has no splits"
-            problem = f"fits {len(matches)} splits" if matches else "does not exist"
-            raise DatasetError(f"{path}: split {name!r} {problem}; {there}")
-        chosen += matches
+            raise DatasetError(f"{path}: split {name!r} does not exist; {there}")
+        chosen.append(found)
     return chosen
 
 

@@ -64,18 +64,14 @@ class EpochBatches:
     """Batches of (epoch, index) from a given step on to the end of training; a batch sampler for `DataLoader`.
 
     All epochs come from one iterator, so workers live as long as the training and fetch ahead across epochs.
-    The samples of an epoch that do not fill a batch wait for another shuffle.
+    The samples of an epoch that do not fill a batch wait for another shuffle. Fewer samples than a batch make a smaller
+    one, but of two at least, which is what batch norm needs: a single sample is taken twice.
     """
 
     def __init__(self, samples: int, batch: int, epochs: int, seed: int, first_step: int = 0):
-        self.samples, self.batch, self.epochs, self.seed, self.first_step = (
-            samples,
-            batch,
-            epochs,
-            seed,
-            first_step,
-        )
-        self.steps_per_epoch = max(1, samples // batch)
+        self.samples, self.epochs, self.seed, self.first_step = samples, epochs, seed, first_step
+        self.batch = min(batch, max(samples, 2))
+        self.steps_per_epoch = max(1, samples // self.batch)
 
     def __len__(self) -> int:
         return self.epochs * self.steps_per_epoch - self.first_step
@@ -84,6 +80,7 @@ class EpochBatches:
         first_epoch, skip = divmod(self.first_step, self.steps_per_epoch)
         for epoch in range(first_epoch, self.epochs):
             order = np.random.default_rng((self.seed, epoch)).permutation(self.samples)
+            order = np.resize(order, max(self.samples, self.batch))
             for step in range(skip, self.steps_per_epoch):
                 yield [(epoch, int(i)) for i in order[step * self.batch : (step + 1) * self.batch]]
             skip = 0
@@ -111,8 +108,10 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def _start_worker(_: int) -> None:
-    # Ctrl-C reaches the whole process group; the trainer ends its workers itself, after it has saved.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C, and a supervisor's SIGTERM, reach the whole process group; the trainer ends its workers itself, after it
+    # has saved.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     # The cores belong to the network's threads: one thread for each worker.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

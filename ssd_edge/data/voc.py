@@ -8,6 +8,7 @@ taken as one that was clicked and not drawn, and stays without width for lint to
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -98,6 +99,8 @@ def _parse(file: Path) -> ElementTree.Element:
         return ElementTree.parse(file, ElementTree.XMLParser(target=_NoDoctype())).getroot()
     except (ElementTree.ParseError, DatasetError, OSError) as error:
         raise DatasetError(f"cannot read {file}: {error}; mend or remove the file") from error
+    except (ValueError, LookupError) as error:  # an encoding such as GBK, or one that there is not
+        raise DatasetError(f"cannot read {file}: {error}; save the file as UTF-8 and have its head say so") from error
 
 
 def _record(images: Path, stem: str, image_id: int, root: ElementTree.Element, names: Sequence[str]) -> ImageRecord:
@@ -124,7 +127,7 @@ def _find_image(images: Path, stem: str, file_name: str) -> Path:
     candidates = [images / f"{stem}{s}" for s in suffixes]
     if file_name:
         candidates.append(images / file_name)
-    return next((path for path in candidates if path.is_file()), candidates[0])
+    return next((path for path in candidates if os.path.isfile(path)), candidates[0])
 
 
 def _text(element: ElementTree.Element, tag: str) -> str:

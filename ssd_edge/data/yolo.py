@@ -9,6 +9,7 @@ place of `images/`, or beside it. A line is `class cx cy w h` as fractions of th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -41,7 +42,11 @@ def recognises(path: Path) -> bool:
 
 
 def list_splits(path: Path) -> list[str]:
-    """Names of the splits whose images are there."""
+    """Names of the splits whose images are there.
+
+    Raises:
+        DatasetError, MissingDependencyError: as `read`.
+    """
     return list(_split_sources(path))
 
 
@@ -49,7 +54,7 @@ def read(path: Path, splits: Sequence[str]) -> list[DetectionDataset]:
     """Read the named splits, or all when none is named. Every image is opened for its size.
 
     Raises:
-        DatasetError: no class names, or a YAML file that is not as above.
+        DatasetError: no class names, or a YAML file that is not as above or none of whose images are there.
         MissingDependencyError: a YAML file, and PyYAML is not installed.
     """
     names = _class_names(path)
@@ -78,7 +83,7 @@ def _load_yaml(file: Path) -> dict[str, Any]:
         raise MissingDependencyError(f"{file}: reading YAML needs PyYAML; pip install 'ssd-edge[train]'") from error
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise DatasetError(f"cannot read {file}: {error}; expected YAML with names and train") from error
     if not isinstance(data, dict) or not isinstance(data.get("names"), (list, dict)):
         raise DatasetError(f"{file}: no `names`; expected a list or a map of class names")
@@ -96,7 +101,10 @@ def _class_names(path: Path) -> dict[int, str]:
             raise DatasetError(f"{file}: `names` must map whole numbers to names ({error})") from error
     for file in (path / "classes.txt", path / "labels" / "classes.txt"):
         if file.is_file():
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
+            try:
+                lines = file.read_text(encoding="utf-8-sig").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise DatasetError(f"cannot read {file}: {error}; save it as UTF-8, one name a line") from error
             return {number: line.strip() for number, line in enumerate(lines) if line.strip()}
     raise DatasetError(f"{path}: YOLO labels without class names; write classes.txt with one name a line")
 
@@ -105,21 +113,30 @@ def _split_sources(path: Path) -> dict[str, list[Path]]:
     """Folders of images and list files by split name; those that are not there are left out."""
     if file := _yaml_file(path):
         data = _load_yaml(file)
-        found = {key: _sources(file, data, data[key]) for key in _SPLIT_KEYS if data.get(key)}
+        places = {key: _places(file, data, data[key]) for key in _SPLIT_KEYS if data.get(key)}
+        found = {split: _existing(alternatives) for split, alternatives in places.items()}
+        if not places:
+            raise DatasetError(f"{file}: none of {', '.join(_SPLIT_KEYS)}; add where the images are")
+        if not any(found.values()):
+            tried = dict.fromkeys(str(place) for split in places.values() for place in chain.from_iterable(split))
+            raise DatasetError(f"{file}: its images are not there; mend its paths; tried {', '.join(tried)}")
         return {split: sources for split, sources in found.items() if sources}
     folders = sorted(folder for folder in (path / "images").iterdir() if folder.is_dir())
     return {folder.name: [folder] for folder in folders} or {_ALL: [path / "images"]}
 
 
-def _sources(file: Path, data: Mapping[str, Any], value: Any) -> list[Path]:
-    """Where a split's images are. `path` and the YAML's own folder are tried, as such files travel."""
+def _places(file: Path, data: Mapping[str, Any], value: Any) -> list[list[Path]]:
+    """For each entry of a split, where it can be: below `path` and the YAML's own folder, as such files travel."""
     roots = (file.parent / str(data.get("path") or "."), file.parent)
-    sources = []
-    for entry in map(str, value if isinstance(value, list) else [value]):
-        # Roboflow writes ../train/images and means train/images.
-        candidates = [root / name for root in roots for name in (entry, entry.removeprefix("../"))]
-        sources += [candidate.resolve() for candidate in candidates if candidate.exists()][:1]
-    return sources
+    entries = map(str, value if isinstance(value, list) else [value])
+    # Roboflow writes ../train/images and means train/images.
+    return [[root / name for root in roots for name in (entry, entry.removeprefix("../"))] for entry in entries]
+
+
+def _existing(places: Sequence[Sequence[Path]]) -> list[Path]:
+    """Of each entry's places, the first that is there."""
+    found = (next(filter(os.path.exists, alternatives), None) for alternatives in places)
+    return [place.resolve() for place in found if place]
 
 
 def _images_in(source: Path) -> list[Path]:
@@ -153,9 +170,9 @@ def _label_lines(image: Path) -> list[list[str]]:
         last = len(parts) - 1 - parts[::-1].index("images", 1)
         parts[last] = "labels"
     file = Path(*parts)
-    if not file.is_file():
+    if not os.path.isfile(file):
         file = image.with_suffix(".txt")
-    if not file.is_file():
+    if not os.path.isfile(file):
         return []
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     return [line.split() for line in lines if line.strip()]

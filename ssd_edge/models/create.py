@@ -6,12 +6,13 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from urllib.error import URLError
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import SSD300_VGG16_Weights, SSDLite320_MobileNet_V3_Large_Weights
 
+from ssd_edge.card import file_sha256
 from ssd_edge.errors import ModelFileError, UsageError
 from ssd_edge.models.backbone_mobilenet import MobileNetV3Features, batch_norm, normal_init
 from ssd_edge.models.backbone_vgg import VGGFeatures
@@ -92,7 +93,8 @@ def create_model(arch: str, num_classes: int, *, weights: str | None = None) -> 
 
     Raises:
         UsageError: unknown architecture or weights, or no class.
-        ModelFileError: the weights cannot be fetched; the message names the file and where to put it.
+        ModelFileError: the weights cannot be fetched, or the file in their place is another one; the message names
+            the file and where to put it.
     """
     if arch not in ARCHITECTURES:
         raise UsageError(f"unknown architecture {arch!r}; there are {', '.join(sorted(ARCHITECTURES))}")
@@ -108,13 +110,18 @@ def create_model(arch: str, num_classes: int, *, weights: str | None = None) -> 
 
 def _fetch_coco_weights(arch: str) -> dict[str, Tensor]:
     published = COCO_WEIGHTS[arch]
-    name = published.url.rsplit("/", 1)[1]
-    try:
-        state: dict[str, Tensor] = published.get_state_dict(progress=True, check_hash=True)
-    except (URLError, OSError) as error:
-        place = Path(torch.hub.get_dir()) / "checkpoints" / name
+    place = Path(torch.hub.get_dir()) / "checkpoints" / published.url.rsplit("/", 1)[1]
+    sha256_prefix = place.stem.rpartition("-")[2]  # torch checks it of what it downloads, not of a file put there
+    if place.is_file() and not file_sha256(place).startswith(sha256_prefix):
         raise ModelFileError(
-            f"torchvision's COCO weights for {arch} could not be fetched ({error}); "
+            f"{place} is cut off or another file: its SHA-256 does not begin with {sha256_prefix}; "
+            f"remove it, and download {published.url} again"
+        )
+    try:
+        state: dict[str, Tensor] = published.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError, UnpicklingError) as error:  # OSError: also urllib's
+        raise ModelFileError(
+            f"torchvision's COCO weights for {arch} could not be fetched or read ({error}); "
             f"on a machine with a network download {published.url} and put it at {place}"
         ) from error
     return state

@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -94,6 +95,36 @@ def test_a_video_that_cannot_be_encoded(tmp_path: Path) -> None:
         sink.write(frame(0, (1, 1)), FOUND, np.zeros((1, 1, 3), np.uint8))
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".avi"])
+def test_a_video_that_lost_frames_says_so(tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]) -> None:
+    resource = pytest.importorskip("resource", reason="no limits")
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    sink = VideoSink(tmp_path / f"a{suffix}", AnySource())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
+    try:
+        for index in range(200):
+            sink.write(frame(index), FOUND, np.roll(noise, index, axis=1))
+        with pytest.raises(SinkError, match=r"holds \d+ of the 200 frames"):
+            sink.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert capfd.readouterr().err == ""
+    sink.close()  # once more does no harm
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_video_ends_playable_before_the_disk_is_full(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = iter([17 * 2**20, 16 * 2**20, 16 * 2**20 - 1])
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Mock(free=next(free)))
+    path = tmp_path / f"a{suffix}"
+    with pytest.raises(SinkError, match="ends after 2 frames: less than 16 MiB"):
+        feed(VideoSink(path, AnySource()), *(frame(index) for index in range(9)))
+    assert len(read_video(path)[1]) == 2
+
+
 def test_json_lines(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     feed(JsonLinesSink(str(path), AnySource(), ("a", "ß")), frame(0), frame(7, (9, 8), at=2.0, name="é.png"))
@@ -115,16 +146,48 @@ def test_json_lines_to_a_reader_that_has_gone(monkeypatch: pytest.MonkeyPatch) -
     reader, writer = os.pipe()
     os.close(reader)
     monkeypatch.setattr(sys, "stdout", os.fdopen(writer, "w"))
-    sink = JsonLinesSink("-", AnySource(), ("a", "b"))
-    assert not sink.write(frame(), FOUND, frame().image_bgr)
+    with JsonLinesSink("-", AnySource(), ("a", "b")) as sink:
+        assert not sink.write(frame(), FOUND, frame().image_bgr)
     sys.stdout.close()
 
 
+@pytest.fixture
+def named_pipe(tmp_path: Path) -> Path:
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("no named pipes")
+    os.mkfifo(tmp_path / "pipe")
+    return tmp_path / "pipe"
+
+
+def test_json_lines_to_a_named_pipe_and_to_its_reader_that_has_gone(
+    named_pipe: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reader = os.open(named_pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with JsonLinesSink(str(named_pipe), AnySource(), ("a", "b")) as sink:
+        assert sink.write(frame(5), FOUND, frame().image_bgr)
+        assert json.loads(os.read(reader, 4096))["frame"] == 5
+        os.close(reader)
+        assert not sink.write(frame(), FOUND, frame().image_bgr)
+    os.write(sys.stdout.fileno(), b"still there")
+    assert capfd.readouterr().out == "still there"
+
+
+def test_json_lines_to_a_named_pipe_that_nothing_reads(named_pipe: Path) -> None:
+    with pytest.raises(SinkError, match="start its reader first"):
+        JsonLinesSink(str(named_pipe), AnySource(), ("a", "b"))
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_json_lines_to_a_full_disk() -> None:
-    sink = JsonLinesSink("/dev/full", AnySource(), ("a", "b"))
-    with pytest.raises(SinkError, match="is the disk full"):
+@pytest.mark.parametrize("target", ["/dev/full", "-"])
+def test_json_lines_to_a_full_disk(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = open("/dev/full", "w")  # noqa: SIM115
+    monkeypatch.setattr(sys, "stdout", full)
+    with (
+        pytest.raises(SinkError, match="is the disk full"),
+        JsonLinesSink(target, AnySource(), ("a", "b")) as sink,
+    ):
         sink.write(frame(), FOUND, frame().image_bgr)
+    full.close()
 
 
 def test_images_keep_their_names(tmp_path: Path) -> None:

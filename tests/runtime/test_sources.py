@@ -80,6 +80,13 @@ def test_an_mp4_without_its_index_is_refused(tmp_path: Path) -> None:
         open_source(tmp_path / "cut.mp4")
 
 
+def test_a_video_whose_frame_size_changes_keeps_the_first(tmp_path: Path) -> None:
+    jpegs = [cv2.imencode(".jpg", np.zeros((*size_hw, 3), np.uint8))[1] for size_hw in [(48, 64), (96, 64), (24, 32)]]
+    (tmp_path / "a.mjpeg").write_bytes(b"".join(jpeg.tobytes() for jpeg in jpegs))
+    with open_source(tmp_path / "a.mjpeg") as source:
+        assert [frame.image_bgr.shape for frame in source.frames()] == [(48, 64, 3)] * 3
+
+
 def test_a_folder_of_all_kinds_of_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     colour = Image.fromarray(np.full((6, 8, 3), [200, 100, 0], np.uint8))
     colour.convert("L").save(tmp_path / "1_grey.png")
@@ -132,6 +139,24 @@ def test_no_camera_says_which_exist(uri: int | str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("glob.glob", lambda pattern: ["/dev/video1", "/dev/video0"])
     with pytest.raises(SourceError, match=r"no camera 63 .*there are /dev/video0, /dev/video1"):
         open_source(uri)
+
+
+def test_digits_are_a_camera_only_where_nothing_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("63").mkdir()
+    Image.new("RGB", (4, 4)).save("63/a.png")
+    for folder in ("63", Path("63")):
+        assert [frame.name for frame in open_source(folder).frames()] == ["a.png"]
+    with pytest.raises(SourceError, match="no camera 63"):
+        open_source(63)
+    with pytest.raises(SourceError, match="no camera 64"):
+        open_source("64")
+
+
+@pytest.mark.parametrize("name", ["64", "/dev/video64", "rtsp://127.0.0.1:1/live"])
+def test_a_path_is_never_a_camera_or_an_address(name: str) -> None:
+    with pytest.raises(SourceError, match="no source"):
+        open_source(Path(name))
 
 
 @pytest.mark.parametrize("scheme", ["rtsp", "http"])

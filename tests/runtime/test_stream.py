@@ -6,7 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -17,7 +17,7 @@ from PIL import Image
 from ssd_edge.detections import Detections
 from ssd_edge.errors import ModelFileError, SinkError, SourceError
 from ssd_edge.runtime.sinks import Sink
-from ssd_edge.runtime.sources import Frame
+from ssd_edge.runtime.sources import Frame, Source
 from ssd_edge.runtime.stream import StreamConfig, run_stream
 
 RED_CELL = [16.0, 12.0, 32.0, 24.0]  # second row, second column of the model's 4×4 cells, at 64×48
@@ -99,11 +99,53 @@ def test_images_of_all_kinds_and_sizes(tmp_path: Path, model_path: Path) -> None
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.tif", "c.jpg", "d.png"]
 
 
-def test_a_frame_size_that_changes_in_a_video(tmp_path: Path, model_path: Path) -> None:
+class TurnedCamera(Source):
+    """Three frames upright, then three across; each has a red cell, the second row's second of 4×4."""
+
+    name = "turned camera"
+
+    def frames(self) -> Iterator[Frame]:
+        for index in range(6):
+            height, width = (64, 48) if index < 3 else (48, 64)
+            image = np.zeros((height, width, 3), np.uint8)
+            image[height // 4 : height // 2, width // 4 : width // 2] = (0, 0, 255)
+            yield Frame(image, index, time.monotonic(), self.name)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_frame_size_that_changes_in_the_middle(
+    tmp_path: Path, model_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # OpenCV scales such frames itself (see `VideoSource`); a source of another kind may not.
+    monkeypatch.setattr("ssd_edge.runtime.stream.open_source", lambda *_, **__: TurnedCamera())
+    video, lines = tmp_path / "out.mkv", tmp_path / "out.jsonl"
+    stats = run_stream(StreamConfig("turned", model_path, save=video, jsonl=str(lines)), progress=False)
+    assert stats.frames == count_frames(video) == 6
+    boxes = [line["detections"][0]["box_xyxy"] for line in read_lines(lines)]
+    assert boxes == [[12, 16, 24, 32]] * 3 + [RED_CELL] * 3
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{video}: the frame size has changed; it is scaled to the first one's"
+    ]
+
+
+def test_images_of_several_sizes_become_a_video(tmp_path: Path, model_path: Path) -> None:
     for index, size in enumerate([(64, 48), (48, 64), (200, 100)]):
         Image.new("RGB", size).save(tmp_path / f"{index}.png")
     run_stream(StreamConfig(f"{tmp_path}/*.png", model_path, save=tmp_path / "out.mkv"), progress=False)
     assert count_frames(tmp_path / "out.mkv") == 3
+
+
+def test_one_file_for_two_outputs_is_refused_and_untouched(tmp_path: Path, model_path: Path) -> None:
+    Image.new("RGB", (64, 48)).save(tmp_path / "in.png")
+    same, link = tmp_path / "same.png", tmp_path / "link.png"
+    same.write_text("old")
+    link.symlink_to(same)
+    for name in (same, link):
+        with pytest.raises(SinkError, match="--save and --jsonl both"):
+            run_stream(StreamConfig(tmp_path / "in.png", model_path, save=same, jsonl=str(name)), progress=False)
+    assert same.read_text() == "old"
 
 
 def test_the_score_threshold_and_the_end_after_some_frames(tmp_path: Path, model_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_flip(image_bgr: NDArray[np.uint8]) -> None:
 def test_boxes_go_where_their_pixels_go() -> None:
     image_bgr = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     image_bgr[30:90, 40:100] = 255
-    transform = TrainTransform((300, 300), (0, 0, 0), photometric=0)
+    transform = TrainTransform((300, 300), (0, 0, 0), zoom_out=0.5, photometric=0)
     for seed in range(200):
         image, boxes, _ = transform(image_bgr, BOXES[:1], LABELS[:1], seed)
         ys, xs = np.nonzero(image[0].numpy() >= 128)
@@ -87,7 +87,7 @@ def test_speck_left_by_a_crop_is_removed(image_bgr: NDArray[np.uint8]) -> None:
 
 
 def test_same_seed_same_sample_and_torchs_generator_is_left_alone(image_bgr: NDArray[np.uint8]) -> None:
-    transform = TrainTransform((60, 40), FILL_RGB, photometric=1)
+    transform = TrainTransform((60, 40), FILL_RGB, zoom_out=0.5, photometric=1)
     before = torch.get_rng_state()
     first, again, other = (transform(image_bgr, BOXES, LABELS, seed)[0] for seed in (5, 5, 6))
     assert torch.equal(first, again)
@@ -98,19 +98,10 @@ def test_same_seed_same_sample_and_torchs_generator_is_left_alone(image_bgr: NDA
 def test_image_without_boxes(image_bgr: NDArray[np.uint8]) -> None:
     none = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
     for seed in range(10):
-        image, boxes, labels = TrainTransform((60, 40), FILL_RGB)(image_bgr, *none, seed)
+        image, boxes, labels = TrainTransform((60, 40), FILL_RGB, zoom_out=0.5)(image_bgr, *none, seed)
         assert image.shape == (3, 60, 40)
         assert boxes.shape == (0, 4)
         assert labels.shape == (0,)
-
-
-def test_presets() -> None:
-    lite = TrainTransform.preset("ssdlite", (320, 320), FILL_RGB, hflip=0.0)
-    assert (lite.zoom_out, lite.iou_crop, lite.photometric, lite.hflip) == (0.0, True, 0.0, 0.0)
-    full = TrainTransform.preset("ssd", (300, 300), FILL_RGB)
-    assert (full.zoom_out, full.iou_crop, full.photometric, full.hflip) == (0.5, True, 0.5, 0.5)
-    with pytest.raises(ValueError, match="unknown augmentation 'yolo'"):
-        TrainTransform.preset("yolo", (300, 300), FILL_RGB)
 
 
 def torchvision_window(transform: v2.Transform) -> Window:

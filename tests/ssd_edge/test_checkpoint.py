@@ -6,6 +6,7 @@ import pickle
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -82,6 +83,56 @@ def test_what_is_no_checkpoint(checkpoint: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "cut.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:100_000])
     with pytest.raises(ModelFileError, match="not a"):
         load_checkpoint(tmp_path / "cut.pt")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"card": None},
+        {"card": {"arch": "fixed"}},
+        {"model": None},
+        {"model": [1, 2]},
+        {"model": {"weight": 1.0}},
+        {"model": {1: torch.zeros(1)}},
+        {"training": [1]},
+    ],
+    ids=repr,
+)
+def test_a_checkpoint_that_is_not_whole(checkpoint: Checkpoint, tmp_path: Path, change: dict[str, object]) -> None:
+    path = tmp_path / "model.pt"
+    save_checkpoint(path, checkpoint)
+    torch.save({**torch.load(path, weights_only=True), **change}, path)
+    with pytest.raises(ModelFileError, match=rf"{path} is not whole"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("key", ["card", "model"])
+def test_a_checkpoint_without_one_of_its_parts(checkpoint: Checkpoint, tmp_path: Path, key: str) -> None:
+    path = tmp_path / "model.pt"
+    save_checkpoint(path, checkpoint)
+    content = torch.load(path, weights_only=True)
+    del content[key]
+    torch.save(content, path)
+    with pytest.raises(ModelFileError, match=rf"{path} is not whole"):
+        load_checkpoint(path)
+
+
+def test_damaged_bytes_are_always_one_kind_of_error(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """torch itself fails on such files with UnicodeDecodeError, IndexError, AssertionError and more."""
+    path = tmp_path / "model.pt"
+    save_checkpoint(path, replace(checkpoint, state_dict={"weight": torch.zeros(3)}))
+    whole = path.read_bytes()
+    random = np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        damaged = np.frombuffer(whole, np.uint8).copy()
+        damaged[random.integers(len(whole), size=5)] = random.integers(256, size=5)
+        path.write_bytes(damaged.tobytes())
+        try:
+            load_checkpoint(path)
+        except ModelFileError:
+            refused += 1
+    assert refused > 100
 
 
 def test_a_card_that_does_not_fit_the_weights(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -2,21 +2,25 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import cv2
 import onnx
 import pytest
 import torch
 
-from ssd_edge import cli
+from ssd_edge import cli, demo
 from ssd_edge.checkpoint import Checkpoint, save_checkpoint
 from ssd_edge.cli import build_parser, main
 from ssd_edge.models.create import create_model
+from ssd_edge.runtime.sources import Frame
+from ssd_edge.runtime.stream import StreamConfig
 from ssd_edge.train import TrainConfig
 
 
@@ -84,6 +88,17 @@ def test_codes_writes_a_dataset_and_a_video(tmp_path: Path) -> None:
     assert cv2.VideoCapture(str(video)).get(cv2.CAP_PROP_FRAME_COUNT) == 3
 
 
+def test_codes_takes_a_folder_with_a_dot_in_its_name(tmp_path: Path) -> None:
+    assert main(["codes", "-o", str(tmp_path / "set.v1"), "--count", "1", "--size", "160x128"]) == 0
+    assert (tmp_path / "set.v1" / "annotations.json").is_file()
+
+
+def test_codes_does_not_overwrite_annotations_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "annotations.json").write_text('{"info": {"description": "mine"}}')
+    assert main(["codes", "-o", str(tmp_path), "--count", "1"]) == 1
+    assert "annotations.json is not of ssd-edge codes" in complaint(capsys)
+
+
 def test_stream_writes_json_lines(fixed_model: Callable[..., Path], fixed_dataset: Path, tmp_path: Path) -> None:
     lines = tmp_path / "found.jsonl"
     images = str(fixed_dataset / "images")
@@ -102,6 +117,43 @@ def test_demo_reports_fps_and_map(
     assert "mAP" in out
     assert len((folder / "detections.jsonl").read_text().splitlines()) == 6
     assert cv2.VideoCapture(str(folder / "annotated.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 6
+
+
+def test_an_interrupted_demo_exits_with_130_and_keeps_what_is_written(
+    fixed_model: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class InterruptedSink(demo._ConfidentVideoSink):
+        def write(self, frame: Frame, *rest: Any) -> bool:
+            if frame.index == 2:
+                signal.raise_signal(signal.SIGINT)
+            return super().write(frame, *rest)
+
+    monkeypatch.setattr(demo, "_ConfidentVideoSink", InterruptedSink)
+    assert main(["demo", "--model", str(fixed_model()), "-o", str(tmp_path / "demo"), "--seconds", "1"]) == 130
+    assert complaint(capsys) == "ssd-edge: interrupted"
+    assert len((tmp_path / "demo" / "detections.jsonl").read_text().splitlines()) == 3
+    assert cv2.VideoCapture(str(tmp_path / "demo" / "annotated.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "source"),
+    [
+        ("--video", "0", Path("0")),  # a file of that name, not a camera
+        ("--camera", "0", 0),
+        ("--source", "0", "0"),
+    ],
+)
+def test_stream_hands_on_what_kind_of_source_was_named(
+    option: str, value: str, source: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs: list[StreamConfig] = []
+    monkeypatch.setattr("ssd_edge.runtime.stream.run_stream", configs.append)
+    assert main(["stream", option, value, "--model", "m.onnx"]) == 0
+    assert configs[0].source == source
+    assert type(configs[0].source) is type(source)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +185,7 @@ def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFi
         (["parity", "c.pt", "m.onnx", "--data", "d", "--max-drop", "lots"], "'lots' is not understood"),
         (["export", "c.pt", "-o", "m.onnx", "--precision", "int8"], "int8 is not in this version yet"),
         (["export", "c.pt", "-o", "m.tflite"], "does not end in .onnx"),
-        (["codes", "-o", "scenes.zip"], "neither a folder's name nor"),
+        (["codes", "-o", "scenes.zip"], "is the name of a .zip file; give a folder"),
     ],
 )
 def test_wrong_usage_found_later_exits_with_2(

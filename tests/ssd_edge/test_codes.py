@@ -289,6 +289,27 @@ def test_write_coco_refuses_nothing_and_says_where_it_cannot_write(tmp_path):
         write_coco(tmp_path, count=1, seed=0, size_hw=SIZE_HW)
 
 
+@pytest.mark.parametrize("text", ['{"info": {"description": "mine"}}', "[]", "[" * 100_000, ""])
+def test_files_of_others_are_not_overwritten(tmp_path, text):
+    for name, write in (
+        ("annotations.json", lambda: write_coco(tmp_path, count=1, seed=0, size_hw=SIZE_HW)),
+        ("codes.json", lambda: write_video(tmp_path / "codes.mp4", seconds=0.1, fps=10, seed=0)),
+    ):
+        file = tmp_path / name
+        file.write_text(text)
+        with pytest.raises(SinkError, match=f"{name} is not of ssd-edge codes"):
+            write()
+        assert file.read_text() == text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["annotations.json", "codes.json"]  # nothing rendered
+
+
+def test_own_files_are_replaced(tmp_path):
+    for count in (1, 2):
+        annotations = write_coco(tmp_path, count=count, seed=0, size_hw=SIZE_HW)
+        assert len(json.loads(annotations.read_text())["images"]) == count
+        assert len(write_video(tmp_path / "codes.mp4", seconds=count / 10, fps=10, seed=0)["images"]) == count
+
+
 def test_video_has_smooth_truth_for_every_frame(tmp_path):
     path = tmp_path / "codes.mp4"
     truth = write_video(path, seconds=1.2, fps=20, seed=4, size_hw=SIZE_HW)

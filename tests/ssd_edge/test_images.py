@@ -1,5 +1,7 @@
 """Every kind of image file becomes uint8 BGR, and what is none is refused by name."""
 
+import io
+import threading
 from pathlib import Path
 
 import cv2
@@ -8,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ssd_edge.errors import DatasetError, SsdEdgeError
-from ssd_edge.images import IMAGE_SUFFIXES, ImageError, image_size, load_image, to_bgr8
+from ssd_edge.images import IMAGE_SUFFIXES, ImageError, image_size, load_image, quiet_opencv, to_bgr8
 
 RED_BLUE = np.array([[[255, 0, 0], [0, 0, 255]]], np.uint8).repeat(8, 0).repeat(8, 1)  # RGB [8, 16, 3]
 
@@ -75,6 +77,68 @@ def test_missing_empty_and_cut_off_files_are_named(tmp_path: Path) -> None:
     for name in ("missing.jpg", "empty.jpg", "text.png", "cut.jpg"):
         with pytest.raises(DatasetError, match=name):
             load_image(tmp_path / name)
+
+
+def jpeg(*, progressive: bool = False, thumbnail: bytes = b"") -> bytes:
+    """8×16 pixels; with a thumbnail, an EXIF segment that holds it."""
+    encoded = io.BytesIO()
+    exif = b"Exif\x00\x00" + thumbnail if thumbnail else b""
+    Image.fromarray(RED_BLUE).save(encoded, "JPEG", progressive=progressive, exif=exif)
+    return encoded.getvalue()
+
+
+@pytest.mark.parametrize("trailer", [b"\xff\xda", b"ftypmp42\xff\xd8\xff\xda\x00", jpeg(), jpeg()[:-2]])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_what_follows_a_jpegs_end_does_not_matter(tmp_path: Path, trailer: bytes, progressive: bool) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg(progressive=progressive) + trailer)
+    assert image_size(tmp_path / "a.jpg") == (8, 16)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_is_cut_off_anywhere_is_refused(
+    tmp_path: Path, progressive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # OpenCV 4 decodes these, so whichever version is here, it is not asked.
+    monkeypatch.setattr("cv2.imdecode", lambda *_: RED_BLUE)
+    whole = jpeg(progressive=progressive, thumbnail=jpeg())
+    path = tmp_path / "a.jpg"
+    for length in range(2, len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DatasetError, match="cut off"):
+            load_image(path)
+    path.write_bytes(whole)
+    assert image_size(path) == (8, 16)
+
+
+def log_level() -> int:
+    return int((getattr(cv2, "getLogLevel", None) or cv2.utils.logging.getLogLevel)())
+
+
+def test_opencv_stays_quiet_until_the_last_thread_has_done_and_then_speaks_again() -> None:
+    before = log_level()
+    first_in, second_in, first_out = threading.Event(), threading.Event(), threading.Event()
+    seen = []
+
+    def first() -> None:
+        with quiet_opencv():
+            first_in.set()
+            second_in.wait(5)
+        first_out.set()
+
+    def second() -> None:
+        first_in.wait(5)
+        with quiet_opencv():
+            second_in.set()
+            first_out.wait(5)
+            seen.append(log_level())
+
+    threads = [threading.Thread(target=work) for work in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert seen == [0]
+    assert log_level() == before != 0
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 1), (4, 5, 4), (4, 5, 3)])

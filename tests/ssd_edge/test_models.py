@@ -1,6 +1,7 @@
 """Default boxes, box coding, matching and loss against values worked out by hand."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -142,6 +143,25 @@ def test_without_a_network_the_weights_file_is_named(monkeypatch: pytest.MonkeyP
     with pytest.raises(ModelFileError) as error:
         create_model("ssdlite320_mobilenet_v3_large", 90, weights="coco")
     assert "put it at /nowhere/checkpoints/ssdlite320_mobilenet_v3_large_coco-a79551df.pth" in str(error.value)
+
+
+class Exploit:
+    """Pickle would call this on loading."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (exec, ("raise SystemExit('foreign code ran')",))
+
+
+def test_a_weights_file_put_by_hand_is_not_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    place = tmp_path / "checkpoints" / "ssdlite320_mobilenet_v3_large_coco-a79551df.pth"
+    place.parent.mkdir()
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    torch.save({"model": Exploit()}, place)
+    with pytest.raises(ModelFileError, match=f"{place} is cut off or another file"):
+        create_model("ssdlite320_mobilenet_v3_large", 90, weights="coco")
+    monkeypatch.setattr(create, "file_sha256", lambda _: "a79551df")  # eight digits can be forged
+    with pytest.raises(ModelFileError, match=f"(?s)could not be fetched or read.*{place}"):
+        create_model("ssdlite320_mobilenet_v3_large", 90, weights="coco")
 
 
 def test_coco_weights_for_other_classes_start_only_the_class_heads_anew(monkeypatch: pytest.MonkeyPatch) -> None:

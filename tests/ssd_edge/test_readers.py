@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ssd_edge.data.dataset import UNKNOWN_LABEL, DetectionDataset
+from ssd_edge.data.lint import lint
 from ssd_edge.data.readers import list_splits, read_dataset
 from ssd_edge.errors import DatasetError
 
@@ -152,6 +153,7 @@ class TestCoco:
         ("text", "message"),
         [
             ("{", "is not JSON"),
+            ("[" * 100_000, "is not JSON"),
             ("[]", "no list `images`"),
             ('{"images": [], "annotations": []}', "no list `categories`"),
             (
@@ -167,6 +169,15 @@ class TestCoco:
         (tmp_path / "annotations.json").write_text(text)
         with pytest.raises(DatasetError, match=message):
             read_dataset(tmp_path)
+
+    def test_a_file_name_that_no_file_can_have_is_a_missing_image(self, tmp_path: Path) -> None:
+        write_image(tmp_path / "a.png")
+        images = [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": 300 * "x" + ".png"}]
+        boxes = [{"image_id": i, "category_id": 3, "bbox": [1, 1, 9, 9]} for i in (1, 2)]
+        write_coco(tmp_path / "annotations.json", images, boxes)
+        usable, report = lint(read_dataset(tmp_path))
+        assert names(usable) == ["a.png"]
+        assert list(report.findings) == ["missing image"]
 
     def test_repeated_image_id(self, tmp_path: Path) -> None:
         write_coco(tmp_path / "a.json", [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}], [])
@@ -229,6 +240,12 @@ class TestVoc:
         bomb = '<!DOCTYPE lol [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]>'
         write_voc(tmp_path, "a", voc_object("&b;", 1, 1, 9, 9), head=bomb)
         with pytest.raises(DatasetError, match=r"a\.xml: it declares a document type"):
+            read_dataset(tmp_path)
+
+    @pytest.mark.parametrize("encoding", ["GBK", "gb2312", "klingon"])
+    def test_encoding_that_cannot_be_read_is_named(self, tmp_path: Path, encoding: str) -> None:
+        write_voc(tmp_path, "a", "", head=f'<?xml version="1.0" encoding="{encoding}"?>')
+        with pytest.raises(DatasetError, match=r"cannot read .*a\.xml: .*encoding.*; save the file as UTF-8"):
             read_dataset(tmp_path)
 
     def test_broken_xml_is_named(self, tmp_path: Path) -> None:
@@ -295,14 +312,31 @@ class TestYolo:
         ("text", "message"),
         [
             ("train: images/train", "no `names`"),
-            ("names: {a: cat}", "whole numbers"),
+            ("train: images/train\nnames: {a: cat}", "whole numbers"),
             ("names: [", "cannot read"),
+            ("names: " + "[" * 5000, "cannot read"),
+            ("names: [cat]", "none of train, val, test; add where the images are"),
         ],
     )
     def test_yaml_that_is_no_dataset(self, folder: Path, text: str, message: str) -> None:
         (folder / "data.yaml").write_text(text)
         with pytest.raises(DatasetError, match=message):
             read_dataset(folder / "data.yaml")
+
+    @pytest.mark.parametrize("split", [None, "train"])
+    def test_images_that_are_not_there_are_named(self, folder: Path, split: str | None) -> None:
+        text = f"path: elsewhere\ntrain: ../gone\nval: [{300 * 'x'}]\nnames: [cat]\n"
+        (folder / "data.yaml").write_text(text)
+        with pytest.raises(DatasetError) as error:
+            read_dataset(folder / "data.yaml", split)
+        assert "its images are not there" in str(error.value)
+        for tried in ("elsewhere/../gone", "elsewhere/gone", "../gone", "gone", f"elsewhere/{300 * 'x'}"):
+            assert f" {folder}/{tried}" in str(error.value)
+
+    def test_classes_txt_that_is_not_utf8(self, folder: Path) -> None:
+        (folder / "classes.txt").write_bytes("kočka".encode("latin2"))
+        with pytest.raises(DatasetError, match=r"cannot read .*classes\.txt: .*; save it as UTF-8"):
+            read_dataset(folder)
 
     def test_no_class_names(self, folder: Path) -> None:
         with pytest.raises(DatasetError, match=r"write classes\.txt"):
@@ -346,6 +380,20 @@ class TestDispatch:
             fingerprints.append(read_dataset(tmp_path / folder).fingerprint())
         assert fingerprints[0] == fingerprints[1] != fingerprints[2]
         assert len(fingerprints[0]) == 64
+
+    def test_fingerprint_of_relative_paths_and_of_some_absolute(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        fingerprints = []
+        for first in ("a.png", str(tmp_path / "data" / "a.png")):
+            images = [{"id": i, "file_name": n, "width": 9, "height": 9} for i, n in enumerate((first, "b.png"))]
+            for name in ("a.png", "b.png"):
+                write_image(tmp_path / "data" / name)
+            write_coco(tmp_path / "data" / "annotations.json", images, [])
+            fingerprints.append(read_dataset(Path("data")).fingerprint())
+        fingerprints.append(read_dataset(tmp_path / "data").fingerprint())
+        assert len(set(fingerprints)) == 1
 
 
 class TestRealData:

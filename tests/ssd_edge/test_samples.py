@@ -52,7 +52,8 @@ def test_a_resumed_run_sees_the_batches_that_were_left() -> None:
 
 
 def test_fewer_samples_than_a_batch_still_make_one() -> None:
-    assert [len(batch) for batch in EpochBatches(samples=2, batch=16, epochs=3, seed=0)] == [2, 2, 2]
+    assert [len(batch) for batch in EpochBatches(samples=3, batch=16, epochs=2, seed=0)] == [3, 3]
+    assert list(EpochBatches(samples=1, batch=16, epochs=2, seed=0)) == [[(0, 0)] * 2, [(1, 0)] * 2]
 
 
 def test_workers_change_nothing(samples: ImageSamples) -> None:

@@ -19,9 +19,9 @@ import torch
 from ssd_edge.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ssd_edge.data.codes import write_coco
 from ssd_edge.data.readers import read_dataset
-from ssd_edge.errors import DatasetError, ModelFileError, UsageError
+from ssd_edge.errors import DatasetError, ModelFileError, SinkError, UsageError
 from ssd_edge.models.create import create_model
-from ssd_edge.train import TrainConfig, hold_out, read_data, train
+from ssd_edge.train import TrainConfig, hold_out, read_data, train, train_on
 
 
 def write_yolo(folder: Path, count: int, classes: tuple[str, ...] = ("square",)) -> Path:
@@ -79,8 +79,11 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.slow
-def test_interrupted_and_resumed_equals_never_stopped(config: TrainConfig, tmp_path: Path) -> None:
-    """Ctrl-C in the middle, by a real signal to the whole process group, as a terminal sends it."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_and_resumed_equals_never_stopped(
+    config: TrainConfig, tmp_path: Path, number: signal.Signals
+) -> None:
+    """A real signal in the middle, to the whole process group, as a terminal or a supervisor sends it."""
 
     def start(output: Path, resume: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", START, config.data, str(output), resume]
@@ -93,7 +96,7 @@ def test_interrupted_and_resumed_equals_never_stopped(config: TrainConfig, tmp_p
     while not (tmp_path / "stopped" / "last.pt").exists():  # the first epoch is done
         assert stopped.poll() is None
         time.sleep(0.01)
-    os.killpg(stopped.pid, signal.SIGINT)
+    os.killpg(stopped.pid, number)
     _, errors = stopped.communicate(timeout=120)
     assert stopped.returncode == 130, errors
     assert "go on with --resume" in errors
@@ -140,34 +143,117 @@ def test_a_checkpoint_to_start_from(config: TrainConfig, tmp_path: Path) -> None
 def test_resume_refuses_changed_data(config: TrainConfig) -> None:
     train(replace(config, epochs=1))
     (Path(config.data) / "classes.txt").write_text("square\ncircle\n")
-    with pytest.raises(UsageError, match="the data have changed"):
+    with pytest.raises(UsageError, match="are not those of the run to resume"):
         train(replace(config, epochs=1, resume=True))
+
+
+def test_a_moved_dataset_can_be_resumed(config: TrainConfig, tmp_path: Path) -> None:
+    train(replace(config, epochs=1))
+    moved = Path(config.data).rename(tmp_path / "moved")
+    assert train(replace(config, data=str(moved), epochs=1, resume=True)).name == "best.pt"
 
 
 def test_splits_are_chosen_and_may_be_named(shared_data: Path, tmp_path: Path) -> None:
     config = TrainConfig(str(shared_data / "bccd"), tmp_path)
+    assert sizes(config) == (205, 87)
+    assert sizes(replace(config, split="train+val", val_split="test")) == (292, 72)
+    # val is part of what is trained on, and test is never taken unasked: it would choose best.pt
+    assert sizes(replace(config, split="train+val")) == (263, 29)
+
+
+def sizes(config: TrainConfig) -> tuple[int, int]:
     train_set, val_set = read_data(config)
     assert train_set is not None
-    assert (len(train_set), len(val_set)) == (205, 87)
-    train_set, val_set = read_data(replace(config, split="train+val", val_split="test"))
-    assert train_set is not None
-    assert (len(train_set), len(val_set)) == (292, 72)
-    assert train_set.class_names == val_set.class_names == ("Platelets", "RBC", "WBC")
+    assert train_set.class_names == val_set.class_names
+    return len(train_set), len(val_set)
 
 
-def test_a_tenth_is_held_out_where_there_is_no_split(tmp_path: Path) -> None:
-    dataset = read_dataset(write_yolo(tmp_path / "data", 20))
+def test_the_usual_coco_folder_names(tmp_path: Path) -> None:
+    for split, first in (("train2017", 0), ("val2017", 100)):
+        write_coco(tmp_path / "data" / split, count=3 if first else 4, seed=0, first_index=first, size_hw=(64, 64))
+        (tmp_path / "data" / "annotations").mkdir(exist_ok=True)
+        written = json.loads((tmp_path / "data" / split / "annotations.json").read_text())
+        for image in written["images"]:
+            image["file_name"] = f"../{split}/images/{image['file_name']}"
+        (tmp_path / "data" / "annotations" / f"instances_{split}.json").write_text(json.dumps(written))
+        (tmp_path / "data" / split / "annotations.json").unlink()
+    assert sizes(TrainConfig(str(tmp_path / "data"), tmp_path / "run")) == (4, 3)
+
+
+def test_evaluation_images_that_are_trained_on_are_warned_of(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    yaml = tmp_path / "data.yaml"
+    yaml.write_text(f"path: {config.data}\ntrain: images\nval: images\nnames: [square]\n")
+    assert sizes(replace(config, data=str(yaml), split="train", val_split="val")) == (6, 6)
+    assert "warning: 6 of the 6 evaluation images are trained on too" in capsys.readouterr().err
+    assert sizes(replace(config, data=str(yaml))) == (5, 1)  # not asked for, so not done
+
+
+def test_a_tenth_of_the_labelled_images_is_held_out(config: TrainConfig, tmp_path: Path) -> None:
+    dataset = read_dataset(write_yolo(tmp_path / "twenty", 20))
+    labelled = dataset.records[5:]
+    backgrounds = tuple(record.select(np.zeros(1, bool)) for record in dataset.records[:5])
+    dataset = replace(dataset, records=backgrounds + labelled)
     train_set, val_set = hold_out(dataset, seed=0)
     assert (len(train_set), len(val_set)) == (18, 2)
-    paths = {record.path for record in train_set.records} | {record.path for record in val_set.records}
-    assert len(paths) == 20
-    one = read_dataset(write_yolo(tmp_path / "one", 1))
+    assert all(len(record.labels) for record in val_set.records)
+    assert len({record.path for record in train_set.records + val_set.records}) == 20
+    one = replace(dataset, records=labelled[:1])
     assert [len(part) for part in hold_out(one, seed=0)] == [1, 1]
+    with pytest.raises(DatasetError, match="none of 5 images has a box"):
+        hold_out(replace(dataset, records=backgrounds), seed=0)
+
+
+def test_the_held_out_images_can_be_evaluated_later(config: TrainConfig) -> None:
+    _, val_set = read_data(config)
+    listed = read_dataset(config.output / "held_out.json")
+    assert [record.path for record in listed.records] == [record.path.absolute() for record in val_set.records]
+    np.testing.assert_allclose(listed.records[0].boxes_xyxy, val_set.records[0].boxes_xyxy)
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_the_smallest_datasets_train(config: TrainConfig, tmp_path: Path, images: int) -> None:
+    data = write_yolo(tmp_path / "tiny", images)
+    assert train(replace(config, data=str(data), epochs=1)).exists()
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 9, 10, 11, 20, 21])
+def test_the_schedule_has_any_length(config: TrainConfig, epochs: int) -> None:
+    """torch's one-cycle schedule divides by zero where its first phase is exactly one step."""
+    from ssd_edge.train import _Run
+
+    train_set, val_set = read_data(config)
+    model = create_model(config.arch, 1)
+    run = _Run(replace(config, epochs=epochs, batch=5), model, train_set, val_set, None)
+    rates = []
+    for _ in range(epochs):
+        rates.append(run.schedule.get_last_lr()[0])
+        run.optimizer.step()
+        if len(rates) < epochs:
+            run.schedule.step()
+    assert all(np.isfinite(rates))
+    assert max(rates) <= 2e-3
+
+
+def test_an_unwritable_output_shows_before_training(config: TrainConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SinkError, match="cannot write"):
+        train(replace(config, output=tmp_path / "file" / "run"))
+
+
+def test_what_cannot_be_scored_shows_before_training(config: TrainConfig, tmp_path: Path) -> None:
+    dataset = read_dataset(Path(config.data))
+    empty = replace(dataset, records=tuple(record.select(np.zeros(1, bool)) for record in dataset.records))
+    with pytest.raises(DatasetError, match="no boxes of square"):
+        train_on(dataset, empty, config)
 
 
 def test_nothing_to_train_on(tmp_path: Path) -> None:
     with pytest.raises(DatasetError):
         train(TrainConfig(str(tmp_path / "absent"), tmp_path / "run"))
+    with pytest.raises(UsageError, match="batch norm"):
+        train_on(*[read_dataset(write_yolo(tmp_path / "data", 2))] * 2, TrainConfig("", tmp_path / "run", batch=1))
     with pytest.raises(UsageError, match="epochs is 0"):
         TrainConfig("codes", tmp_path, epochs=0)
     with pytest.raises(UsageError, match="lr is -1"):
