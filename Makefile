@@ -24,7 +24,7 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache demo-output
 
 $(BIN)/python:
-	$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("ssd-edge needs Python 3.10 or newer, this is %d.%d; name one: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("ssd-edge needs Python 3.10 or newer, this is %d.%d; name one: make PYTHON=python3.12 ..." % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
