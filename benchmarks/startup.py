@@ -1,6 +1,6 @@
 """How long `ssd-edge --help` takes as a whole process, beside an empty Python; median of several runs.
 
-    python benchmarks/startup.py -o benchmarks/startup.json
+python benchmarks/startup.py -o benchmarks/startup.json
 """
 
 from __future__ import annotations

@@ -131,8 +131,8 @@ def onnx_from_predictor(predictor: Predictor, size_hw: tuple[int, int]) -> onnx.
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
     if version < TORCH_NEEDED:
         raise MissingDependencyError(
-            f"export needs torch {TORCH_NEEDED[0]}.{TORCH_NEEDED[1]} or later, found {torch.__version__}: "
-            "pip install --upgrade torch torchvision"
+            f"export needs torch {TORCH_NEEDED[0]}.{TORCH_NEEDED[1]} or later, found {torch.__version__}",
+            extra="export",
         )
     predictor = copy.deepcopy(predictor)
     _pool_by_mean(predictor)

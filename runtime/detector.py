@@ -170,8 +170,8 @@ def open_detector(path: Path | str, *, threads: int | None = None, score_thresho
         if error.name is None or error.name.startswith("ssd_edge"):
             raise
         raise MissingDependencyError(
-            f"{path} needs PyTorch, but {error.name} is not installed: pip install 'ssd-edge[train]', "
-            "or open an .onnx file, which needs nothing more"
+            f"{path} needs PyTorch, but {error.name} is not installed (an .onnx file needs nothing more)",
+            extra="train",
         ) from error
     return TorchDetector.open(path, threads=threads, score_threshold=score_threshold)
 

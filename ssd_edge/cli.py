@@ -82,9 +82,7 @@ def _missing_dependency(error: Exception, command: str) -> SsdEdgeError | None:
     if package not in EXTRA_OF_PACKAGE:
         return None
     extra = command if command in ("train", "export") else EXTRA_OF_PACKAGE[package]
-    return MissingDependencyError(
-        f"{command} needs the package {package}, which is not installed: pip install 'ssd-edge[{extra}]'"
-    )
+    return MissingDependencyError(f"{command} needs the package {package}, which is not installed", extra=extra)
 
 
 def _complain(message: str) -> None:

@@ -27,7 +27,10 @@ class SinkError(SsdEdgeError):
 
 
 class MissingDependencyError(SsdEdgeError):
-    """An optional package is needed; the message names the extra that brings it."""
+    """An optional package is needed; the message ends with how to install the extra that brings it."""
+
+    def __init__(self, problem: str, extra: str):
+        super().__init__(f"{problem}; in the folder of ssd-edge: pip install '.[{extra}]'")
 
 
 class UsageError(SsdEdgeError):

@@ -36,8 +36,9 @@ def load_image(path: Path) -> NDArray[np.uint8]:
     """
     try:
         encoded = Path(path).read_bytes()
-    except OSError as error:
-        raise DatasetError(f"cannot read image {path}: {error.strerror}; check the path") from error
+    except (OSError, ValueError) as error:  # ValueError: no possible name, such as one with a NUL
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DatasetError(f"cannot read image {path}: {reason}; check the path") from error
     try:
         with quiet_opencv():
             decoded = None if not encoded or _is_cut_off_jpeg(encoded) else _decode(encoded)

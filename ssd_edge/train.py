@@ -45,6 +45,7 @@ HELD_OUT = 0.1  # share of the images kept for evaluation where a dataset has no
 # Peak of the one-cycle schedule with AdamW. VGG-16 has no batch norm and diverges at SSDlite's rate.
 PEAK_LR = {"ssd300_vgg16": 2e-4, "ssdlite320_mobilenet_v3_large": 2e-3}
 FINE_TUNE_FACTOR = 0.25  # of the peak when starting from trained weights
+TRAINING_STATE = {"recipe", "val_data", "optimizer", "schedule", "step", "best_ap"}  # what last.pt holds besides
 GRADIENT_CLIP = 10.0  # norm; only outliers of the first steps reach it
 
 
@@ -406,7 +407,7 @@ def _load_earlier(last: Path, config: TrainConfig) -> Checkpoint:
         UsageError: it was trained with other settings.
     """
     earlier = load_checkpoint(last)
-    if not earlier.training:
+    if not earlier.training.keys() >= TRAINING_STATE:
         raise ModelFileError(f"{last} holds no training state, so nothing to resume; train without --resume")
     recipe = json.loads(earlier.training["recipe"])
     wanted = json.loads(json.dumps(config.recipe()))

@@ -80,7 +80,7 @@ def _load_yaml(file: Path) -> dict[str, Any]:
     try:
         import yaml  # here, because everything else reads without it
     except ImportError as error:
-        raise MissingDependencyError(f"{file}: reading YAML needs PyYAML; pip install 'ssd-edge[train]'") from error
+        raise MissingDependencyError(f"{file}: reading YAML needs PyYAML", extra="train") from error
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:

@@ -144,5 +144,5 @@ def test_checkpoint_without_torch_names_the_extra(tmp_path: Path, monkeypatch: p
     (tmp_path / "a.pt").touch()
     monkeypatch.delitem(sys.modules, "ssd_edge.runtime.backend_torch", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)  # an import of it raises ModuleNotFoundError
-    with pytest.raises(MissingDependencyError, match=r"ssd-edge\[train\]"):
+    with pytest.raises(MissingDependencyError, match=r"pip install .\.\[train\]"):
         open_detector(tmp_path / "a.pt")

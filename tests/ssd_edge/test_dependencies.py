@@ -90,7 +90,10 @@ def test_a_missing_package_is_named_with_its_extra(missing: str, command: list[s
     code = without(missing) + "from ssd_edge.cli import main; sys.exit(main(sys.argv[1:]))"
     result = run_python(code, *command)
     assert result.returncode == 1
-    assert f"package {missing}, which is not installed: pip install 'ssd-edge[{extra}]'" in result.stderr
+    assert (
+        f"package {missing}, which is not installed; in the folder of ssd-edge: pip install '.[{extra}]'"
+        in result.stderr
+    )
     assert "Traceback" not in result.stderr
 
 

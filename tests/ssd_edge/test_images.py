@@ -173,3 +173,9 @@ def test_to_bgr8_refuses_what_is_no_image(image: np.ndarray) -> None:
 def test_suffixes_are_lower_case_with_a_dot() -> None:
     assert {".jpg", ".jpeg", ".png"} <= IMAGE_SUFFIXES
     assert all(suffix.startswith(".") and suffix == suffix.lower() for suffix in IMAGE_SUFFIXES)
+
+
+@pytest.mark.parametrize("name", ["a\0b.png", "a\ud800.png"])
+def test_a_name_that_no_file_can_have(name: str) -> None:
+    with pytest.raises(DatasetError, match="cannot read image"):
+        load_image(Path(name))
