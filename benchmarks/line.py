@@ -10,7 +10,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from machine import describe_machine
+from report import report
 
 from ssd_edge.card import file_sha256
 from ssd_edge.checkpoint import load_checkpoint
@@ -56,8 +56,7 @@ def main() -> None:
                 evaluations[backend] = evaluate(detector, dataset, classes=args.classes)
         evaluations["stream, from its JSON lines"] = streamed(onnx, dataset, Path(name), args.classes)
     reference = evaluations["PyTorch"].metrics["AP"]
-    report = {
-        "machine": describe_machine(),
+    figures = {
         "model": load_checkpoint(args.checkpoint).card.arch,
         "checkpoint_sha256": file_sha256(args.checkpoint),
         "data": f"{dataset.name}, {len(dataset)} images",
@@ -65,10 +64,7 @@ def main() -> None:
         "results": {name: json.loads(evaluation.to_json()) for name, evaluation in evaluations.items()},
         "AP_difference_to_PyTorch": {name: e.metrics["AP"] - reference for name, e in evaluations.items()},
     }
-    text = json.dumps(report, indent=2, ensure_ascii=False)
-    print(text)
-    if args.output:
-        args.output.write_text(text + "\n", encoding="utf-8")
+    report(figures, args.output)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ Decoding and drawing are not counted. Two thresholds: 0.001, torchvision's own, 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -18,8 +17,8 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from machine import describe_machine
 from numpy.typing import NDArray
+from report import report
 from torchvision.models.detection import ssd300_vgg16, ssdlite320_mobilenet_v3_large
 
 from ssd_edge.checkpoint import load_checkpoint
@@ -118,17 +117,13 @@ def main() -> None:
         onnx = Path(folder) / "model.onnx"
         export_onnx(args.checkpoint, onnx)
         results = [compare(args.checkpoint, onnx, frames, threshold, args.threads) for threshold in THRESHOLDS]
-    report = {
-        "machine": describe_machine(),
+    figures = {
         "threads": args.threads,
         "model": f"{card.arch}, {len(card.class_names)} classes and background",
         "video": f"{args.video.name}, {len(frames)} frames of {frames[0].shape[1]}×{frames[0].shape[0]}",
         "results": results,
     }
-    text = json.dumps(report, indent=2, ensure_ascii=False)
-    print(text)
-    if args.output:
-        args.output.write_text(text + "\n", encoding="utf-8")
+    report(figures, args.output)
 
 
 if __name__ == "__main__":

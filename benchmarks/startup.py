@@ -6,14 +6,13 @@ python benchmarks/startup.py -o benchmarks/startup.json
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from machine import describe_machine
+from report import report
 
 COMMANDS = {"python -c pass": ["-c", "pass"], "ssd-edge --help": ["-m", "ssd_edge", "--help"]}
 
@@ -35,10 +34,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, help="write the figures here as JSON")
     args = parser.parse_args()
     seconds = {name: time_process(arguments, args.runs) for name, arguments in COMMANDS.items()}
-    text = json.dumps({"machine": describe_machine(), "median_seconds": seconds}, indent=2)
-    print(text)
-    if args.output:
-        args.output.write_text(text + "\n", encoding="utf-8")
+    report({"median_seconds": seconds}, args.output)
 
 
 if __name__ == "__main__":

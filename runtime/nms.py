@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from ssd_edge.detections import Detections
 
+BLOCK = 192  # boxes compared with each other at once: all temporaries stay in the processor's cache
+SAMPLE_STRIDE = 61  # of the scores that are looked at to guess how many are above a value; prime: no pattern
+
 
 def nms(
     boxes: NDArray[np.float32],
@@ -29,7 +32,7 @@ def nms(
     IoU is intersection / (area + area - intersection) in float32, in that order, and both thresholds are
     rounded to float32; a pair whose union is empty does not overlap.
 
-    The classes are not looped over: boxes are taken best first over all of them, in a few portions, until
+    The classes are not looped over: boxes are taken best first over all of them, a block at a time, until
     `detections` are kept. What is kept never depends on a worse box, so the rest need not be looked at.
 
     Args:
@@ -44,83 +47,102 @@ def nms(
         scores = np.where(np.isnan(boxes).any(axis=1, keepdims=True), np.float32(np.nan), scores)
     seen = np.zeros(scores.shape[1], np.int64)  # candidates of each class met so far
     anchors, labels = np.zeros(0, np.int64), np.zeros(0, np.int64)  # what is kept, best first
-    for new_anchors, new_labels in _best_first(scores, np.float32(score_threshold), 2 * detections):
+    for new_anchors, new_labels in _best_first(scores, np.float32(score_threshold), 4 * detections):
         allowed = seen[new_labels] + _rank_in_class(new_labels) < candidates
         seen += np.bincount(new_labels, minlength=len(seen))
-        anchors = np.concatenate([anchors, new_anchors[allowed]])
-        labels = np.concatenate([labels, new_labels[allowed]])
-        keep = _greedy_keep(boxes[anchors], labels, np.float32(iou_threshold))
-        anchors, labels = anchors[keep], labels[keep]
-        if len(labels) >= detections:
-            break
-    anchors, labels = anchors[:detections], labels[:detections]
+        new_anchors, new_labels = new_anchors[allowed], new_labels[allowed]
+        for start in range(0, len(new_labels), BLOCK):
+            block = slice(start, start + BLOCK)
+            keep = _greedy_keep(
+                boxes[anchors], labels, boxes[new_anchors[block]], new_labels[block], np.float32(iou_threshold)
+            )
+            anchors = np.concatenate([anchors, new_anchors[block][keep]])
+            labels = np.concatenate([labels, new_labels[block][keep]])
+            if len(labels) >= detections:
+                anchors, labels = anchors[:detections], labels[:detections]
+                return Detections(boxes[anchors], scores[anchors, labels], labels)
     return Detections(boxes[anchors], scores[anchors, labels], labels)
 
 
 def _best_first(
     scores: NDArray[np.float32], threshold: np.float32, size: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """(anchors, labels) of the scores above the threshold, best first, in portions of at most `size`, then more.
+    """(anchors, labels) of the scores above the threshold, best first, in portions: about `size`, then more.
 
-    What is sorted at once takes in all scores that equal its last one, so that the cut runs through no tie.
+    A portion is all scores between two values, so the cut runs through no tie. The values are guessed from a sample of
+    the scores; a bad guess makes portions larger or smaller and changes nothing else.
     """
-    flat = np.flatnonzero(scores > threshold)
-    values = scores.reshape(-1)[flat]
-    while len(flat):
-        cut = np.partition(values, -size)[-size] if len(flat) > size else threshold
-        in_portion = values >= cut
-        anchors, labels = np.divmod(flat[in_portion], scores.shape[1])
-        order = np.lexsort((anchors, labels, -values[in_portion]))
-        for start in range(0, len(order), size):
-            part = order[start : start + size]
-            yield anchors[part], labels[part]
-        flat, values = flat[~in_portion], values[~in_portion]
+    flat = scores.reshape(-1)
+    sample = flat[::SAMPLE_STRIDE]
+    sample = np.sort(sample[sample > threshold])
+    upper = np.float32(np.inf)
+    while upper > threshold:
+        below = sample[sample < upper]
+        rank = size // SAMPLE_STRIDE + 1
+        lower = below[-rank] if rank <= len(below) else threshold
+        found = np.flatnonzero((flat > lower) & (flat <= upper) if upper < np.inf else flat > lower)
+        anchors, labels = np.divmod(found, scores.shape[1])
+        order = np.lexsort((anchors, labels, -flat[found]))
+        yield anchors[order], labels[order]
+        upper = lower
         size *= 4
 
 
 def _rank_in_class(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """How many earlier entries have the same label, for each entry."""
     order = np.argsort(labels, kind="stable")
-    starts = np.searchsorted(labels[order], labels[order])
+    in_order = labels[order]
     ranks = np.empty_like(labels)
-    ranks[order] = np.arange(len(labels)) - starts
+    ranks[order] = np.arange(len(labels)) - np.searchsorted(in_order, in_order)
     return ranks
 
 
-def _greedy_keep(boxes: NDArray[np.float32], labels: NDArray[np.int64], threshold: np.float32) -> NDArray[np.bool_]:
-    """Which boxes, given best first, greedy suppression within their class keeps.
+def _greedy_keep(
+    kept_boxes: NDArray[np.float32],
+    kept_labels: NDArray[np.int64],
+    boxes: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    threshold: np.float32,
+) -> NDArray[np.bool_]:
+    """Which boxes, given best first and worse than the kept ones, greedy suppression within their class keeps.
 
-    A box is kept when no kept better box overlaps it. Starting from "all are kept", applying that rule to all
-    boxes at once settles: after n rounds the first n boxes are final, in practice after a few.
+    A box is kept when no kept better box overlaps it. Starting from "all that no kept box overlaps", applying that
+    rule to all boxes at once settles: after n rounds the first n boxes are final, in practice after a few.
     """
-    better, worse = _overlapping_pairs(boxes, labels, threshold)
-    keep = np.ones(len(boxes), np.bool_)
+    free = ~_overlaps(kept_boxes, kept_labels, boxes, labels, threshold).any(axis=0)
+    better, worse = np.nonzero(np.triu(_overlaps(boxes, labels, boxes, labels, threshold), k=1))
+    keep = free
     while True:
-        settled = np.ones(len(boxes), np.bool_)
+        settled = free.copy()
         settled[worse[keep[better]]] = False
         if np.array_equal(settled, keep):
             return keep
         keep = settled
 
 
-def _overlapping_pairs(
-    boxes: NDArray[np.float32], labels: NDArray[np.int64], threshold: np.float32
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indexes (better, worse) of the pairs of one class whose IoU is above the threshold."""
-    order = np.argsort(labels, kind="stable")  # classes together, each best first
-    before = _rank_in_class(labels)[order]  # better boxes of the class, which stand just before
-    ends = np.cumsum(before)
-    worse = np.repeat(np.arange(len(order)), before)
-    better = worse - 1 - (np.arange(len(worse)) - np.repeat(ends - before, before))
-    x0, y0, x1, y1 = np.ascontiguousarray(boxes[order].T)  # each [n]
-    for low, high in ((x0, x1), (y0, y1)):  # most pairs share nothing: drop them before the arithmetic
-        meet = np.minimum(high[better], high[worse]) > np.maximum(low[better], low[worse])
-        better, worse = better[meet], worse[meet]
-    area = (x1 - x0) * (y1 - y0)
-    width = np.minimum(x1[better], x1[worse]) - np.maximum(x0[better], x0[worse])
-    height = np.minimum(y1[better], y1[worse]) - np.maximum(y0[better], y0[worse])
-    intersection = width * height
-    with np.errstate(divide="ignore", invalid="ignore"):
-        iou = intersection / (area[better] + area[worse] - intersection)
+def _overlaps(
+    boxes_a: NDArray[np.float32],
+    labels_a: NDArray[np.int64],
+    boxes_b: NDArray[np.float32],
+    labels_b: NDArray[np.int64],
+    threshold: np.float32,
+) -> NDArray[np.bool_]:
+    """Which pairs are of one class and have an IoU above the threshold: bool [a, b]."""
+    ax0, ay0, ax1, ay1 = boxes_a.T[:, :, None]  # each [a, 1]
+    bx0, by0, bx1, by1 = np.ascontiguousarray(boxes_b.T)  # each [b]
+    width = np.minimum(ax1, bx1)  # [a, b]; the steps that follow write into what is there
+    side = np.maximum(ax0, bx0)
+    width -= side
+    np.maximum(width, 0, out=width)
+    height = np.minimum(ay1, by1)
+    height -= np.maximum(ay0, by0, out=side)
+    np.maximum(height, 0, out=height)
+    intersection = np.multiply(width, height, out=width)
+    area_a, area_b = ((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (boxes_a.T, boxes_b.T))
+    union = np.add(area_a[:, None], area_b, out=side)
+    union -= intersection
+    with np.errstate(divide="ignore", invalid="ignore"):  # an empty union: NaN is above nothing
+        iou = np.divide(intersection, union, out=height)
     above = iou > threshold
-    return order[better[above]], order[worse[above]]
+    above &= labels_a[:, None] == labels_b
+    return above

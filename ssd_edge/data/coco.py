@@ -105,7 +105,7 @@ def _read_file(file: Path, split: str) -> DetectionDataset:
         path = _find_image(file, split, str(image["file_name"]))
         size_hw = size_hw_of(path, image.get("height"), image.get("width"))
         records.append(_record(path, image_id if whole_ids else number, size_hw, of_image, label_of_id))
-    name = f"{file.parent.name}/{file.name}"
+    name = str(Path(file.parent.name, file.name))
     names = tuple(str(category["name"]) for category in categories)
     return DetectionDataset(name, names, tuple(category["id"] for category in categories), tuple(records))
 

@@ -59,7 +59,7 @@ def test_a_checkpoint_that_needs_pickle_is_refused(tmp_path: Path) -> None:
     torch.save({"model": Exploit()}, tmp_path / "evil.pt")
     with pytest.raises(ModelFileError, match="could run code that it brings along"):
         load_checkpoint(tmp_path / "evil.pt")
-    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Exploit()))
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Exploit(), protocol=2))
     with pytest.raises(ModelFileError, match="not a PyTorch checkpoint"):
         load_checkpoint(tmp_path / "plain.pt")
 

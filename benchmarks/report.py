@@ -1,13 +1,23 @@
-"""What a benchmark was measured on; every result file begins with it."""
+"""What every benchmark prints and keeps: its figures, behind the machine they were measured on."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("ssd-edge", "numpy", "opencv-python", "onnxruntime", "torch", "torchvision")
+
+
+def report(figures: dict[str, Any], output: Path | None) -> None:
+    """Print the figures as JSON, and write the same to a file where asked for."""
+    text = json.dumps({"machine": describe_machine(), **figures}, indent=2, ensure_ascii=False)
+    print(text)
+    if output:
+        output.write_text(text + "\n", encoding="utf-8")
 
 
 def describe_machine() -> dict[str, object]:
