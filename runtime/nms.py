@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ssd_edge.detections import Detections
 
-BLOCK = 192  # boxes compared with each other at once: all temporaries stay in the processor's cache
+BLOCK = 128  # boxes compared with each other at once: all temporaries stay in the processor's cache
 SAMPLE_STRIDE = 61  # of the scores that are looked at to guess how many are above a value; prime: no pattern
 
 
@@ -52,14 +52,12 @@ def nms(
         seen += np.bincount(new_labels, minlength=len(seen))
         new_anchors, new_labels = new_anchors[allowed], new_labels[allowed]
         for start in range(0, len(new_labels), BLOCK):
-            block = slice(start, start + BLOCK)
-            keep = _greedy_keep(
-                boxes[anchors], labels, boxes[new_anchors[block]], new_labels[block], np.float32(iou_threshold)
-            )
-            anchors = np.concatenate([anchors, new_anchors[block][keep]])
-            labels = np.concatenate([labels, new_labels[block][keep]])
-            if len(labels) >= detections:
-                anchors, labels = anchors[:detections], labels[:detections]
+            kept = len(labels)
+            anchors = np.concatenate([anchors, new_anchors[start : start + BLOCK]])
+            labels = np.concatenate([labels, new_labels[start : start + BLOCK]])
+            keep = _greedy_keep(boxes[anchors], labels, kept, np.float32(iou_threshold))[:detections]
+            anchors, labels = anchors[keep], labels[keep]
+            if len(labels) == detections:
                 return Detections(boxes[anchors], scores[anchors, labels], labels)
     return Detections(boxes[anchors], scores[anchors, labels], labels)
 
@@ -98,25 +96,21 @@ def _rank_in_class(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _greedy_keep(
-    kept_boxes: NDArray[np.float32],
-    kept_labels: NDArray[np.int64],
-    boxes: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    threshold: np.float32,
-) -> NDArray[np.bool_]:
-    """Which boxes, given best first and worse than the kept ones, greedy suppression within their class keeps.
+    boxes: NDArray[np.float32], labels: NDArray[np.int64], kept: int, threshold: np.float32
+) -> NDArray[np.int64]:
+    """Indexes of what greedy suppression within each class keeps of boxes given best first; the first `kept` stay.
 
-    A box is kept when no kept better box overlaps it. Starting from "all that no kept box overlaps", applying that
-    rule to all boxes at once settles: after n rounds the first n boxes are final, in practice after a few.
+    A box is kept when no kept better box overlaps it. Starting from "all are kept", applying that rule to all boxes at
+    once settles: after n rounds the first n boxes are final, in practice after a few.
     """
-    free = ~_overlaps(kept_boxes, kept_labels, boxes, labels, threshold).any(axis=0)
-    better, worse = np.nonzero(np.triu(_overlaps(boxes, labels, boxes, labels, threshold), k=1))
-    keep = free
+    suppressed = _overlaps(boxes[:kept], labels[:kept], boxes[kept:], labels[kept:], threshold).any(axis=0)
+    free = kept + np.flatnonzero(~suppressed)
+    overlap = np.triu(_overlaps(boxes[free], labels[free], boxes[free], labels[free], threshold), k=1)
+    keep: NDArray[np.bool_] = np.ones(len(free), np.bool_)
     while True:
-        settled = free.copy()
-        settled[worse[keep[better]]] = False
+        settled = np.logical_not(overlap[keep].any(axis=0))
         if np.array_equal(settled, keep):
-            return keep
+            return np.concatenate([np.arange(kept), free[keep]])
         keep = settled
 
 
@@ -143,6 +137,6 @@ def _overlaps(
     union -= intersection
     with np.errstate(divide="ignore", invalid="ignore"):  # an empty union: NaN is above nothing
         iou = np.divide(intersection, union, out=height)
-    above = iou > threshold
+    above: NDArray[np.bool_] = iou > threshold
     above &= labels_a[:, None] == labels_b
     return above
