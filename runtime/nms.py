@@ -124,18 +124,19 @@ def _overlaps(
     """Which pairs are of one class and have an IoU above the threshold: bool [a, b]."""
     ax0, ay0, ax1, ay1 = boxes_a.T[:, :, None]  # each [a, 1]
     bx0, by0, bx1, by1 = np.ascontiguousarray(boxes_b.T)  # each [b]
-    width = np.minimum(ax1, bx1)  # [a, b]; the steps that follow write into what is there
-    side = np.maximum(ax0, bx0)
-    width -= side
-    np.maximum(width, 0, out=width)
-    height = np.minimum(ay1, by1)
-    height -= np.maximum(ay0, by0, out=side)
-    np.maximum(height, 0, out=height)
-    intersection = np.multiply(width, height, out=width)
-    area_a, area_b = ((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (boxes_a.T, boxes_b.T))
-    union = np.add(area_a[:, None], area_b, out=side)
-    union -= intersection
-    with np.errstate(divide="ignore", invalid="ignore"):  # an empty union: NaN is above nothing
+    # An empty union, or boxes too large for float32, end in a NaN or a 0, which are above nothing.
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        width = np.minimum(ax1, bx1)  # [a, b]; the steps that follow write into what is there
+        side = np.maximum(ax0, bx0)
+        width -= side
+        np.maximum(width, 0, out=width)
+        height = np.minimum(ay1, by1)
+        height -= np.maximum(ay0, by0, out=side)
+        np.maximum(height, 0, out=height)
+        intersection = np.multiply(width, height, out=width)
+        area_a, area_b = ((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (boxes_a.T, boxes_b.T))
+        union = np.add(area_a[:, None], area_b, out=side)
+        union -= intersection
         iou = np.divide(intersection, union, out=height)
     above: NDArray[np.bool_] = iou > threshold
     above &= labels_a[:, None] == labels_b

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ssd_edge.detections import Detections
 from ssd_edge.errors import SinkError
 from ssd_edge.images import IMAGE_SUFFIXES, quiet_opencv
-from ssd_edge.runtime.sources import Frame, Source, names_below_common_folder
+from ssd_edge.runtime.sources import Frame, ImageSource, Source, names_below_common_folder
 
 logger = logging.getLogger(__name__)
 
@@ -180,26 +180,23 @@ class VideoSink(Sink):
 
 
 class ImagesSink(Sink):
-    """Annotated images in a folder, under the names they have in theirs; frames of a video by number.
+    """Annotated images in a folder: image files under the names they have in theirs, other frames by number.
 
     Raises:
         SinkError: the folder cannot be written, or is the one that the images come from.
     """
 
     def __init__(self, folder: Path, source: Source) -> None:
-        for name in names_below_common_folder(source.paths):
-            _check_no_input(folder / name, source)
+        self._named = isinstance(source, ImageSource)  # an address may end in .jpg too
+        if self._named:
+            _check_no_input(source, *(folder / name for name in names_below_common_folder(source.paths)))
         _make_folder(folder)
         self._folder = folder
 
     def write(self, frame: Frame, detections: Detections, drawn_bgr: NDArray[np.uint8]) -> bool:
-        name = Path(frame.name)
-        if name.suffix.lower() not in IMAGE_SUFFIXES:
-            name = Path(f"{frame.index:06d}.jpg")
-        elif name.suffix.lower() == ".pgm":  # grey only
-            name = name.with_suffix(".ppm")
-        _make_folder((self._folder / name).parent)
-        _write_image(self._folder / name, drawn_bgr)
+        path = self._folder / (frame.name if self._named else f"{frame.index:06d}.jpg")
+        _make_folder(path.parent)
+        _write_image(path, drawn_bgr)
         return True
 
 
@@ -266,7 +263,7 @@ class JsonLinesSink(Sink):
         try:
             if self._file is None:
                 self._file = self._open()
-            self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            self._file.write(json.dumps(record) + "\n")  # ASCII: a name may be no UTF-8
             self._file.flush()  # a reader of the file or pipe sees each frame at once
         except BrokenPipeError:  # the reader, such as `head`, has seen enough
             self._discard()
@@ -314,7 +311,7 @@ def save_sink(path: Path, source: Source) -> Sink:
 
 def _check_writable(path: Path, source: Source) -> None:
     """Open for appending: what is there stays, and what is made for the test is removed."""
-    _check_no_input(path, source)
+    _check_no_input(source, path)
     existed = path.exists()
     _make_folder(path.parent)
     try:
@@ -340,9 +337,20 @@ def _open_pipe(target: str) -> IO[str]:
         raise SinkError(f"cannot write to the pipe {target}: {error.strerror}; start its reader first") from error
 
 
-def _check_no_input(path: Path, source: Source) -> None:
-    if path.exists() and any(path.samefile(input_path) for input_path in source.paths):
-        raise SinkError(f"{path} is an input, which would be overwritten; choose another name or folder")
+def _check_no_input(source: Source, *outputs: Path) -> None:
+    inputs = {_file_id(path) for path in source.paths} - {None}
+    for path in outputs:
+        if _file_id(path) in inputs:
+            raise SinkError(f"{path} is an input, which would be overwritten; choose another name or folder")
+
+
+def _file_id(path: Path) -> tuple[int, int] | None:
+    """Tells files apart whatever path or link leads to them; None where there is no file."""
+    try:
+        status = os.stat(os.path.realpath(path))  # so `new/../a.jpg` is found before `new` is made
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _make_folder(folder: Path) -> None:
@@ -353,7 +361,19 @@ def _make_folder(folder: Path) -> None:
 
 
 def _write_image(path: Path, image_bgr: NDArray[np.uint8]) -> None:
-    encoded = cv2.imencode(path.suffix, image_bgr)[1]
+    if path.suffix.lower() == ".pgm":  # grey only
+        image_bgr = np.asarray(cv2.cvtColor(image_bgr, cv2.COLOR_BGR2GRAY))
+    try:
+        with quiet_opencv():
+            ok, encoded = cv2.imencode(path.suffix, image_bgr)
+    except cv2.error:  # or it only says no
+        ok = False
+    if not ok:
+        height, width = image_bgr.shape[:2]
+        raise SinkError(
+            f"cannot write {path}: OpenCV cannot encode {width}×{height} pixels as {path.suffix}; "
+            "choose another kind of image, such as .png"
+        )
     try:
         path.write_bytes(encoded.tobytes())
     except OSError as error:

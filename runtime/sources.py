@@ -186,11 +186,15 @@ def open_source(uri: str | int | Path, *, timeout_s: float = TIMEOUT_S) -> Sourc
 
 
 def names_below_common_folder(paths: tuple[Path, ...]) -> tuple[str, ...]:
-    """What each file is called from the deepest folder that holds all of them; no two are alike."""
+    """What each file is called from the deepest folder that holds all of them, never above it.
+
+    A file that is a link is called as the link is, wherever it leads.
+    """
     if not paths:
         return ()
-    folder = os.path.commonpath([path.parent.resolve() for path in paths])
-    return tuple(os.path.relpath(path.resolve(), folder) for path in paths)
+    folders = [path.parent.resolve() for path in paths]
+    common = os.path.commonpath(folders)
+    return tuple(os.path.relpath(folder / path.name, common) for folder, path in zip(folders, paths, strict=True))
 
 
 def redact_url(url: str) -> str:

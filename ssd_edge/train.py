@@ -176,13 +176,14 @@ def read_data(config: TrainConfig) -> tuple[DetectionDataset | None, DetectionDa
     # Never `test`: the evaluation chooses best.pt, and a test set that chooses measures nothing.
     val_split = config.val_split or find_split(splits, "val")
     val_set = _linted(read_dataset(path, val_split), config) if val_split else None
-    if val_set is None or (config.val_split is None and _shared_images(train_set, val_set)):
+    shared = 0 if val_set is None else _shared_images(train_set, val_set)
+    if val_set is None or (config.val_split is None and shared == len(val_set)):
         train_set, val_set = hold_out(train_set, config.seed)
         held_out = config.output / "held_out.json"
         with atomic_path(held_out) as part:
             part.write_text(json.dumps(coco_json(val_set)), encoding="utf-8")
         _say(f"no evaluation split apart from the training images: {len(val_set)} are held out, listed in {held_out}")
-    elif shared := _shared_images(train_set, val_set):
+    elif shared:
         _say(f"warning: {shared} of the {len(val_set)} evaluation images are trained on too; AP will look too good")
     if train_set.class_names != val_set.class_names:
         raise DatasetError(
@@ -298,9 +299,13 @@ class _Run:
             batches = iter(self.loader)
             while self.step < total and not stop:
                 epoch = self.step // self.steps_per_epoch
-                figures = self._epoch(epoch, batches, stop)
-                if stop:
-                    break
+                try:
+                    figures = self._epoch(epoch, batches, stop)
+                except DatasetError:  # an image that has gone since lint: the steps before it are kept
+                    self._save_last(last)
+                    raise
+                if self.step % self.steps_per_epoch:
+                    break  # stopped within the epoch
                 try:
                     figures |= self._evaluate()
                     if figures["AP"] > self.best_ap:
@@ -315,7 +320,7 @@ class _Run:
                 raise KeyboardInterrupt
         return best
 
-    def _epoch(self, epoch: int, batches: Iterator[Batch], stop: list[int]) -> dict[str, float]:
+    def _epoch(self, epoch: int, batches: Iterator[Batch | DatasetError], stop: list[int]) -> dict[str, float]:
         """Train to the end of the epoch, or to a request to stop; returns mean losses and times."""
         self.model.train()
         first = self.step % self.steps_per_epoch
@@ -326,7 +331,7 @@ class _Run:
         with tqdm(total=self.steps_per_epoch, initial=first, desc=title, unit="step", leave=False, disable=None) as bar:
             while first + steps < self.steps_per_epoch and not stop:
                 asked = time.perf_counter()
-                images, boxes, labels = next(batches)
+                images, boxes, labels = _raise_error(next(batches))
                 waited += time.perf_counter() - asked
                 losses += self._train_step(images, Targets.pad(boxes, labels))
                 self.step += 1
@@ -428,7 +433,14 @@ def _start_model(arch: str, classes: int, weights: str | None) -> SSD:
     return model
 
 
-def _samples(config: TrainConfig, train_set: DetectionDataset | None, model: SSD) -> Dataset[Sample]:
+def _raise_error(batch: Batch | DatasetError) -> Batch:
+    """A worker's error travels as a value: raised there, it would arrive as the text of a traceback."""
+    if isinstance(batch, DatasetError):
+        raise batch
+    return batch
+
+
+def _samples(config: TrainConfig, train_set: DetectionDataset | None, model: SSD) -> Dataset[Sample | DatasetError]:
     size_hw = model.config.size_hw
     if train_set is None:
         return CodesSamples(config.scenes, size_hw, config.seed)

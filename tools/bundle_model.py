@@ -9,6 +9,8 @@ The ONNX file is exported from the half-precision checkpoint, so that the two ar
 from __future__ import annotations
 
 import argparse
+import shutil
+import tempfile
 from pathlib import Path
 
 from ssd_edge.bundled import BUNDLED_MODEL
@@ -22,10 +24,13 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     loaded = load_checkpoint(parser.parse_args().checkpoint)
     half = {name: value.half() if value.is_floating_point() else value for name, value in loaded.state_dict.items()}
-    checkpoint = BUNDLED_MODEL.with_suffix(".pt")
-    save_checkpoint(checkpoint, Checkpoint(loaded.card, half))
-    print(export_onnx(checkpoint, BUNDLED_MODEL))
-    print(f"{checkpoint}: {checkpoint.stat().st_size / 1e6:.1f} MB")
+    with tempfile.TemporaryDirectory() as name:
+        checkpoint = Path(name) / BUNDLED_MODEL.with_suffix(".pt").name
+        onnx = Path(name) / BUNDLED_MODEL.name
+        save_checkpoint(checkpoint, Checkpoint(loaded.card, half))
+        print(export_onnx(checkpoint, onnx))
+        for file in (checkpoint, onnx):  # both or neither
+            print(shutil.copy(file, BUNDLED_MODEL.parent), f"{file.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

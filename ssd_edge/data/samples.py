@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,14 +19,15 @@ from torch.utils.data import DataLoader, Dataset
 from ssd_edge.data.augment import EvalTransform, Sample, TrainTransform
 from ssd_edge.data.codes import CodesScenes
 from ssd_edge.data.dataset import DetectionDataset
+from ssd_edge.errors import DatasetError
 from ssd_edge.images import load_image
 
 Key = tuple[int, int]  # epoch, index
 Batch = tuple[Tensor, list[Tensor], list[Tensor]]
 
 
-class ImageSamples(Dataset[Sample]):
-    """A dataset's images through a transform; crowd boxes are left out."""
+class ImageSamples(Dataset[Sample | DatasetError]):
+    """A dataset's images through a transform; crowd boxes are left out. An unreadable image gives its error."""
 
     def __init__(self, dataset: DetectionDataset, transform: TrainTransform | EvalTransform, seed: int):
         self.dataset = dataset
@@ -35,15 +37,19 @@ class ImageSamples(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: Key) -> Sample:
+    def __getitem__(self, key: Key) -> Sample | DatasetError:
         epoch, index = key
         record = self.dataset.records[index]
         kept = record.select(~record.crowd)
+        try:
+            image_bgr = load_image(record.path)
+        except DatasetError as error:  # it may have gone since lint; the trainer raises it, in its own process
+            return error
         sample_seed = np.random.SeedSequence((self.seed, epoch, index)).generate_state(1, np.uint64)
-        return self.transform(load_image(record.path), kept.boxes_xyxy, kept.labels, int(sample_seed[0]))
+        return self.transform(image_bgr, kept.boxes_xyxy, kept.labels, int(sample_seed[0]))
 
 
-class CodesSamples(Dataset[Sample]):
+class CodesSamples(Dataset[Sample | DatasetError]):
     """Fresh `codes` scenes in every epoch; they come with all the variety that augmentation would add."""
 
     def __init__(self, scenes_per_epoch: int, size_hw: tuple[int, int], seed: int):
@@ -86,7 +92,7 @@ class EpochBatches:
             skip = 0
 
 
-def make_loader(samples: Dataset[Sample], batches: EpochBatches, *, workers: int) -> DataLoader[Sample]:
+def make_loader(samples: Dataset[Sample | DatasetError], batches: EpochBatches, *, workers: int) -> DataLoader[Any]:
     """A loader that gives each batch as `Batch`.
 
     That is images uint8 [batch, 3, h, w] RGB, boxes a list of float32 [n, 4] fractions, labels a list of int64 [n].
@@ -101,9 +107,14 @@ def make_loader(samples: Dataset[Sample], batches: EpochBatches, *, workers: int
     )
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples of one size as a batch."""
-    images, boxes, labels = zip(*samples, strict=True)
+def collate(samples: Sequence[Sample | DatasetError]) -> Batch | DatasetError:
+    """Samples of one size as a batch; the first error if there is one among them."""
+    good: list[Sample] = []
+    for sample in samples:
+        if isinstance(sample, DatasetError):
+            return sample
+        good.append(sample)
+    images, boxes, labels = zip(*good, strict=True)
     return torch.stack(images), list(boxes), list(labels)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ssd_edge.detections import Detections
-from ssd_edge.runtime.nms import nms
+from ssd_edge.runtime.nms import BLOCK, SAMPLE_STRIDE, _best_first, nms
 
 SETTINGS = {"score_threshold": 0.1, "iou_threshold": 0.5, "candidates": 100, "detections": 50}
 
@@ -56,8 +56,13 @@ def random_boxes(rng: np.random.Generator, count: int, grid: int | None = None) 
     return corners.reshape(count, 4).astype(np.float32)
 
 
-@pytest.mark.parametrize("seed", range(150))
-def test_random_cases(seed: int) -> None:
+@pytest.mark.parametrize("stride", [1, 3, SAMPLE_STRIDE])
+@pytest.mark.parametrize("block", [1, 7, BLOCK])
+@pytest.mark.parametrize("seed", range(60))
+def test_random_cases(seed: int, block: int, stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Small values make many portions and blocks of few boxes, and change no result.
+    monkeypatch.setattr("ssd_edge.runtime.nms.BLOCK", block)
+    monkeypatch.setattr("ssd_edge.runtime.nms.SAMPLE_STRIDE", stride)
     rng = np.random.default_rng(seed)
     anchors, classes = int(rng.integers(1, 60)), int(rng.integers(1, 6))
     boxes = random_boxes(rng, anchors, grid=rng.choice([None, 2, 4, 8]))
@@ -98,12 +103,19 @@ def test_ties_go_to_the_lower_class_then_the_lower_anchor() -> None:
 
 
 def test_ties_at_the_end_of_a_portion() -> None:
-    # More equal scores than the first portion (twice the detections) holds, and all the same box.
+    # More equal scores than the first portion (four times the detections) holds, and all the same box.
     boxes = np.tile(np.array([[0, 0, 1, 1]], np.float32), (300, 1))
     scores = np.full((300, 2), 0.5, np.float32)
     scores[7, 1] = 0.9
     found = check(boxes, scores, detections=4, candidates=400)
     assert found.labels.tolist() == [1, 0]
+
+
+def test_a_portion_ends_at_no_tie_and_none_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssd_edge.runtime.nms.SAMPLE_STRIDE", 1)
+    scores = np.array([[0.5]] * 300 + [[0.9]] + [[0.2]] * 10, np.float32)
+    portions = list(_best_first(scores, np.float32(0.1), 2))
+    assert [anchors.tolist() for anchors, _ in portions] == [[300], list(range(300)), list(range(301, 311))]
 
 
 def test_many_portions_are_needed() -> None:
@@ -131,6 +143,18 @@ def test_nan_takes_no_part_and_infinity_is_the_best() -> None:
     boxes = np.array([[0, 0, 1, 1], [2, 2, 3, 3], [np.nan, 0, 1, 1], [4, 4, 5, 5]], np.float32)
     scores = np.array([[np.nan], [0.5], [0.9], [np.inf]], np.float32)
     assert check(boxes, scores).scores.tolist() == [np.inf, 0.5]
+
+
+@pytest.mark.filterwarnings("error")
+def test_infinite_and_huge_boxes_overlap_nothing_and_warn_of_nothing() -> None:
+    large, inf = np.finfo(np.float32).max, np.inf
+    boxes = np.array(
+        [[0, 0, inf, inf], [inf, inf, inf, inf], [-inf, 0, inf, 0], [-large, -large, large, large], [0, 0, 1, 1]] * 2,
+        np.float32,
+    )
+    scores = np.linspace(0.9, 0.5, 10, dtype=np.float32)[:, None]
+    found = nms(boxes, scores, **SETTINGS)
+    assert found.scores.tolist() == np.delete(scores, 9).tolist()  # only the last is like one before
 
 
 def test_boxes_without_area_never_overlap() -> None:

@@ -1,5 +1,6 @@
 """The base install is enough for what it promises, and what is missing is named."""
 
+import pkgutil
 import re
 import subprocess
 import sys
@@ -7,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+import ssd_edge.runtime
 from ssd_edge.cli import COMMANDS
 
 # What the extras bring; none of it comes with a base install.
-OPTIONAL = ("onnx", "onnxscript", "pycocotools", "safetensors", "torch", "torchvision", "yaml", "zxingcpp")
-DISTRIBUTIONS = {"yaml": "pyyaml", "zxingcpp": "zxing-cpp"}  # where the name differs
+OPTIONAL = ("PIL", "onnx", "onnxscript", "pycocotools", "safetensors", "torch", "torchvision", "yaml", "zxingcpp")
+DISTRIBUTIONS = {"PIL": "torchvision", "yaml": "pyyaml", "zxingcpp": "zxing-cpp"}  # what brings it, if not its name
 BASE_MODULES = (
     "ssd_edge",
     "ssd_edge.bundled",
@@ -24,16 +26,11 @@ BASE_MODULES = (
     "ssd_edge.errors",
     "ssd_edge.files",
     "ssd_edge.images",
-    "ssd_edge.runtime.backend_onnx",
-    "ssd_edge.runtime.capture",
-    "ssd_edge.runtime.detector",
-    "ssd_edge.runtime.nms",
-    "ssd_edge.runtime.overlay",
-    "ssd_edge.runtime.preprocess",
-    "ssd_edge.runtime.sinks",
-    "ssd_edge.runtime.sources",
-    "ssd_edge.runtime.stats",
-    "ssd_edge.runtime.stream",
+    *(
+        f"ssd_edge.runtime.{module.name}"
+        for module in pkgutil.iter_modules(ssd_edge.runtime.__path__)
+        if module.name != "backend_torch"
+    ),
 )
 
 
@@ -51,9 +48,9 @@ def test_base_modules_import_without_the_extras() -> None:
     assert result.returncode == 0, result.stderr
 
 
-def test_the_runtime_imports_neither_torch_nor_onnx_where_they_are_installed() -> None:
+def test_base_modules_import_no_extra_where_it_is_installed() -> None:
     imports = "; ".join(f"import {module}" for module in BASE_MODULES)
-    result = run_python(f"import sys; {imports}; print(*sorted({{'torch', 'onnx'}} & set(sys.modules)))")
+    result = run_python(f"import sys; {imports}; print(*sorted({set(OPTIONAL)} & set(sys.modules)))")
     assert (result.returncode, result.stdout) == (0, "\n")
 
 

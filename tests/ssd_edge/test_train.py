@@ -21,7 +21,7 @@ from ssd_edge.data.codes import write_coco
 from ssd_edge.data.readers import read_dataset
 from ssd_edge.errors import DatasetError, ModelFileError, SinkError, UsageError
 from ssd_edge.models.create import create_model
-from ssd_edge.train import TrainConfig, hold_out, read_data, train, train_on
+from ssd_edge.train import TrainConfig, _Run, hold_out, read_data, train, train_on
 
 
 def write_yolo(folder: Path, count: int, classes: tuple[str, ...] = ("square",)) -> Path:
@@ -111,6 +111,55 @@ def test_interrupted_and_resumed_equals_never_stopped(
     assert all(torch.equal(ours.state_dict[name], value) for name, value in theirs.state_dict.items())
 
 
+def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the step of that number (from 1) is under way."""
+    original = _Run._train_step
+
+    def step_and_signal(run: _Run, *arguments: object) -> tuple[float, float]:
+        if run.step + 1 == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(run, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(_Run, "_train_step", step_and_signal)
+
+
+def epochs_in_history(config: TrainConfig) -> list[int]:
+    return [json.loads(line)["epoch"] for line in (config.output / "history.jsonl").read_text().splitlines()]
+
+
+def test_ctrl_c_in_the_last_step_of_an_epoch_keeps_its_evaluation(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_at(2, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    assert (config.output / "best.pt").exists()
+    assert load_checkpoint(config.output / "last.pt").training["step"] == 2
+    train(replace(config, resume=True))
+    assert epochs_in_history(config) == [1, 2]
+
+
+def test_ctrl_c_in_the_very_last_step_changes_nothing(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_at(4, monkeypatch)
+    assert train(config).exists()
+    assert load_checkpoint(config.output / "last.pt").training["step"] == 4
+    assert epochs_in_history(config) == [1, 2]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_goes_away_is_named_and_the_steps_are_kept(config: TrainConfig, workers: int) -> None:
+    train_set, val_set = read_data(config)
+    assert train_set is not None
+    gone = train_set.records[0].path
+    gone.unlink()
+    with pytest.raises(DatasetError) as error:
+        train_on(train_set, val_set, replace(config, workers=workers))
+    assert str(gone) in str(error.value)
+    assert "Traceback" not in str(error.value)
+    assert (config.output / "last.pt").exists()
+
+
 def test_resume_refuses_other_settings(config: TrainConfig) -> None:
     with pytest.raises(ModelFileError, match="no checkpoint at"):
         train(replace(config, resume=True))
@@ -161,6 +210,9 @@ def test_splits_are_chosen_and_may_be_named(shared_data: Path, tmp_path: Path) -
     assert sizes(replace(config, split="train+val")) == (263, 29)
 
 
+SPLIT = {"train": (0, 1, 2, 3), "val": (3, 4, 5)}
+
+
 def sizes(config: TrainConfig) -> tuple[int, int]:
     train_set, val_set = read_data(config)
     assert train_set is not None
@@ -187,6 +239,12 @@ def test_evaluation_images_that_are_trained_on_are_warned_of(
     yaml.write_text(f"path: {config.data}\ntrain: images\nval: images\nnames: [square]\n")
     assert sizes(replace(config, data=str(yaml), split="train", val_split="val")) == (6, 6)
     assert "warning: 6 of the 6 evaluation images are trained on too" in capsys.readouterr().err
+    for name in ("train", "val"):  # an image in both is no reason to do without the split
+        (tmp_path / f"{name}.txt").write_text("\n".join(f"{config.data}/images/{i}.png" for i in SPLIT[name]))
+    lists = tmp_path / "lists.yaml"
+    lists.write_text(f"path: {tmp_path}\ntrain: train.txt\nval: val.txt\nnames: [square]\n")
+    assert sizes(replace(config, data=str(lists))) == (4, 3)
+    assert "warning: 1 of the 3 evaluation images are trained on too" in capsys.readouterr().err
     assert sizes(replace(config, data=str(yaml))) == (5, 1)  # not asked for, so not done
 
 
@@ -221,8 +279,6 @@ def test_the_smallest_datasets_train(config: TrainConfig, tmp_path: Path, images
 @pytest.mark.parametrize("epochs", [1, 2, 3, 9, 10, 11, 20, 21])
 def test_the_schedule_has_any_length(config: TrainConfig, epochs: int) -> None:
     """torch's one-cycle schedule divides by zero where its first phase is exactly one step."""
-    from ssd_edge.train import _Run
-
     train_set, val_set = read_data(config)
     model = create_model(config.arch, 1)
     run = _Run(replace(config, epochs=epochs, batch=5), model, train_set, val_set, None)
