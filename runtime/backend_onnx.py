@@ -25,8 +25,10 @@ class OnnxDetector(Detector):
         ModelFileError: no ONNX file, no card, or inputs and outputs that break the contract.
     """
 
-    def __init__(self, path: Path, *, threads: int | None = None, score_threshold: float | None = None) -> None:
-        session = _open_session(path, threads)
+    def __init__(
+        self, path: Path, *, threads: int | None = None, score_threshold: float | None = None, spin: bool = True
+    ) -> None:
+        session = _open_session(path, threads, spin)
         super().__init__(_read_card(path, session), score_threshold=score_threshold)
         self._session = session
         _check_signature(path, session, self.card)
@@ -54,13 +56,11 @@ class OnnxDetector(Detector):
             )
 
 
-def _open_session(path: Path, threads: int | None) -> ort.InferenceSession:
+def _open_session(path: Path, threads: int | None, spin: bool) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or 0  # 0: one a physical core
     options.log_severity_level = 3  # errors only
-    # A waiting thread that spins takes the core that decodes the next frame: on two busy cores, sleeping gave
-    # twice the frames a second.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
     try:
         return ort.InferenceSession(str(path), options, providers=list(PROVIDERS))
     except Exception as error:  # ONNX Runtime's errors share no base but Exception

@@ -139,11 +139,15 @@ class Detector(ABC):
         self.close()
 
 
-def open_detector(path: Path | str, *, threads: int | None = None, score_threshold: float | None = None) -> Detector:
+def open_detector(
+    path: Path | str, *, threads: int | None = None, score_threshold: float | None = None, spin: bool = True
+) -> Detector:
     """Open a model file: `.onnx` (ONNX Runtime), `.pt` or `.safetensors` (PyTorch, needs the `train` extra).
 
     Args:
         threads: threads that one inference uses; None: as many as the backend finds best.
+        spin: ONNX Runtime's threads wait for each other at full speed. Lowest latency where nothing else needs the
+            cores, and half the frames where something does. PyTorch decides for itself.
         score_threshold: overrides the card's. Raising it never changes the detections that stay.
 
     Raises:
@@ -163,7 +167,7 @@ def open_detector(path: Path | str, *, threads: int | None = None, score_thresho
     if path.suffix == ".onnx":
         from ssd_edge.runtime.backend_onnx import OnnxDetector
 
-        return OnnxDetector(path, threads=threads, score_threshold=score_threshold)
+        return OnnxDetector(path, threads=threads, score_threshold=score_threshold, spin=spin)
     try:
         from ssd_edge.runtime.backend_torch import TorchDetector
     except ModuleNotFoundError as error:

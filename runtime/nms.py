@@ -47,7 +47,7 @@ def nms(
         scores = np.where(np.isnan(boxes).any(axis=1, keepdims=True), np.float32(np.nan), scores)
     seen = np.zeros(scores.shape[1], np.int64)  # candidates of each class met so far
     anchors, labels = np.zeros(0, np.int64), np.zeros(0, np.int64)  # what is kept, best first
-    for new_anchors, new_labels in _best_first(scores, np.float32(score_threshold), 4 * detections):
+    for new_anchors, new_labels in _best_first(scores, np.float32(score_threshold), 6 * detections):
         allowed = seen[new_labels] + _rank_in_class(new_labels) < candidates
         seen += np.bincount(new_labels, minlength=len(seen))
         new_anchors, new_labels = new_anchors[allowed], new_labels[allowed]
@@ -80,10 +80,21 @@ def _best_first(
         lower = below[-rank] if rank <= len(below) else threshold
         found = np.flatnonzero((flat > lower) & (flat <= upper) if upper < np.inf else flat > lower)
         anchors, labels = np.divmod(found, scores.shape[1])
-        order = np.lexsort((anchors, labels, -flat[found]))
+        order = _best_first_order(flat[found], anchors, labels)
         yield anchors[order], labels[order]
         upper = lower
-        size *= 4
+        size *= 2
+
+
+def _best_first_order(
+    values: NDArray[np.float32], anchors: NDArray[np.int64], labels: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Indexes that sort by falling value, then label, then anchor."""
+    order = np.argsort(-values)  # several times as fast as by three keys, and enough where no two values are equal
+    in_order = values[order]
+    if np.any(in_order[1:] == in_order[:-1]):
+        order = np.lexsort((anchors, labels, -values))
+    return order
 
 
 def _rank_in_class(labels: NDArray[np.int64]) -> NDArray[np.int64]:

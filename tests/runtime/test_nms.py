@@ -103,7 +103,7 @@ def test_ties_go_to_the_lower_class_then_the_lower_anchor() -> None:
 
 
 def test_ties_at_the_end_of_a_portion() -> None:
-    # More equal scores than the first portion (four times the detections) holds, and all the same box.
+    # More equal scores than the first portion (six times the detections) holds, and all the same box.
     boxes = np.tile(np.array([[0, 0, 1, 1]], np.float32), (300, 1))
     scores = np.full((300, 2), 0.5, np.float32)
     scores[7, 1] = 0.9

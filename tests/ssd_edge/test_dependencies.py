@@ -124,3 +124,13 @@ def test_a_name_the_package_does_not_have_is_an_attribute_error() -> None:
 
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = ssd_edge.nothing
+
+
+def test_the_readmes_links_and_figures_are_there() -> None:
+    root = Path(__file__).resolve().parents[2]
+    for readme in (root / "README.md", root / "benchmarks" / "README.md", root / "CONTRIBUTING.md"):
+        text = readme.read_text(encoding="utf-8")
+        links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+        missing = [link for link in links if not (readme.parent / link).exists()]
+        assert not missing, f"{readme.name}: {missing}"
+        assert not re.search(r"@[A-Z_0-9]+@", text), f"{readme.name} has a figure that is not filled in"
