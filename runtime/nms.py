@@ -48,9 +48,10 @@ def nms(
     seen = np.zeros(scores.shape[1], np.int64)  # candidates of each class met so far
     anchors, labels = np.zeros(0, np.int64), np.zeros(0, np.int64)  # what is kept, best first
     for new_anchors, new_labels in _best_first(scores, np.float32(score_threshold), 6 * detections):
-        allowed = seen[new_labels] + _rank_in_class(new_labels) < candidates
-        seen += np.bincount(new_labels, minlength=len(seen))
-        new_anchors, new_labels = new_anchors[allowed], new_labels[allowed]
+        before, seen = seen, seen + np.bincount(new_labels, minlength=len(seen))
+        if seen.max() > candidates:
+            allowed = before[new_labels] + _rank_in_class(new_labels) < candidates
+            new_anchors, new_labels = new_anchors[allowed], new_labels[allowed]
         for start in range(0, len(new_labels), BLOCK):
             kept = len(labels)
             anchors = np.concatenate([anchors, new_anchors[start : start + BLOCK]])
@@ -116,10 +117,13 @@ def _greedy_keep(
     """
     suppressed = _overlaps(boxes[:kept], labels[:kept], boxes[kept:], labels[kept:], threshold).any(axis=0)
     free = kept + np.flatnonzero(~suppressed)
-    overlap = np.triu(_overlaps(boxes[free], labels[free], boxes[free], labels[free], threshold), k=1)
-    keep: NDArray[np.bool_] = np.ones(len(free), np.bool_)
+    better, worse = np.nonzero(_overlaps(boxes[free], labels[free], boxes[free], labels[free], threshold))
+    in_order = better < worse
+    better, worse = better[in_order], worse[in_order]
+    keep = np.ones(len(free), np.bool_)
     while True:
-        settled = np.logical_not(overlap[keep].any(axis=0))
+        settled = np.ones(len(free), np.bool_)
+        settled[worse[keep[better]]] = False
         if np.array_equal(settled, keep):
             return np.concatenate([np.arange(kept), free[keep]])
         keep = settled
@@ -133,22 +137,18 @@ def _overlaps(
     threshold: np.float32,
 ) -> NDArray[np.bool_]:
     """Which pairs are of one class and have an IoU above the threshold: bool [a, b]."""
-    ax0, ay0, ax1, ay1 = boxes_a.T[:, :, None]  # each [a, 1]
-    bx0, by0, bx1, by1 = np.ascontiguousarray(boxes_b.T)  # each [b]
+    low_a, high_a = np.ascontiguousarray(boxes_a.T).reshape(2, 2, -1, 1)  # each [xy, a, 1]
+    low_b, high_b = np.ascontiguousarray(boxes_b.T).reshape(2, 2, 1, -1)  # each [xy, 1, b]
     # An empty union, or boxes too large for float32, end in a NaN or a 0, which are above nothing.
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        width = np.minimum(ax1, bx1)  # [a, b]; the steps that follow write into what is there
-        side = np.maximum(ax0, bx0)
-        width -= side
-        np.maximum(width, 0, out=width)
-        height = np.minimum(ay1, by1)
-        height -= np.maximum(ay0, by0, out=side)
-        np.maximum(height, 0, out=height)
-        intersection = np.multiply(width, height, out=width)
-        area_a, area_b = ((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (boxes_a.T, boxes_b.T))
-        union = np.add(area_a[:, None], area_b, out=side)
+        sides = np.minimum(high_a, high_b)  # [xy, a, b]; the steps that follow write into what is there
+        sides -= np.maximum(low_a, low_b)
+        np.maximum(sides, 0, out=sides)
+        intersection = np.multiply(sides[0], sides[1], out=sides[0])
+        area_a, area_b = (high_a - low_a).prod(axis=0), (high_b - low_b).prod(axis=0)
+        union = np.add(area_a, area_b, out=sides[1])
         union -= intersection
-        iou = np.divide(intersection, union, out=height)
+        iou = np.divide(intersection, union, out=union)
     above: NDArray[np.bool_] = iou > threshold
     above &= labels_a[:, None] == labels_b
     return above
