@@ -304,8 +304,8 @@ class _Run:
                 except DatasetError:  # an image that has gone since lint: the steps before it are kept
                     self._save_last(last)
                     raise
-                if self.step % self.steps_per_epoch:
-                    break  # stopped within the epoch
+                if self.step < (epoch + 1) * self.steps_per_epoch:
+                    break  # stopped within the epoch, or before its first step
                 try:
                     figures |= self._evaluate()
                     if figures["AP"] > self.best_ap:
