@@ -19,7 +19,8 @@ from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.data.lint import lint
 from ssd_edge.data.readers import read_dataset
 from ssd_edge.models.create import COCO_CLASSES
-from ssd_edge.train import TrainConfig, train_on
+from ssd_edge.training.config import TrainConfig
+from ssd_edge.training.run import train_on
 
 
 def with_all_category_ids(dataset: DetectionDataset) -> DetectionDataset:

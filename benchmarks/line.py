@@ -18,7 +18,7 @@ from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.data.lint import lint
 from ssd_edge.data.readers import read_dataset
 from ssd_edge.demo import read_jsonl
-from ssd_edge.evaluate import Evaluation, evaluate, evaluate_detections
+from ssd_edge.evaluation.evaluate import Evaluation, evaluate, evaluate_detections
 from ssd_edge.export.onnx_export import export_onnx
 from ssd_edge.runtime.detector import open_detector
 from ssd_edge.runtime.stream import StreamConfig, run_stream

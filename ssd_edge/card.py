@@ -34,6 +34,8 @@ class ModelCard:
         parent_sha256: SHA-256 of the file this one was made from, or None.
         training_data: fingerprint of the training data, or None.
         metrics: measured figures by name, such as `val_AP`.
+        default_boxes: None for the architecture's own; else a JSON object with `aspect_ratios`, `scales`, `steps` and
+            `clip`, as `ssd_edge.models.default_boxes.DefaultBoxConfig` reads it.
 
     Raises:
         ModelFileError: a value is of another type, or values do not fit together.
@@ -54,6 +56,7 @@ class ModelCard:
     parent_sha256: str | None = None
     training_data: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    default_boxes: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         wrong = [
@@ -86,7 +89,10 @@ class ModelCard:
 
     def to_json(self) -> str:
         """The card as JSON text, with its version."""
-        return json.dumps({"card_version": CARD_VERSION, **asdict(self)}, ensure_ascii=False)
+        values = asdict(self)
+        if self.default_boxes is None:  # left out, so that readers from before it came read the card too
+            del values["default_boxes"]
+        return json.dumps({"card_version": CARD_VERSION, **values}, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str | bytes, *, source: str = "model card") -> ModelCard:
@@ -137,6 +143,19 @@ def _is_metrics(value: Any) -> bool:
     return isinstance(value, dict) and all(_is_whole(v) or isinstance(v, float) for v in value.values())
 
 
+def _is_default_boxes(value: Any) -> bool:
+    """Of the right shape; whether the numbers fit together is for `DefaultBoxConfig.from_dict`."""
+    numbers = _is_list_of(_is_finite)
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"aspect_ratios", "scales", "steps", "clip"}
+        and _is_list_of(numbers)(value["aspect_ratios"])
+        and numbers(value["scales"])
+        and (value["steps"] is None or numbers(value["steps"]))
+        and isinstance(value["clip"], bool)
+    )
+
+
 # A card comes out of a file, where any value can have any type: (what is expected, its test, the fields).
 _TYPES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     ("text", _is_text, ("arch", "precision")),
@@ -147,6 +166,11 @@ _TYPES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     ("a list of whole numbers", _is_list_of(_is_whole), ("category_ids",)),
     ("three finite numbers", lambda value: _is_list_of(_is_finite)(value) and len(value) == 3, ("mean", "std")),
     ("numbers by name", _is_metrics, ("metrics",)),
+    (
+        "null or an object with aspect_ratios, scales, steps and clip",
+        lambda value: value is None or _is_default_boxes(value),
+        ("default_boxes",),
+    ),
 )
 
 

@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ssd_edge.card import ModelCard
-from ssd_edge.errors import ModelFileError
+from ssd_edge.errors import ModelFileError, UsageError
 from ssd_edge.files import atomic_path
-from ssd_edge.models.create import ARCHITECTURES, create_model
+from ssd_edge.models.create import create_model
+from ssd_edge.models.default_boxes import DefaultBoxConfig
 from ssd_edge.models.ssd import SSD
 
 FORMAT = "ssd-edge checkpoint"
@@ -137,12 +138,16 @@ def model_from(checkpoint: Checkpoint, *, source: str) -> SSD:
     """The model of a checkpoint in memory; `source` names it in messages.
 
     Raises:
-        ModelFileError: the card's architecture is unknown, or it does not fit the weights.
+        ModelFileError: the card's architecture is unknown, or it or its default boxes do not fit the weights.
     """
     card = checkpoint.card
-    if card.arch not in ARCHITECTURES:
-        raise ModelFileError(f"{source}: architecture {card.arch!r}; this version has {sorted(ARCHITECTURES)}")
-    model = create_model(card.arch, len(card.class_names))
+    default_boxes = None
+    if card.default_boxes is not None:
+        default_boxes = DefaultBoxConfig.from_dict(card.default_boxes, source=source)
+    try:
+        model = create_model(card.arch, len(card.class_names), default_boxes=default_boxes)
+    except UsageError as error:  # here it is the file that is wrong, not what the user typed
+        raise ModelFileError(f"{source}: {error}") from error
     try:
         model.load_state_dict(
             {

@@ -28,10 +28,12 @@ DATA_HELP = "dataset folder or file (COCO, VOC, YOLO)"
 
 # The extra that brings an optional package; `export` brings its own torch.
 EXTRA_OF_PACKAGE = {
+    "matplotlib": "report",
     "onnx": "export",
     "onnxscript": "export",
     "pycocotools": "demo",
     "safetensors": "train",
+    "tensorboard": "tensorboard",
     "torch": "train",
     "torchvision": "train",
     "yaml": "train",
@@ -81,7 +83,7 @@ def _missing_dependency(error: Exception, command: str) -> SsdEdgeError | None:
     package = (error.name or "").partition(".")[0]
     if package not in EXTRA_OF_PACKAGE:
         return None
-    extra = command if command in ("train", "export") else EXTRA_OF_PACKAGE[package]
+    extra = command if command in ("train", "export") and package != "tensorboard" else EXTRA_OF_PACKAGE[package]
     return MissingDependencyError(f"{command} needs the package {package}, which is not installed", extra=extra)
 
 
@@ -114,19 +116,36 @@ def _codes(args: argparse.Namespace) -> None:
 def _train(args: argparse.Namespace) -> None:
     from dataclasses import fields
 
-    from ssd_edge.train import TrainConfig, train
+    from ssd_edge.training.config import TrainConfig
+    from ssd_edge.training.run import train
 
     config = TrainConfig(**{field.name: getattr(args, field.name) for field in fields(TrainConfig)})
     print(train(config))
 
 
+def _boxes(args: argparse.Namespace) -> None:
+    from ssd_edge.training.boxes import compare_boxes
+
+    comparison = compare_boxes(_usable_dataset(args), args.arch)
+    _report(comparison.table(), comparison.to_json(), args.json)
+
+
 def _eval(args: argparse.Namespace) -> None:
-    from ssd_edge.evaluate import evaluate
+    from ssd_edge.evaluation.evaluate import evaluate
     from ssd_edge.runtime.detector import open_detector
 
+    if args.score is not None and not args.report:
+        raise UsageError("--score is the threshold of the report's confusion matrix and images; give --report DIR too")
+    if args.report:  # what it may lack shows before the long work
+        from ssd_edge.evaluation.report import check_folder, write_report
+
+        check_folder(args.report)
     with open_detector(args.model, threads=args.threads) as detector:
-        evaluation = evaluate(detector, _usable_dataset(args), classes=args.classes, batch=args.batch)
+        dataset = _usable_dataset(args)
+        evaluation = evaluate(detector, dataset, classes=args.classes, batch=args.batch)
     _report(evaluation.table(), evaluation.to_json(), args.json)
+    if args.report:
+        print("", *write_report(args.report, evaluation, dataset, score=args.score), sep="\n")
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -226,24 +245,42 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("data", metavar="DATA", help=f"{DATA_HELP}, or the word codes for synthetic scenes")
     add("-o", "--output", type=Path, required=True, metavar="DIR", help="folder for best.pt, last.pt, history")
-    add("--arch", default="ssdlite320_mobilenet_v3_large", help="or ssd300_vgg16 (%(default)s)")
-    add("--epochs", type=_positive_int, default=60, help="passes over the data (%(default)s)")
-    add("--batch", type=_positive_int, default=16, help="images a step (%(default)s)")
-    add("--lr", type=_positive_number, help="peak learning rate (by architecture)")
-    add("--weight-decay", type=_number_from_0, default=0.02, help="of convolution weights (%(default)s)")
+    _arch_argument(parser)
+    add("--preset", choices=("small", "paper", "torchvision"), help="recipe (small for fewer than 5,000 images)")
+    add("--epochs", type=_positive_int, help="passes over the data (by preset)")
+    add("--batch", type=_positive_int, help="images a step, of all processes together (by preset)")
+    add("--accumulate", type=_positive_int, default=1, metavar="N", help="run a batch in N parts, for lack of memory")
+    add("--lr", type=_positive_number, help="peak learning rate (by preset, in proportion to the batch)")
+    add("--weight-decay", type=_number_from_0, help="(by preset)")
+    add("--warmup", type=_whole_number, metavar="STEPS", help="steps of linear rise at first, at most (by preset)")
+    add("--ema", type=_score, metavar="DECAY", help="moving average of the weights; 0: none (by preset)")
+    add("--clip", type=_number_from_0, metavar="NORM", help="largest norm of the gradient; 0: any (by preset)")
+    add("--hflip", type=_probability, metavar="P", help="probability of mirroring (0.5)")
+    add("--zoom-out", type=_probability, metavar="P", help="probability of zooming out (by preset)")
+    add("--augment", action=argparse.BooleanOptionalAction, default=True, help="change images at random (yes)")
+    add("--default-boxes", choices=("own", "fit"), help="the architecture's, or fitted to the data (by preset)")
+    add("--weights", metavar="W", help="start from a checkpoint, or from published weights: coco, imagenet (random)")
+    add("--trainable-layers", type=_whole_number, metavar="N", help="train only the last N backbone stages (all)")
     add("--seed", type=_whole_number, default=0, help="same seed, same run (%(default)s)")
     add("--split", help="train on this part, such as train or train+val (by its usual names)")
     add("--val-split", help="evaluate on this part (by its usual names, else a tenth of the images)")
+    add("--eval-every", type=_positive_int, default=1, metavar="N", help="evaluate after every Nth epoch (%(default)s)")
     add("--scenes", type=_positive_int, default=4000, help="with codes: scenes an epoch (%(default)s)")
-    add("--hflip", type=_probability, default=0.5, help="probability of mirroring (%(default)s)")
-    add("--zoom-out", type=_probability, default=0.0, help="probability of zooming out (%(default)s)")
-    add("--weights", metavar="W", help="start from a checkpoint, or coco: torchvision's published weights (random)")
     add("--workers", type=_whole_number, help="processes that load data (by the number of cores)")
     _threads_argument(parser)
     add("--device", help="cpu, cuda, cuda:1 (CUDA where there is one)")
     add("--amp", action=argparse.BooleanOptionalAction, help="mixed precision (where the hardware has it)")
+    add("--compile", action="store_true", help="torch.compile the network")
+    add("--tensorboard", action="store_true", help="write TensorBoard's files to the output folder")
     add("--strict", action="store_true", help="unusable images or boxes are an error, not left out")
     add("--resume", action="store_true", help="go on from last.pt in the output folder")
+
+
+def _boxes_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", type=Path, metavar="DATA", help=DATA_HELP)
+    _arch_argument(parser)
+    _split_argument(parser)
+    _json_argument(parser)
 
 
 def _eval_arguments(parser: argparse.ArgumentParser) -> None:
@@ -254,6 +291,10 @@ def _eval_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=_positive_int, default=8, help="images at a time (%(default)s)")
     _threads_argument(parser)
     _json_argument(parser)
+    parser.add_argument(
+        "--report", type=Path, metavar="DIR", help="write plots of the errors, the worst images and report.json"
+    )
+    parser.add_argument("--score", type=_score, help="with --report: count detections above this (best F1)")
 
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
@@ -295,6 +336,14 @@ def _stream_arguments(parser: argparse.ArgumentParser) -> None:
     add("--score", type=_score, default=0.4, help="detections need a score above this (%(default)s)")
     _threads_argument(parser)
     add("--max-frames", type=_positive_int, metavar="N", help="end after so many frames (all)")
+
+
+def _arch_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--arch",
+        default="ssdlite320_mobilenet_v3_large",
+        help="or ssd300_vgg16, ssd512_vgg16, ssd300_resnet50 (%(default)s)",
+    )
 
 
 def _split_argument(parser: argparse.ArgumentParser) -> None:
@@ -361,7 +410,8 @@ COMMANDS: dict[str, tuple[_Run, _AddArguments, str]] = {
     "demo": (_demo, _demo_arguments, "render a short video of codes, stream it, show the numbers"),
     "codes": (_codes, _codes_arguments, "write synthetic scenes of printed codes: a COCO dataset or a video"),
     "train": (_train, _train_arguments, "train a detector"),
-    "eval": (_eval, _eval_arguments, "measure the COCO metrics of a model on a dataset"),
+    "boxes": (_boxes, _boxes_arguments, "show how well default boxes cover a dataset, and fit them to it"),
+    "eval": (_eval, _eval_arguments, "measure the COCO and VOC metrics of a model on a dataset"),
     "export": (_export, _export_arguments, "write the ONNX file of a checkpoint, compared with PyTorch"),
     "parity": (_parity, _parity_arguments, "compare the mAP of models with that of their checkpoint"),
     "stream": (_stream, _stream_arguments, "detect in a camera, network stream, video or images"),

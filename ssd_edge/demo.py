@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ssd_edge.data.codes import write_video
 from ssd_edge.data.readers import read_dataset
 from ssd_edge.detections import Detections
-from ssd_edge.evaluate import Evaluation, evaluate_detections
+from ssd_edge.evaluation.evaluate import Evaluation, evaluate_detections
 from ssd_edge.runtime.detector import open_detector
 from ssd_edge.runtime.overlay import draw
 from ssd_edge.runtime.sinks import VideoSink

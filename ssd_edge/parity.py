@@ -11,7 +11,7 @@ from pathlib import Path
 from ssd_edge.card import ModelCard, file_sha256
 from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.errors import GateFailedError, ModelFileError, UsageError
-from ssd_edge.evaluate import Evaluation, evaluate
+from ssd_edge.evaluation.evaluate import Evaluation, evaluate
 from ssd_edge.runtime.detector import open_detector
 
 

@@ -9,6 +9,7 @@ of up to 16 times the image and crops that: the same windows, at many times the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,7 +68,42 @@ class TrainTransform:
             image uint8 [3, h, w] RGB, boxes float32 [m, 4] as fractions (0–1) of it, labels int64 [m], m ≤ n.
         """
         random = np.random.default_rng(seed)
-        height, width = image_bgr.shape[:2]
+        window, boxes_xyxy, labels = self._choose_window(image_bgr.shape[:2], boxes_xyxy, labels, random)
+        flip = random.random() < self.hflip
+        image, boxes = self._render(image_bgr, boxes_xyxy, window, random)
+        if flip:
+            image = image.flip(2)
+            boxes[:, [0, 2]] = 1 - boxes[:, [2, 0]]
+        keep = _visible(boxes, self.size_hw)
+        return image.contiguous(), torch.from_numpy(boxes[keep]), torch.from_numpy(labels[keep])
+
+    def boxes(
+        self, size_hw: tuple[int, int], boxes_xyxy: NDArray[np.float32], labels: NDArray[np.int64], seed: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The boxes alone as calling the transform would give them but for mirroring, without touching an image.
+
+        Args:
+            size_hw: (height, width) of the image in pixels; the rest as in a call.
+
+        Returns:
+            float32 [m, 4] as fractions of what is seen, int64 [m].
+        """
+        window, boxes_xyxy, labels = self._choose_window(size_hw, boxes_xyxy, labels, np.random.default_rng(seed))
+        start, end = np.array(window[:2]), np.array(window[2:])
+        corners = boxes_xyxy.reshape(-1, 2, 2).clip(start, end)  # [n, 2 corners, xy]
+        boxes = ((corners - start) / (end - start)).reshape(-1, 4).astype(np.float32)
+        keep = _visible(boxes, self.size_hw)
+        return boxes[keep], labels[keep]
+
+    def _choose_window(
+        self,
+        image_hw: Sequence[int],
+        boxes_xyxy: NDArray[np.float32],
+        labels: NDArray[np.int64],
+        random: np.random.Generator,
+    ) -> tuple[Window, NDArray[np.float32], NDArray[np.int64]]:
+        """The part of the plane to be seen, and the boxes (in pixels) whose centre is within it."""
+        height, width = image_hw
         window: Window = (0, 0, width, height)
         boxes_xyxy = boxes_xyxy.clip(0, np.array([width, height] * 2, np.float32))
         if random.random() < self.zoom_out:
@@ -77,13 +113,7 @@ class TrainTransform:
             window = iou_crop_window(window, boxes_xyxy, random)
             inside = _centres_inside(boxes_xyxy, np.array([window]))[0]  # [n]
             boxes_xyxy, labels = boxes_xyxy[inside], labels[inside]
-        flip = random.random() < self.hflip
-        image, boxes = self._render(image_bgr, boxes_xyxy, window, random)
-        if flip:
-            image = image.flip(2)
-            boxes[:, [0, 2]] = 1 - boxes[:, [2, 0]]
-        keep = _visible(boxes, self.size_hw)
-        return image.contiguous(), torch.from_numpy(boxes[keep]), torch.from_numpy(labels[keep])
+        return window, boxes_xyxy, labels
 
     def _render(
         self,

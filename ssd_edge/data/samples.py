@@ -7,12 +7,14 @@ order of batches on (seed, epoch). So a run can be resumed at any batch and goes
 from __future__ import annotations
 
 import signal
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -26,7 +28,27 @@ Key = tuple[int, int]  # epoch, index
 Batch = tuple[Tensor, list[Tensor], list[Tensor]]
 
 
-class ImageSamples(Dataset[Sample | DatasetError]):
+class Samples(Dataset[Sample | DatasetError]):
+    """What the network is trained on, by (epoch, index)."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Samples an epoch."""
+
+    @abstractmethod
+    def __getitem__(self, key: Key) -> Sample | DatasetError: ...
+
+    @abstractmethod
+    def name(self, key: Key) -> str:
+        """What the sample is called in messages."""
+
+
+def sample_seed(seed: int, epoch: int, index: int) -> int:
+    """Seed of all that is random about one sample."""
+    return int(np.random.SeedSequence((seed, epoch, index)).generate_state(1, np.uint64)[0])
+
+
+class ImageSamples(Samples):
     """A dataset's images through a transform; crowd boxes are left out. An unreadable image gives its error."""
 
     def __init__(self, dataset: DetectionDataset, transform: TrainTransform | EvalTransform, seed: int):
@@ -41,15 +63,22 @@ class ImageSamples(Dataset[Sample | DatasetError]):
         epoch, index = key
         record = self.dataset.records[index]
         kept = record.select(~record.crowd)
+        # Errors are values: raised here, in a worker, one would reach the trainer as the text of a traceback.
         try:
-            image_bgr = load_image(record.path)
-        except DatasetError as error:  # it may have gone since lint; the trainer raises it, in its own process
+            return self.transform(
+                load_image(record.path), kept.boxes_xyxy, kept.labels, sample_seed(self.seed, epoch, index)
+            )
+        except DatasetError as error:  # it may have gone since lint
             return error
-        sample_seed = np.random.SeedSequence((self.seed, epoch, index)).generate_state(1, np.uint64)
-        return self.transform(image_bgr, kept.boxes_xyxy, kept.labels, int(sample_seed[0]))
+        except Exception as error:
+            return DatasetError(f"preparing {record.path} failed ({type(error).__name__}: {error}); remove the image")
+
+    def name(self, key: Key) -> str:
+        """What the sample is called in messages."""
+        return self.dataset.records[key[1]].path.name
 
 
-class CodesSamples(Dataset[Sample | DatasetError]):
+class CodesSamples(Samples):
     """Fresh `codes` scenes in every epoch; they come with all the variety that augmentation would add."""
 
     def __init__(self, scenes_per_epoch: int, size_hw: tuple[int, int], seed: int):
@@ -61,9 +90,16 @@ class CodesSamples(Dataset[Sample | DatasetError]):
         return self.scenes_per_epoch
 
     def __getitem__(self, key: Key) -> Sample:
-        epoch, index = key
-        scene = self.scenes.scene(epoch * self.scenes_per_epoch + index)
+        scene = self.scenes.scene(self._number(key))
         return self.transform(scene.image_bgr, scene.boxes_xyxy, scene.labels)
+
+    def name(self, key: Key) -> str:
+        """What the sample is called in messages."""
+        return f"scene {self._number(key)}"
+
+    def _number(self, key: Key) -> int:
+        epoch, index = key
+        return epoch * self.scenes_per_epoch + index
 
 
 class EpochBatches:
@@ -72,10 +108,16 @@ class EpochBatches:
     All epochs come from one iterator, so workers live as long as the training and fetch ahead across epochs.
     The samples of an epoch that do not fill a batch wait for another shuffle. Fewer samples than a batch make a smaller
     one, but of two at least, which is what batch norm needs: a single sample is taken twice.
+
+    Args:
+        rank, world: of `world` processes that train together, each takes every `world`-th sample of every batch.
     """
 
-    def __init__(self, samples: int, batch: int, epochs: int, seed: int, first_step: int = 0):
+    def __init__(
+        self, samples: int, batch: int, epochs: int, seed: int, *, first_step: int = 0, rank: int = 0, world: int = 1
+    ):
         self.samples, self.epochs, self.seed, self.first_step = samples, epochs, seed, first_step
+        self.rank, self.world = rank, world
         self.batch = min(batch, max(samples, 2))
         self.steps_per_epoch = max(1, samples // self.batch)
 
@@ -85,14 +127,26 @@ class EpochBatches:
     def __iter__(self) -> Iterator[list[Key]]:
         first_epoch, skip = divmod(self.first_step, self.steps_per_epoch)
         for epoch in range(first_epoch, self.epochs):
-            order = np.random.default_rng((self.seed, epoch)).permutation(self.samples)
-            order = np.resize(order, max(self.samples, self.batch))
+            order = self._order(epoch)
             for step in range(skip, self.steps_per_epoch):
-                yield [(epoch, int(i)) for i in order[step * self.batch : (step + 1) * self.batch]]
+                yield self._share(epoch, order, step)
             skip = 0
 
+    def keys(self, step: int) -> list[Key]:
+        """This process's share of the batch of any step, counted from the beginning of training."""
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+        return self._share(epoch, self._order(epoch), step_in_epoch)
 
-def make_loader(samples: Dataset[Sample | DatasetError], batches: EpochBatches, *, workers: int) -> DataLoader[Any]:
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.samples)
+        return np.resize(order, max(self.samples, self.batch))
+
+    def _share(self, epoch: int, order: NDArray[np.int64], step: int) -> list[Key]:
+        whole = order[step * self.batch : (step + 1) * self.batch]
+        return [(epoch, int(i)) for i in whole[self.rank :: self.world]]
+
+
+def make_loader(samples: Samples, batches: EpochBatches, *, workers: int) -> DataLoader[Any]:
     """A loader that gives each batch as `Batch`.
 
     That is images uint8 [batch, 3, h, w] RGB, boxes a list of float32 [n, 4] fractions, labels a list of int64 [n].

@@ -1,29 +1,72 @@
-"""VGG-16 as SSD300 uses it: the feature extractor of the SSD paper, page 4, figure 2 and section 3."""
+"""VGG-16 as SSD300 and SSD512 use it: the feature extractor of the SSD paper, page 4, figure 2 and section 3."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import vgg16
+from torchvision.models import VGG16_Weights
+from torchvision.models.detection import SSD300_VGG16_Weights
+from torchvision.models.vgg import cfgs, make_layers
 
-# Positions of the pooling layers in torchvision's vgg16().features
-POOL3, POOL4, POOL5 = 16, 23, 30
+from ssd_edge.models.architecture import Architecture, PublishedWeights, register_architecture
+from ssd_edge.models.backbone import Backbone
+from ssd_edge.models.default_box_presets import SSD300_COCO, SSD512_COCO
+from ssd_edge.models.head import ssd_head
+from ssd_edge.models.init import kaiming_init, xavier_init
+from ssd_edge.models.ssd import SSDConfig
+
+# Positions of the pooling layers in torchvision's vgg16().features, and their number with the last one
+POOL1, POOL2, POOL3, POOL4, POOL5 = 4, 9, 16, 23, 30
 L2_NORM_SCALE = 20.0  # start of the learnt scale on conv4_3; section 3.1 and the prototxt's conv4_3_norm
 
 
-class VGGFeatures(nn.Module):
-    """Six feature maps for 300×300 images: 38, 19, 10, 5, 3 and 1 cells wide.
+class ExtraBlock(NamedTuple):
+    """A block behind VGG's own layers: a 1×1 convolution to `middle` channels, then one to `out` channels."""
 
-    Parameter names are those of torchvision's `SSDFeatureExtractorVGG`.
+    middle: int
+    out: int
+    kernel: int = 3
+    stride: int = 1
+    padding: int = 0
+
+
+SSD300_EXTRAS = (
+    ExtraBlock(256, 512, stride=2, padding=1),  # conv8_2, 19 -> 10 cells
+    ExtraBlock(128, 256, stride=2, padding=1),  # conv9_2, -> 5
+    ExtraBlock(128, 256),  # conv10_2, -> 3
+    ExtraBlock(128, 256),  # conv11_2, -> 1
+)
+# Footnote of section 3.1, and the original SSD512's deploy.prototxt, which counts from conv6_2 to conv10_2. Torchvision
+# (`SSDFeatureExtractorVGG(highres=True)`) has the same parameters, but leaves conv10_2 and conv11_2 as in SSD300 and
+# the last one without padding; its maps are 64, 32, 16, 8, 6, 4 and 1 cells wide, so that the paper's steps do not fit.
+SSD512_EXTRAS = (
+    ExtraBlock(256, 512, stride=2, padding=1),  # conv8_2, 32 -> 16 cells
+    ExtraBlock(128, 256, stride=2, padding=1),  # conv9_2, -> 8
+    ExtraBlock(128, 256, stride=2, padding=1),  # conv10_2, -> 4
+    ExtraBlock(128, 256, stride=2, padding=1),  # conv11_2, -> 2
+    ExtraBlock(128, 256, kernel=4, padding=1),  # conv12_2, -> 1
+)
+
+
+class VGGFeatures(Backbone):
+    """conv4_3, fc7 and one feature map of each extra block.
+
+    With `SSD300_EXTRAS` 300×300 images give 38, 19, 10, 5, 3 and 1 cells, with `SSD512_EXTRAS` 512×512 images 64, 32,
+    16, 8, 4, 2 and 1. Parameter names are those of torchvision's `SSDFeatureExtractorVGG`.
     """
 
-    channels = (512, 1024, 512, 256, 256, 256)
-
-    def __init__(self) -> None:
+    def __init__(self, extras: Sequence[ExtraBlock] = SSD300_EXTRAS) -> None:
         super().__init__()
-        layers = vgg16(weights=None).features
+        layers = make_layers(cfgs["D"], batch_norm=False)  # those of torchvision's vgg16
+        kaiming_init(layers)
         layers[POOL3].ceil_mode = True  # 75 -> 38 cells, as Caffe's pooling rounds
+        self.channels = (512, 1024, *(block.out for block in extras))
         self.scale_weight = nn.Parameter(torch.full((512,), L2_NORM_SCALE))
         self.features = nn.Sequential(*layers[:POOL4])  # until conv4_3
         fc = nn.Sequential(
@@ -33,20 +76,14 @@ class VGGFeatures(nn.Module):
             nn.Conv2d(1024, 1024, kernel_size=1),  # fc7
             nn.ReLU(inplace=True),
         )
-        self.extra = nn.ModuleList(
-            [
-                nn.Sequential(*layers[POOL4:POOL5], fc),
-                _extra_block(1024, 256, 512, stride=2, padding=1),  # conv8_2
-                _extra_block(512, 128, 256, stride=2, padding=1),  # conv9_2
-                _extra_block(256, 128, 256),  # conv10_2
-                _extra_block(256, 128, 256),  # conv11_2
-            ]
-        )
+        conv5_fc7 = nn.Sequential(*layers[POOL4:POOL5], fc)
+        self.extra = nn.ModuleList([conv5_fc7])
+        for channels, block in zip(self.channels[1:], extras, strict=False):
+            self.extra.append(_extra_block(channels, block))
         for module in (fc, *self.extra[1:]):
-            _xavier(module)
+            xavier_init(module)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """[batch, 3, height, width] normalised images to six [batch, channels, rows, columns]."""
         x = self.features(x)
         outputs = [self.scale_weight[:, None, None] * F.normalize(x)]
         for block in self.extra:
@@ -54,18 +91,56 @@ class VGGFeatures(nn.Module):
             outputs.append(x)
         return outputs
 
+    def stages(self) -> list[list[nn.Module]]:
+        """Five, between the pooling layers, as torchvision's `_vgg_extractor` cuts them; fc6 and fc7 are in none."""
+        layers = [*self.features, *self.extra[0].children()][:POOL5]
+        ends = (POOL1, POOL2, POOL3, POOL4, POOL5)
+        return [layers[start:end] for start, end in zip((0, *ends[:-1]), ends, strict=True)]
 
-def _extra_block(channels: int, middle: int, out: int, *, stride: int = 1, padding: int = 0) -> nn.Sequential:
+
+def _extra_block(channels: int, block: ExtraBlock) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(channels, middle, kernel_size=1),
+        nn.Conv2d(channels, block.middle, kernel_size=1),
         nn.ReLU(inplace=True),
-        nn.Conv2d(middle, out, kernel_size=3, stride=stride, padding=padding),
+        nn.Conv2d(block.middle, block.out, block.kernel, stride=block.stride, padding=block.padding),
         nn.ReLU(inplace=True),
     )
 
 
-def _xavier(module: nn.Module) -> None:
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+def vgg_name(name: str) -> str | None:
+    """A name of torchvision's `vgg16` to that of the detector; None for the classifier."""
+    module, position, *rest = name.split(".")
+    if module != "features":
+        return None
+    place = f"features.{position}" if int(position) < POOL4 else f"extra.0.{int(position) - POOL4}"
+    return ".".join(("backbone", place, *rest))
+
+
+# The original VGG-16 of the paper, in whose scaling the networks below see images; torchvision's own
+# IMAGENET1K_V1 would need another mean and std. torchvision's ssd300_vgg16 starts from the same file.
+IMAGENET = PublishedWeights(VGG16_Weights.IMAGENET1K_FEATURES.url, rename=vgg_name)
+
+SSD300_VGG16 = SSDConfig(
+    arch="ssd300_vgg16",
+    size_hw=(300, 300),
+    default_boxes=SSD300_COCO,
+    mean=(0.48235 * 255, 0.45882 * 255, 0.40784 * 255),  # Caffe's VGG: 123, 117, 104, no scaling
+    std=(1.0, 1.0, 1.0),
+    score_threshold=0.01,
+    nms_iou=0.45,
+    candidates=400,
+    detections=200,
+)
+SSD512_VGG16 = replace(SSD300_VGG16, arch="ssd512_vgg16", size_hw=(512, 512), default_boxes=SSD512_COCO)
+
+register_architecture(
+    Architecture(
+        SSD300_VGG16,
+        VGGFeatures,
+        ssd_head,
+        weights={"coco": PublishedWeights(SSD300_VGG16_Weights.COCO_V1.url), "imagenet": IMAGENET},
+    )
+)
+register_architecture(
+    Architecture(SSD512_VGG16, partial(VGGFeatures, SSD512_EXTRAS), ssd_head, weights={"imagenet": IMAGENET})
+)

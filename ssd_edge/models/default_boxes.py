@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from ssd_edge.errors import ModelFileError
 
 
 @dataclass(frozen=True)
@@ -16,12 +19,12 @@ class DefaultBoxConfig:
     Attributes:
         aspect_ratios: the ratios other than 1 of each level; each is used twice, lying and standing.
         scales: side of the square box of each level as a fraction of the image, and one more for the last
-            level's larger square.
+            level's larger square. `linear_scales` makes evenly spaced ones.
         steps: pixels between neighbouring boxes of each level, or None: image size / grid size.
         clip: limit width and height (not the corners) to the image, as torchvision does.
 
     Raises:
-        ValueError: lengths do not fit together.
+        ValueError: no level, lengths that do not fit together, or numbers that are not positive and finite.
     """
 
     aspect_ratios: tuple[tuple[float, ...], ...]
@@ -30,23 +33,74 @@ class DefaultBoxConfig:
     clip: bool = True
 
     def __post_init__(self) -> None:
-        levels = len(self.aspect_ratios)
-        if len(self.scales) != levels + 1:
-            raise ValueError(f"{levels} levels need {levels + 1} scales, got {len(self.scales)}")
-        if self.steps is not None and len(self.steps) != levels:
-            raise ValueError(f"{levels} levels need {levels} steps, got {len(self.steps)}")
+        if self.levels == 0:
+            raise ValueError("no aspect_ratios; expected those of one level at least")
+        if len(self.scales) != self.levels + 1:
+            raise ValueError(f"{self.levels} levels need {self.levels + 1} scales, got {len(self.scales)}")
+        if self.steps is not None and len(self.steps) != self.levels:
+            raise ValueError(f"{self.levels} levels need {self.levels} steps, got {len(self.steps)}")
+        numbers = (*(ratio for level in self.aspect_ratios for ratio in level), *self.scales, *(self.steps or ()))
+        if wrong := [number for number in numbers if not 0 < number < math.inf]:  # NaN too
+            raise ValueError(f"{wrong[0]} among aspect_ratios, scales and steps; they must be positive and finite")
+
+    @property
+    def levels(self) -> int:
+        """Feature maps that the default boxes are for."""
+        return len(self.aspect_ratios)
 
     @property
     def boxes_per_cell(self) -> tuple[int, ...]:
         """Default boxes at each position of each level: two squares and two for each aspect ratio."""
         return tuple(2 + 2 * len(ratios) for ratios in self.aspect_ratios)
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it: what `ModelCard.default_boxes` holds."""
+        values = asdict(self)
+        values["aspect_ratios"] = [list(ratios) for ratios in self.aspect_ratios]
+        values["scales"] = list(self.scales)
+        values["steps"] = None if self.steps is None else list(self.steps)
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Any, *, source: str = "default boxes") -> DefaultBoxConfig:
+        """The inverse of `to_dict`; `source` names the file in messages.
+
+        Raises:
+            ModelFileError: not an object with just these fields, or values that do not fit together.
+        """
+        try:
+            steps = values["steps"]
+            config = cls(
+                aspect_ratios=tuple(tuple(map(_number, ratios)) for ratios in values["aspect_ratios"]),
+                scales=tuple(map(_number, values["scales"])),
+                steps=None if steps is None else tuple(map(_number, steps)),
+                clip=values["clip"],
+            )
+            if not isinstance(config.clip, bool) or len(values) != 4:
+                raise ValueError(f"clip is {config.clip!r}, the fields are {sorted(values)}")
+        except (TypeError, KeyError, ValueError) as error:
+            raise ModelFileError(
+                f"{source}: not default boxes ({type(error).__name__}: {error}); expected an object with "
+                "aspect_ratios (a list of numbers a level), scales (one more than levels), steps (one a level, or "
+                "null) and clip (true or false)"
+            ) from error
+        return config
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{value!r} is not a number")
+    return value
+
 
 def linear_scales(smallest: float, largest: float, levels: int) -> tuple[float, ...]:
     """Evenly spaced scales for `levels` feature maps, and 1.0 for the last level's larger square.
 
-    As torchvision spaces them (`DefaultBoxGenerator`); the paper's equation 4.
+    As torchvision spaces them (`DefaultBoxGenerator`); the paper's equation 4. For a single level they are the two
+    scales given, as there.
     """
+    if levels == 1:
+        return smallest, largest
     span = largest - smallest
     return (*(smallest + span * k / (levels - 1) for k in range(levels)), 1.0)
 

@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
+from ssd_edge.models.init import normal_init, xavier_init
+
 # (channels in, channels out) -> the module that predicts at one level
 Predict = Callable[[int, int], nn.Module]
+
+
+def ssd_head(channels: Sequence[int], boxes_per_cell: Sequence[int], logits: int) -> SSDHead:
+    """The paper's head; see `SSDHead`. Xavier weights, zero biases."""
+    return SSDHead(channels, boxes_per_cell, logits, predict=ssd_predict)
+
+
+def ssdlite_head(
+    channels: Sequence[int],
+    boxes_per_cell: Sequence[int],
+    logits: int,
+    norm: Callable[..., nn.Module] = nn.BatchNorm2d,
+) -> SSDHead:
+    """The light head of SSDlite; see `SSDHead`. Weights from N(0, 0.03), zero biases."""
+    head = SSDHead(channels, boxes_per_cell, logits, predict=partial(ssdlite_predict, norm=norm))
+    normal_init(head)
+    return head
 
 
 def ssd_predict(channels: int, outputs: int) -> nn.Module:
     """A 3×3 convolution; section 2.1 of the SSD paper. Xavier weights, zero biases."""
     conv = nn.Conv2d(channels, outputs, kernel_size=3, padding=1)
-    nn.init.xavier_uniform_(conv.weight)
-    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    xavier_init(conv)
     return conv
 
 
@@ -33,7 +52,7 @@ def ssdlite_predict(channels: int, outputs: int, norm: Callable[..., nn.Module])
 class _LevelPredictions(nn.Module):
     """One prediction module a level; their outputs laid out anchor by anchor."""
 
-    def __init__(self, channels: list[int], boxes_per_cell: tuple[int, ...], columns: int, predict: Predict):
+    def __init__(self, channels: Sequence[int], boxes_per_cell: Sequence[int], columns: int, predict: Predict):
         super().__init__()
         self.columns = columns
         self.module_list = nn.ModuleList(
@@ -59,7 +78,7 @@ class SSDHead(nn.Module):
         predict: makes the module of one level.
     """
 
-    def __init__(self, channels: list[int], boxes_per_cell: tuple[int, ...], logits: int, predict: Predict):
+    def __init__(self, channels: Sequence[int], boxes_per_cell: Sequence[int], logits: int, predict: Predict):
         super().__init__()
         self.classification_head = _LevelPredictions(channels, boxes_per_cell, logits, predict)
         self.regression_head = _LevelPredictions(channels, boxes_per_cell, 4, predict)

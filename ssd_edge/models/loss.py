@@ -55,6 +55,9 @@ def multibox_loss(
     default_boxes: Tensor,
     targets: Targets,
     iou_threshold: float = 0.5,
+    *,
+    matched: Tensor | None = None,
+    divisor: Tensor | None = None,
 ) -> MultiboxLoss:
     """The loss of a batch, without a loop over images.
 
@@ -65,13 +68,18 @@ def multibox_loss(
         cls_logits: [batch, anchors, classes + 1], background first.
         bbox_regression: [batch, anchors, 4] offsets.
         default_boxes: [anchors, 4] x0 y0 x1 y1, same unit as `targets.boxes_xyxy`.
+        matched: [batch, anchors] from `match`, where that is known already.
+        divisor: matched default boxes to divide by, where this is part of a larger batch; None: those of this batch.
     """
     cls_logits, bbox_regression = cls_logits.float(), bbox_regression.float()
-    matched = match(targets.boxes_xyxy, targets.labels >= 0, default_boxes, iou_threshold)  # [batch, anchors]
+    if matched is None:
+        matched = match(targets.boxes_xyxy, targets.labels >= 0, default_boxes, iou_threshold)  # [batch, anchors]
     positive = matched >= 0
     image_index, anchor_index = positive.nonzero(as_tuple=True)  # [positives] each
     object_index = matched[image_index, anchor_index]
-    divisor = max(1, len(object_index))
+    if divisor is None:
+        divisor = torch.tensor(len(object_index), device=cls_logits.device)
+    divisor = divisor.clamp(min=1)
 
     wanted = encode_boxes(targets.boxes_xyxy[image_index, object_index], default_boxes[anchor_index])
     localisation = F.smooth_l1_loss(bbox_regression[image_index, anchor_index], wanted, reduction="sum")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from ssd_edge.card import ModelCard
+from ssd_edge.errors import UsageError
+from ssd_edge.models.backbone import Backbone
 from ssd_edge.models.default_boxes import DefaultBoxConfig, default_boxes_xyxy
 
 
@@ -37,21 +41,37 @@ class RawOutputs(NamedTuple):
 class SSD(nn.Module):
     """A single-shot detector (arXiv:1512.02325).
 
+    Args:
+        backbone: gives the feature maps.
+        head: makes logits and offsets of them.
+        config: the architecture's settings.
+        default_boxes: used instead of the architecture's own; None for those.
+
     Attributes:
         default_boxes_xyxy: [anchors, 4], fractions of the image.
-        config: the architecture's fixed settings.
+        grid_sizes_hw: rows and columns of each feature map.
+        config: the model's settings: the architecture's, with the default boxes that the model has.
+        grid_sizes_hw: rows and columns of each feature map.
+
+    Raises:
+        UsageError: the backbone's feature maps are not what it declares, or not one for each level of default boxes.
     """
 
     default_boxes_xyxy: Tensor
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, config: SSDConfig):
+    def __init__(
+        self, backbone: Backbone, head: nn.Module, config: SSDConfig, default_boxes: DefaultBoxConfig | None = None
+    ):
         super().__init__()
         self.backbone = backbone
         self.head = head
-        self.config = config
-        boxes = default_boxes_xyxy(config.default_boxes, _grid_sizes_hw(backbone, config.size_hw), config.size_hw)
+        self._own_default_boxes = config.default_boxes
+        self._frozen: tuple[nn.Module, ...] = ()
+        self.config = config = replace(config, default_boxes=default_boxes or config.default_boxes)
+        self.grid_sizes_hw = _grid_sizes_hw(backbone, config)
+        boxes = default_boxes_xyxy(config.default_boxes, self.grid_sizes_hw, config.size_hw)
         # Not persistent: they follow from the configuration, and torchvision's state dicts have none.
         self.register_buffer("default_boxes_xyxy", boxes, persistent=False)
         self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1), persistent=False)
@@ -65,6 +85,24 @@ class SSD(nn.Module):
         """
         features = self.backbone((images - self.mean) / self.std)
         return RawOutputs(*self.head(features))
+
+    def freeze(self, modules: Iterable[nn.Module]) -> None:
+        """Train these modules no more: neither their parameters nor, in evaluation mode for good, their statistics.
+
+        It replaces what was frozen before; `freeze.freeze_backbone` chooses the modules.
+        """
+        for frozen, trainable in ((self._frozen, True), (tuple(modules), False)):
+            for module in frozen:
+                module.requires_grad_(trainable)
+            self._frozen = frozen
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> SSD:
+        """Training mode, for all that is not frozen."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
     def make_card(self, class_names: tuple[str, ...], category_ids: tuple[int, ...]) -> ModelCard:
         """The card of this model for a dataset's classes."""
@@ -81,13 +119,27 @@ class SSD(nn.Module):
             nms_iou=c.nms_iou,
             candidates=c.candidates,
             detections=c.detections,
+            default_boxes=None if c.default_boxes == self._own_default_boxes else c.default_boxes.to_dict(),
         )
 
 
 @torch.no_grad()
-def _grid_sizes_hw(backbone: nn.Module, size_hw: tuple[int, int]) -> list[tuple[int, int]]:
-    """Rows and columns of the backbone's feature maps, read off one run on an empty image."""
+def _grid_sizes_hw(backbone: Backbone, config: SSDConfig) -> list[tuple[int, int]]:
+    """Rows and columns of the backbone's feature maps, read off one run without numbers, on the meta device."""
+    state = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
+    shapes = {name: torch.empty_like(value, device="meta") for name, value in state.items()}
     training = backbone.training
-    features = backbone.eval()(torch.zeros(1, 3, *size_hw))
+    features = functional_call(backbone.eval(), shapes, torch.empty(1, 3, *config.size_hw, device="meta"))
     backbone.train(training)
+    channels = tuple(feature.shape[1] for feature in features)
+    if channels != tuple(backbone.channels):
+        raise UsageError(
+            f"the backbone of {config.arch} declares feature maps of {tuple(backbone.channels)} channels, "
+            f"but gives {channels}; correct its `channels`"
+        )
+    if len(channels) != config.default_boxes.levels:
+        raise UsageError(
+            f"default boxes for {config.default_boxes.levels} levels, but {config.arch} has {len(channels)} feature "
+            "maps; aspect_ratios needs one entry for each"
+        )
     return [(feature.shape[2], feature.shape[3]) for feature in features]

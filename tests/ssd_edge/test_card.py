@@ -33,6 +33,19 @@ def test_round_trip() -> None:
     assert replace(read, metrics={}) == replace(CARD, metrics={})
 
 
+DEFAULT_BOXES = {"aspect_ratios": [[2], [2, 3]], "scales": [0.1, 0.5, 0.9], "steps": None, "clip": True}
+
+
+def test_default_boxes_round_trip_and_are_left_out_where_there_are_none() -> None:
+    """Left out: readers from before the field refuse fields that they do not know."""
+    assert "default_boxes" not in json.loads(CARD.to_json())
+    card = replace(CARD, metrics={}, default_boxes=DEFAULT_BOXES)
+    assert json.loads(card.to_json())["default_boxes"] == DEFAULT_BOXES
+    assert ModelCard.from_json(card.to_json()) == card
+    stepped = {**DEFAULT_BOXES, "steps": [8, 16]}
+    assert ModelCard.from_json(replace(card, default_boxes=stepped).to_json()).default_boxes == stepped
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
@@ -53,6 +66,12 @@ def test_round_trip() -> None:
         ("std", [1, 1, math.inf], "std is [1, 1, inf], expected three finite numbers"),
         ("metrics", [0.5], "metrics is [0.5], expected numbers by name"),
         ("metrics", {"val_AP": "high"}, "metrics is {'val_AP': 'high'}, expected numbers by name"),
+        ("default_boxes", [1], "default_boxes is [1], expected null or an object with aspect_ratios"),
+        ("default_boxes", {"scales": [1]}, "expected null or an object with aspect_ratios, scales, steps and clip"),
+        ("default_boxes", {**DEFAULT_BOXES, "more": 1}, "expected null or an object"),
+        ("default_boxes", {**DEFAULT_BOXES, "scales": ["a"]}, "expected null or an object"),
+        ("default_boxes", {**DEFAULT_BOXES, "aspect_ratios": [2]}, "expected null or an object"),
+        ("default_boxes", {**DEFAULT_BOXES, "clip": 1}, "expected null or an object"),
         ("std", [1, 1, 0], "std must be positive"),
         ("class_names", ["cat"], "1 class_names but 2 category_ids"),
         ("height", 0, "input size 0×48"),

@@ -147,6 +147,24 @@ def test_a_card_that_does_not_fit_the_weights(checkpoint: Checkpoint, tmp_path: 
             model_from_checkpoint(tmp_path / "model.pt")
 
 
+def test_default_boxes_that_do_not_fit(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    six = {"aspect_ratios": [[2]] * 6, "scales": [0.1] * 7, "steps": None, "clip": True}
+    cases = {
+        "the weights do not fit the card": six,  # 4 boxes a cell, where the weights have 6
+        "default boxes for 1 levels, but ssdlite320_mobilenet_v3_large has 6": {
+            **six,
+            "aspect_ratios": [[2]],
+            "scales": [1, 1],
+        },
+        "6 levels need 7 scales, got 2": {**six, "scales": [1, 1]},
+    }
+    for message, boxes in cases.items():
+        card = replace(checkpoint.card, default_boxes=boxes)
+        save_checkpoint(tmp_path / "model.pt", replace(checkpoint, card=card))
+        with pytest.raises(ModelFileError, match=f"^{tmp_path / 'model.pt'}: .*{message}"):
+            model_from_checkpoint(tmp_path / "model.pt")
+
+
 def test_an_unwritable_folder_keeps_the_old_file(checkpoint: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
     with pytest.raises(SinkError, match="cannot write"):

@@ -21,7 +21,7 @@ from ssd_edge.cli import build_parser, main
 from ssd_edge.models.create import create_model
 from ssd_edge.runtime.sources import Frame
 from ssd_edge.runtime.stream import StreamConfig
-from ssd_edge.train import TrainConfig
+from ssd_edge.training.config import TrainConfig
 
 
 def complaint(capsys: pytest.CaptureFixture[str]) -> str:
@@ -62,6 +62,19 @@ def test_eval_of_some_classes(
     out = capsys.readouterr().out
     assert "aztec" in out
     assert "qr_code" not in out
+
+
+def test_eval_writes_a_report(
+    fixed_model: Callable[..., Path], fixed_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "new" / "report"
+    command = ["eval", str(fixed_model()), str(fixed_dataset), "--report", str(folder)]
+    assert main(command) == 0
+    names = ("confusion.png", "precision_recall.png", "worst_images.png", "report.json")
+    assert capsys.readouterr().out.splitlines()[-4:] == [str(folder / name) for name in names]
+    assert json.loads((folder / "report.json").read_text())["at_score"]["score"] == 0.45  # scores are 0.9
+    assert main([*command, "--score", "0.95"]) == 0
+    assert json.loads((folder / "report.json").read_text())["at_score"]["recall"] == 0
 
 
 def test_parity_passes_and_fails(
@@ -168,6 +181,7 @@ def test_stream_hands_on_what_kind_of_source_was_named(
         ["codes", "-o", "x", "--count", "0"],
         ["codes", "-o", "x", "--size", "big"],
         ["demo", "--seconds", "nan"],
+        ["eval", "m.onnx", "data", "--report", "r", "--score", "1"],
         ["export", "c.pt", "-o", "m.onnx", "--precision", "fp8"],
         ["train", "data", "-o", "out", "--hflip", "2"],
     ],
@@ -185,6 +199,7 @@ def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFi
         (["parity", "c.pt", "m.onnx", "--data", "d", "--max-drop", "lots"], "'lots' is not understood"),
         (["export", "c.pt", "-o", "m.onnx", "--precision", "int8"], "int8 is not in this version yet"),
         (["export", "c.pt", "-o", "m.tflite"], "does not end in .onnx"),
+        (["eval", "m.onnx", "d", "--score", "0.5"], "give --report DIR too"),
         (["codes", "-o", "scenes.zip"], "is the name of a .zip file; give a folder"),
     ],
 )
@@ -207,6 +222,7 @@ def test_wrong_usage_found_later_exits_with_2(
         (["eval", "{model}", "{data}", "--split", "dev"], "split 'dev' does not exist"),
         (["eval", "{other_names}", "{data}"], "no class in common"),
         (["eval", "{model}", "{data}", "--json", "{text}.txt/f.json"], "cannot write"),
+        (["eval", "none.onnx", "none", "--report", "{text}.txt/report"], "cannot write a report to {text}.txt/report"),
         (["parity", "{model}", "{other_names}", "--data", "{data}"], "compare models that were exported"),
         (["export", "none.pt", "-o", "m.onnx"], "no checkpoint at none.pt"),
         (["export", "{text}.pt", "-o", "m.onnx"], "not a PyTorch checkpoint"),

@@ -12,8 +12,12 @@ import ssd_edge.runtime
 from ssd_edge.cli import COMMANDS
 
 # What the extras bring; none of it comes with a base install.
-OPTIONAL = ("PIL", "onnx", "onnxscript", "pycocotools", "safetensors", "torch", "torchvision", "yaml", "zxingcpp")
-DISTRIBUTIONS = {"PIL": "torchvision", "yaml": "pyyaml", "zxingcpp": "zxing-cpp"}  # what brings it, if not its name
+OPTIONAL = (
+    *("PIL", "matplotlib", "onnx", "onnxscript", "pycocotools", "safetensors"),
+    *("torch", "torchvision", "yaml", "zxingcpp"),
+)
+# What brings it, if not its name.
+DISTRIBUTIONS = {"PIL": {"torchvision", "matplotlib"}, "yaml": {"pyyaml"}, "zxingcpp": {"zxing-cpp"}}
 BASE_MODULES = (
     "ssd_edge",
     "ssd_edge.bundled",
@@ -80,6 +84,7 @@ def test_every_subcommand_has_help(command: str, capsys: pytest.CaptureFixture[s
         ("onnx", ["export", "c.pt", "-o", "m.onnx"], "export"),
         ("torch", ["train", "codes", "-o", "run"], "train"),
         ("pycocotools", ["eval", "m.onnx", "data"], "demo"),
+        ("matplotlib", ["eval", "m.onnx", "data", "--report", "r"], "report"),
         ("zxingcpp", ["codes", "-o", "scenes"], "demo"),
     ],
 )
@@ -96,14 +101,19 @@ def test_a_missing_package_is_named_with_its_extra(missing: str, command: list[s
 
 @pytest.mark.parametrize(
     ("extra", "module"),
-    [("demo", "ssd_edge.demo"), ("train", "ssd_edge.train"), ("export", "ssd_edge.export.onnx_export")],
+    [
+        ("demo", "ssd_edge.demo"),
+        ("report", "ssd_edge.evaluation.report"),
+        ("train", "ssd_edge.training.run"),
+        ("export", "ssd_edge.export.onnx_export"),
+    ],
 )
 def test_an_extra_brings_all_that_its_command_imports(extra: str, module: str) -> None:
     tomllib = pytest.importorskip("tomllib")  # Python 3.11
     pyproject = Path(__file__).resolve().parents[2] / "pyproject.toml"
     requirements = tomllib.loads(pyproject.read_text())["project"]["optional-dependencies"][extra]
     brought = {re.split(r"[<>=\[]", requirement)[0] for requirement in requirements}
-    absent = [name for name in OPTIONAL if DISTRIBUTIONS.get(name, name) not in brought]
+    absent = [name for name in OPTIONAL if not DISTRIBUTIONS.get(name, {name}) & brought]
     result = run_python(without(*absent) + f"import {module}")
     assert result.returncode == 0, result.stderr.splitlines()[-1]
 

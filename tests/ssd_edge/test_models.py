@@ -1,13 +1,13 @@
 """Default boxes, box coding, matching and loss against values worked out by hand."""
 
+import json
 import math
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from ssd_edge.errors import ModelFileError, UsageError
-from ssd_edge.models import create
 from ssd_edge.models.box_coder import decode_boxes, encode_boxes
 from ssd_edge.models.create import create_model
 from ssd_edge.models.default_boxes import DefaultBoxConfig, default_boxes_xyxy, linear_scales
@@ -46,15 +46,58 @@ def test_wrong_lengths_are_refused() -> None:
         DefaultBoxConfig(aspect_ratios=((2,), (2,)), scales=(0.1, 0.2))
     with pytest.raises(ValueError, match="1 levels need 1 steps, got 2"):
         DefaultBoxConfig(aspect_ratios=((2,),), scales=(0.1, 0.2), steps=(8, 16))
+    with pytest.raises(ValueError, match="those of one level at least"):
+        DefaultBoxConfig(aspect_ratios=(), scales=(0.1,))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"scales": (0.1, 0.0)}, {"scales": (0.1, math.nan)}, {"steps": (-8,)}, {"aspect_ratios": ((math.inf,),)}]
+)
+def test_numbers_that_make_no_box_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="must be positive and finite"):
+        DefaultBoxConfig(**{"aspect_ratios": ((2,),), "scales": (0.1, 0.2), **wrong})
+
+
+@pytest.mark.parametrize("steps", [None, (8, 16.5)])
+def test_default_boxes_come_back_from_json(steps: tuple[float, ...] | None) -> None:
+    config = DefaultBoxConfig(((2, 3.5), ()), (0.1, 0.25, 1), steps, clip=False)
+    values = json.loads(json.dumps(config.to_dict()))
+    assert values == {
+        "aspect_ratios": [[2, 3.5], []],
+        "scales": [0.1, 0.25, 1],
+        "steps": steps and [8, 16.5],
+        "clip": False,
+    }
+    assert DefaultBoxConfig.from_dict(values) == config
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scales": [0.1]},
+        {"scales": "ab"},
+        {"scales": [0.1, True]},
+        {"scales": None},
+        {"aspect_ratios": [2]},
+        {"aspect_ratios": [["2"]]},
+        {"steps": [8, 8]},
+        {"steps": 8},
+        {"clip": 1},
+        {"colour": 1},
+    ],
+    ids=repr,
+)
+def test_what_is_no_default_boxes(change: dict[str, object]) -> None:
+    values = {"aspect_ratios": [[2]], "scales": [0.1, 0.2], "steps": None, "clip": True}
+    assert DefaultBoxConfig.from_dict(values).boxes_per_cell == (4,)
+    for rubbish in ({**values, **change}, {key: values[key] for key in values if key not in change}, None, [1], "x"):
+        if rubbish != values:
+            with pytest.raises(ModelFileError, match=r"^a\.pt: not default boxes"):
+                DefaultBoxConfig.from_dict(rubbish, source="a.pt")
 
 
 def test_linear_scales() -> None:
     assert linear_scales(0.2, 0.95, 6) == pytest.approx((0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 1.0))
-
-
-@pytest.mark.parametrize(("arch", "anchors"), [("ssd300_vgg16", 8732), ("ssdlite320_mobilenet_v3_large", 3234)])
-def test_anchor_counts_of_the_papers(arch: str, anchors: int) -> None:
-    assert create_model(arch, 3).default_boxes_xyxy.shape == (anchors, 4)
 
 
 def test_box_coding_with_the_papers_variances() -> None:
@@ -121,53 +164,16 @@ def test_predictor_keeps_the_onnx_contract() -> None:
 @pytest.mark.parametrize(
     ("arch", "classes", "weights", "message"),
     [
-        ("yolo", 3, None, "unknown architecture 'yolo'; there are ssd300_vgg16"),
+        (
+            "yolo",
+            3,
+            None,
+            "unknown architecture 'yolo'; there are ssd300_resnet50, ssd300_vgg16, ssd512_vgg16, ssdlite",
+        ),
         ("ssd300_vgg16", 0, None, "at least 1 class"),
-        ("ssd300_vgg16", 3, "imagenet", "unknown weights 'imagenet'"),
+        ("ssd512_vgg16", 3, "coco", "unknown weights 'coco'; published for ssd512_vgg16: 'imagenet'"),
     ],
 )
 def test_wrong_arguments(arch: str, classes: int, weights: str | None, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         create_model(arch, classes, weights=weights)
-
-
-def test_without_a_network_the_weights_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from urllib.error import URLError
-
-    def no_network(*_: object, **__: object) -> None:
-        raise URLError("no route")
-
-    monkeypatch.setattr("torch.hub.download_url_to_file", no_network)
-    monkeypatch.setattr("torch.hub.get_dir", lambda: "/nowhere")
-    monkeypatch.setattr("os.makedirs", lambda *_, **__: None)
-    with pytest.raises(ModelFileError) as error:
-        create_model("ssdlite320_mobilenet_v3_large", 90, weights="coco")
-    assert "put it at /nowhere/checkpoints/ssdlite320_mobilenet_v3_large_coco-a79551df.pth" in str(error.value)
-
-
-class Exploit:
-    """Pickle would call this on loading."""
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return (exec, ("raise SystemExit('foreign code ran')",))
-
-
-def test_a_weights_file_put_by_hand_is_not_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    place = tmp_path / "checkpoints" / "ssdlite320_mobilenet_v3_large_coco-a79551df.pth"
-    place.parent.mkdir()
-    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
-    torch.save({"model": Exploit()}, place)
-    with pytest.raises(ModelFileError, match=f"{place} is cut off or another file"):
-        create_model("ssdlite320_mobilenet_v3_large", 90, weights="coco")
-    monkeypatch.setattr(create, "file_sha256", lambda _: "a79551df")  # eight digits can be forged
-    with pytest.raises(ModelFileError, match=f"(?s)could not be fetched or read.*{place}"):
-        create_model("ssdlite320_mobilenet_v3_large", 90, weights="coco")
-
-
-def test_coco_weights_for_other_classes_start_only_the_class_heads_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    published = create_model("ssdlite320_mobilenet_v3_large", 90).state_dict()
-    monkeypatch.setattr(create, "_fetch_coco_weights", lambda arch: published)
-    model = create_model("ssdlite320_mobilenet_v3_large", 4, weights="coco").state_dict()
-    anew = {name for name in model if model[name].shape != published[name].shape}
-    assert anew == {f"head.classification_head.module_list.{i}.1.{p}" for i in range(6) for p in ("weight", "bias")}
-    assert all(torch.equal(model[name], published[name]) for name in model if name not in anew)

@@ -2,15 +2,23 @@
 
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
+from ssd_edge.bundled import bundled_model
+from ssd_edge.data.codes import write_coco
 from ssd_edge.data.dataset import DetectionDataset, ImageRecord
+from ssd_edge.data.readers import read_dataset
 from ssd_edge.detections import Detections
 from ssd_edge.errors import DatasetError, UsageError
-from ssd_edge.evaluate import METRIC_NAMES, evaluate, evaluate_detections
+from ssd_edge.evaluation.evaluate import METRIC_NAMES, detect, evaluate, evaluate_detections
+from ssd_edge.runtime.detector import open_detector
 
 CLASSES = ("cat", "dog")
 CATEGORY_IDS = (17, 3)  # gapped, and not in label order
@@ -124,7 +132,33 @@ def test_json_holds_every_metric_and_null_for_nan() -> None:
     data = json.loads(evaluate_detections(found(), dataset(), CLASSES).to_json())
     assert list(data["metrics"]) == list(METRIC_NAMES)
     assert data["metrics"]["APs"] is None
-    assert data["per_class"]["cat"] == {"AP": pytest.approx(1), "AP50": pytest.approx(1)}
+    assert data["per_class"]["cat"] == {
+        **dict.fromkeys(("AP", "AP50", "AP75", "VOC07_AP50", "VOC_AP50"), pytest.approx(1)),
+        "boxes": 2,
+        "detections": 2,
+        "best_f1": {"score": 0.45, "precision": 1, "recall": 1, "f1": 1},
+    }
+    blind = json.loads(evaluate_detections([Detections.empty()] * 2, dataset(), CLASSES).to_json())
+    assert set(blind["per_class"]["cat"]["best_f1"].values()) == {None}
+
+
+def test_the_table_has_every_class_and_the_threshold_of_its_best_f1() -> None:
+    names = ("cat", "a dog with a very long name")
+    table = evaluate_detections(found(labels=(0,), shift=10), dataset(class_names=names), names).table().splitlines()
+    figures = ["AP", "AP50", "AP75", "VOC07", "VOC", "boxes", "found", "score", "prec.", "recall"]
+    assert table[0].split() == ["class", *figures]
+    assert table[1].split()[2:] == ["1.000", "0.000", "1.000", "1.000", "2", "2", "0.45", "1.000", "1.000"]
+    assert table[2].startswith("a dog with a very…   0.000")
+    assert table[2].split()[-5:] == ["2", "0", "–", "–", "–"]
+    assert table[4].split()[2:] == ["0.500", "0.000", "0.500", "0.500", "4", "2", "0.45", "1.000", "0.500"]
+    assert max(map(len, table)) <= 100
+
+
+def test_mean_voc_ap_is_over_classes_with_boxes() -> None:
+    result = evaluate_detections(found(labels=(0,)), dataset(crowd=True), CLASSES)
+    assert math.isnan(result.per_class["dog"].voc07_ap50)
+    assert (result.metrics["VOC07_AP50"], result.metrics["VOC_AP50"]) == (1, 1)
+    assert result.per_class["dog"].boxes == 0
 
 
 def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
@@ -173,25 +207,75 @@ class OracleDetector:
         return [self.rest.pop(0) for _ in frames]
 
 
-def test_evaluate_feeds_the_images_in_batches(tmp_path: Path) -> None:
-    import cv2
-
+def written_dataset(folder: Path, shades: Sequence[int] = (0, 0)) -> DetectionDataset:
+    """The dataset with its images as files, one shade of grey each."""
     records = []
-    for record in dataset().records:
-        path = tmp_path / record.path
-        cv2.imwrite(str(path), np.zeros((200, 200, 3), np.uint8))
-        records.append(
-            ImageRecord(
-                path=path,
-                image_id=record.image_id,
-                size_hw=record.size_hw,
-                boxes_xyxy=record.boxes_xyxy,
-                labels=record.labels,
-                areas=record.areas,
-                crowd=record.crowd,
-            )
-        )
-    data = DetectionDataset("pets", CLASSES, CATEGORY_IDS, tuple(records))
+    for shade, record in zip(shades, cycle(dataset().records)):
+        path = folder / f"{len(records)}.png"
+        cv2.imwrite(str(path), np.full((200, 200, 3), shade, np.uint8))
+        records.append(replace(record, path=path, image_id=len(records)))
+    return DetectionDataset("pets", CLASSES, CATEGORY_IDS, tuple(records))
+
+
+def test_evaluate_feeds_the_images_in_batches(tmp_path: Path) -> None:
     detector = OracleDetector()
-    assert evaluate(detector, data, batch=1, progress=False).metrics["AP"] == pytest.approx(1)  # type: ignore[arg-type]
+    result = evaluate(detector, written_dataset(tmp_path), batch=1, progress=False)  # type: ignore[arg-type]
+    assert result.metrics["AP"] == pytest.approx(1)
     assert detector.calls == [1, 1]
+
+
+@pytest.mark.parametrize(("batch", "calls"), [(1, [1] * 7), (3, [3, 3, 1]), (7, [7]), (100, [7])])
+def test_images_come_in_order_and_batches_of_any_size(batch: int, calls: list[int], tmp_path: Path) -> None:
+    sizes, shades = [], []
+
+    def detector(frames: list[np.ndarray]) -> list[Detections]:
+        sizes.append(len(frames))
+        shades.extend(int(frame[0, 0, 0]) for frame in frames)
+        return [Detections.empty() for _ in frames]
+
+    data = written_dataset(tmp_path, shades=range(0, 70, 10))
+    assert len(detect(detector, data, batch=batch, progress=False)) == 7  # type: ignore[arg-type]
+    assert sizes == calls
+    assert shades == list(range(0, 70, 10))
+
+
+def test_at_most_one_batch_is_loaded_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, loaded = written_dataset(tmp_path, shades=range(20)), []
+
+    def load(path: Path) -> np.ndarray:
+        loaded.append(path)
+        return np.zeros((4, 4, 3), np.uint8)
+
+    monkeypatch.setattr("ssd_edge.evaluation.evaluate.load_image", load)
+    ahead, given = [], []
+
+    def detector(frames: list[np.ndarray]) -> list[Detections]:
+        given.extend(frames)
+        ahead.append(len(loaded) - len(given))
+        return [Detections.empty() for _ in frames]
+
+    detect(detector, data, batch=3, progress=False)  # type: ignore[arg-type]
+    assert len(given) == 20
+    assert max(ahead) <= 3
+
+
+def test_an_unreadable_image_ends_the_evaluation(tmp_path: Path) -> None:
+    data = written_dataset(tmp_path, shades=range(6))
+    data.records[3].path.write_text("no image")
+    with pytest.raises(DatasetError, match=r"cannot decode image .*3\.png"):
+        detect(lambda frames: [Detections.empty() for _ in frames], data, batch=2, progress=False)  # type: ignore
+
+
+def test_the_batch_does_not_change_what_is_found(tmp_path: Path) -> None:
+    write_coco(tmp_path, count=5, seed=0, size_hw=(240, 320))
+    data = read_dataset(tmp_path)
+    with open_detector(bundled_model(), threads=1) as detector:
+        one_by_one, by_three = (detect(detector, data, batch=batch, progress=False) for batch in (1, 3))
+        class_names = detector.card.class_names
+    assert sum(map(len, one_by_one)) > 5
+    for one, other in zip(one_by_one, by_three, strict=True):
+        assert one.labels.tolist() == other.labels.tolist()
+        np.testing.assert_allclose(one.boxes_xyxy, other.boxes_xyxy, atol=1e-2)  # pixels
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+    ours, theirs = (evaluate_detections(found, data, class_names).metrics for found in (one_by_one, by_three))
+    assert ours == pytest.approx(theirs, nan_ok=True)

@@ -1,0 +1,132 @@
+"""Published weights: fetch them, and load what fits."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from torch import Tensor, nn
+
+from ssd_edge.card import file_sha256
+from ssd_edge.errors import ModelFileError
+from ssd_edge.models.architecture import PublishedWeights
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of a model's parameters and buffers when a state dict was loaded, by name.
+
+    Attributes:
+        kept: loaded.
+        anew: not in the state dict, or of another shape there: they start anew.
+    """
+
+    kept: tuple[str, ...]
+    anew: tuple[str, ...]
+
+    def __str__(self) -> str:
+        if not self.anew:
+            return f"all {len(self.kept)} tensors loaded"
+        return f"{len(self.kept)} tensors loaded, {len(self.anew)} start anew: {_grouped(self.anew)}"
+
+
+def fetch_weights(published: PublishedWeights) -> dict[str, Tensor]:
+    """The state dict of published weights, on the CPU: from PyTorch's cache, or downloaded into it.
+
+    Raises:
+        ModelFileError: they cannot be fetched, or the file in their place is another one; the message names the file
+            and where to put it.
+    """
+    url = published.url
+    place = Path(torch.hub.get_dir()) / "checkpoints" / published.file_name
+    sha256_prefix = place.stem.rpartition("-")[2]  # torch checks it of what it downloads, not of a file put there
+    if place.is_file() and not file_sha256(place).startswith(sha256_prefix):
+        raise ModelFileError(
+            f"{place} is cut off or another file: its SHA-256 does not begin with {sha256_prefix}; "
+            f"remove it, and download {url} again"
+        )
+    try:
+        state: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", progress=True, check_hash=True, weights_only=True
+        )
+    except (OSError, RuntimeError, UnpicklingError) as error:  # OSError: also urllib's
+        raise ModelFileError(
+            f"the published weights could not be fetched or read ({error}); "
+            f"on a machine with a network download {url} and put it at {place}"
+        ) from error
+    return state
+
+
+def load_published(model: nn.Module, published: PublishedWeights) -> LoadReport:
+    """Fetch published weights and load what fits: a whole detector, or a backbone trained to classify.
+
+    Raises:
+        ModelFileError: as `fetch_weights`, or the file does not hold such weights.
+    """
+    state = fetch_weights(published)
+    if published.rename is None:
+        return load_fitting(model, state)
+    # num_batches_tracked goes with layers that may not fit; torch reads it only where momentum is None.
+    names = {name: published.rename(name) for name in state if not name.endswith(".num_batches_tracked")}
+    return _load(model, {ours: state[name] for name, ours in names.items() if ours}, source=published.file_name)
+
+
+def load_fitting(model: nn.Module, state: Mapping[str, Tensor], *, arch: str | None = None) -> LoadReport:
+    """Load a state dict of the same architecture; layers of another shape start anew, which is logged.
+
+    Those are the heads, where it has other classes or another number of default boxes a cell.
+
+    Args:
+        arch: the architecture that the state dict is of, where that is known, for the message.
+
+    Raises:
+        ModelFileError: it is of another architecture.
+    """
+    own = model.state_dict()
+    if own.keys() != state.keys():
+        strangers = sorted(own.keys() ^ state.keys())
+        raise ModelFileError(
+            f"the weights are of another architecture{f', {arch}' if arch else ''}: {len(strangers)} names differ, "
+            f"such as {strangers[0]}; start from weights of the architecture that is asked for"
+        )
+    return _load(model, state, source="the weights")
+
+
+def _load(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> LoadReport:
+    own = model.state_dict()
+    kept = {name: value for name, value in state.items() if _fits(name, own, state)}
+    if not kept:
+        raise ModelFileError(f"{source}: of {len(state)} tensors none has the name and shape of one of the model's")
+    anew = [name for name in own if name not in kept and (name in state or not name.endswith(".num_batches_tracked"))]
+    model.load_state_dict(own | kept)
+    report = LoadReport(tuple(kept), tuple(anew))
+    if anew:
+        log.warning("%s: %s", source, report)
+    return report
+
+
+def _fits(name: str, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bool:
+    """Whether a tensor has its place in the model.
+
+    A class layer has it only where the level has the same number of default boxes, which its twin for the offsets
+    tells: 4 boxes of 6 columns have the shape of 6 boxes of 4.
+    """
+    twin = name.replace(".classification_head.", ".regression_head.")
+
+    def same_shape(key: str) -> bool:
+        return key in own and key in state and own[key].shape == state[key].shape
+
+    return same_shape(name) and (twin not in own or same_shape(twin))
+
+
+def _grouped(names: Iterable[str]) -> str:
+    """`backbone.extra (20), head.regression_head (12)`: names by their first two parts, with how many there are."""
+    groups = Counter(".".join(name.split(".")[:2]) for name in names)
+    return ", ".join(f"{group} ({count})" for group, count in groups.items())

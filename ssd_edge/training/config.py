@@ -1,0 +1,125 @@
+"""`TrainConfig`: what to train, on what, and how."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ssd_edge.errors import UsageError
+from ssd_edge.models.create import ARCHITECTURES
+from ssd_edge.training.recipes import PRESETS, Recipe
+
+CODES = "codes"  # the word that stands for the synthetic scenes where a dataset is asked for
+OWN_BOXES, FITTED_BOXES = "own", "fit"
+
+# What may differ between a run and its continuation.
+_FREE = {
+    "output",
+    "data",
+    "split",
+    "val_split",
+    "workers",
+    "threads",
+    "device",
+    "compile",
+    "tensorboard",
+    "eval_every",
+    "strict",
+    "resume",
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What to train, on what, and how. Where the recipe says something, None leaves it to the recipe.
+
+    Attributes:
+        data: a dataset in any format that `read_dataset` knows, or `codes`.
+        output: folder for `best.pt`, `last.pt`, `history.jsonl`.
+        arch: as `create_model` takes it.
+        preset: `small`, `paper` or `torchvision`, see `recipes`; None: `small` for fewer than 5,000 images.
+        epochs: passes over the data.
+        batch: images a step, of all processes together.
+        accumulate: parts in which a batch goes through the network, for lack of memory; the gradient stays the same
+            but for batch norm, which sees a part at a time.
+        lr: peak learning rate; None: the recipe's, in proportion to the batch.
+        weight_decay, ema, clip, warmup, hflip, zoom_out: as in `Recipe`.
+        augment: False shows the images as they are: whether a model can learn them by heart, say.
+        seed: same seed, same run (bit-equal on the CPU with the same number of threads).
+        split, val_split: names such as `train` or `train+val`; None: train, and val or else a tenth held out.
+        scenes: with `codes`, scenes an epoch.
+        weights: what to start from: None (random), `imagenet` or `coco` (as `create_model` takes them) or the path of
+            a checkpoint of the same architecture; class heads for other classes start anew.
+        trainable_layers: stages of the backbone that are trained, counted from its end; None: all.
+        default_boxes: `own`, the architecture's; `fit`, fitted to the training images; None: as the recipe says where
+            no trained head is kept.
+        eval_every: epochs from one evaluation to the next; the last one is always evaluated.
+        workers: processes that load data; None: one on up to four cores, else a quarter of the cores.
+        threads: PyTorch's threads; None leaves its choice.
+        device: `cpu`, `cuda`, `cuda:1`; None: CUDA where there is one.
+        amp: mixed precision; None: where it makes training faster.
+        compile: `torch.compile` the network. Not by itself: on a CPU it was slower, and starts two minutes late.
+        tensorboard: write TensorBoard's files to `output` too.
+        strict: a finding of the lint pass is an error.
+        resume: go on from `output/last.pt`.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+
+    data: str
+    output: Path
+    arch: str = "ssdlite320_mobilenet_v3_large"
+    preset: str | None = None
+    epochs: int | None = None
+    batch: int | None = None
+    accumulate: int = 1
+    lr: float | None = None
+    weight_decay: float | None = None
+    ema: float | None = None
+    clip: float | None = None
+    warmup: int | None = None
+    hflip: float | None = None
+    zoom_out: float | None = None
+    augment: bool = True
+    seed: int = 0
+    split: str | None = None
+    val_split: str | None = None
+    scenes: int = 4000
+    weights: str | None = None
+    trainable_layers: int | None = None
+    default_boxes: str | None = None
+    eval_every: int = 1
+    workers: int | None = None
+    threads: int | None = None
+    device: str | None = None
+    amp: bool | None = None
+    compile: bool = False
+    tensorboard: bool = False
+    strict: bool = False
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if self.arch not in ARCHITECTURES:
+            raise UsageError(f"unknown architecture {self.arch!r}; there are {', '.join(sorted(ARCHITECTURES))}")
+        for name, known in (("preset", PRESETS), ("default_boxes", (OWN_BOXES, FITTED_BOXES))):
+            if getattr(self, name) not in (None, *known):
+                raise UsageError(f"unknown {name} {getattr(self, name)!r}; there are {', '.join(known)}")
+        for name in ("epochs", "batch", "scenes", "accumulate", "eval_every"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if self.lr is not None and not self.lr > 0:
+            raise UsageError(f"lr is {self.lr}; expected a positive number")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise UsageError(f"ema is {self.ema}; expected 0 (none) to below 1")
+
+    def settings(self) -> dict[str, Any]:
+        """What a resumed run must have in common with the run it continues, besides the data themselves."""
+        return {name: value for name, value in asdict(self).items() if name not in _FREE}
+
+    def changes(self, recipe: Recipe) -> Recipe:
+        """The recipe with what this configuration says otherwise."""
+        names = {field.name for field in fields(Recipe)} - {"lr"}
+        changed = replace(recipe, **{name: value for name in names if (value := getattr(self, name, None)) is not None})
+        return changed if self.lr is None else replace(changed, lr=self.lr, lr_batch=changed.batch)
