@@ -120,7 +120,9 @@ def _train(args: argparse.Namespace) -> None:
     from ssd_edge.training.run import train
 
     config = TrainConfig(**{field.name: getattr(args, field.name) for field in fields(TrainConfig)})
-    print(train(config))
+    best = train(config)
+    if os.environ.get("RANK", "0") == "0":  # of several processes the first one
+        print(best)
 
 
 def _boxes(args: argparse.Namespace) -> None:

@@ -24,6 +24,7 @@ from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.errors import DatasetError
 from ssd_edge.images import load_image
 
+CPU = torch.device("cpu")
 Key = tuple[int, int]  # epoch, index
 Batch = tuple[Tensor, list[Tensor], list[Tensor]]
 
@@ -35,8 +36,20 @@ class Samples(Dataset[Sample | DatasetError]):
     def __len__(self) -> int:
         """Samples an epoch."""
 
+    def __getitem__(self, key: Key) -> Sample | DatasetError:
+        """A sample, or why there is none: an error raised in a worker would reach the trainer as a traceback's text."""
+        try:
+            return self.sample(key)
+        except DatasetError as error:  # an image may have gone since lint
+            return error
+        except MemoryError:
+            raise
+        except Exception as error:
+            return DatasetError(f"preparing {self.name(key)} failed ({type(error).__name__}: {error})")
+
     @abstractmethod
-    def __getitem__(self, key: Key) -> Sample | DatasetError: ...
+    def sample(self, key: Key) -> Sample:
+        """Make the sample."""
 
     @abstractmethod
     def name(self, key: Key) -> str:
@@ -59,19 +72,13 @@ class ImageSamples(Samples):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: Key) -> Sample | DatasetError:
+    def sample(self, key: Key) -> Sample:
+        """The image and its boxes, transformed."""
         epoch, index = key
         record = self.dataset.records[index]
         kept = record.select(~record.crowd)
-        # Errors are values: raised here, in a worker, one would reach the trainer as the text of a traceback.
-        try:
-            return self.transform(
-                load_image(record.path), kept.boxes_xyxy, kept.labels, sample_seed(self.seed, epoch, index)
-            )
-        except DatasetError as error:  # it may have gone since lint
-            return error
-        except Exception as error:
-            return DatasetError(f"preparing {record.path} failed ({type(error).__name__}: {error}); remove the image")
+        seed = sample_seed(self.seed, epoch, index)
+        return self.transform(load_image(record.path), kept.boxes_xyxy, kept.labels, seed)
 
     def name(self, key: Key) -> str:
         """What the sample is called in messages."""
@@ -89,7 +96,8 @@ class CodesSamples(Samples):
     def __len__(self) -> int:
         return self.scenes_per_epoch
 
-    def __getitem__(self, key: Key) -> Sample:
+    def sample(self, key: Key) -> Sample:
+        """The scene at the model's size."""
         scene = self.scenes.scene(self._number(key))
         return self.transform(scene.image_bgr, scene.boxes_xyxy, scene.labels)
 
@@ -133,9 +141,9 @@ class EpochBatches:
             skip = 0
 
     def keys(self, step: int) -> list[Key]:
-        """This process's share of the batch of any step, counted from the beginning of training."""
-        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        return self._share(epoch, self._order(epoch), step_in_epoch)
+        """The whole batch of any step, counted from the beginning of training."""
+        epoch, step = divmod(step, self.steps_per_epoch)
+        return [(epoch, int(i)) for i in self._order(epoch)[step * self.batch : (step + 1) * self.batch]]
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         order = np.random.default_rng((self.seed, epoch)).permutation(self.samples)
@@ -146,10 +154,13 @@ class EpochBatches:
         return [(epoch, int(i)) for i in whole[self.rank :: self.world]]
 
 
-def make_loader(samples: Samples, batches: EpochBatches, *, workers: int) -> DataLoader[Any]:
+def make_loader(
+    samples: Samples, batches: EpochBatches, *, workers: int, device: torch.device = CPU
+) -> DataLoader[Any]:
     """A loader that gives each batch as `Batch`.
 
-    That is images uint8 [batch, 3, h, w] RGB, boxes a list of float32 [n, 4] fractions, labels a list of int64 [n].
+    That is images uint8 [batch, 3, h, w] RGB, boxes a list of float32 [n, 4] fractions, labels a list of int64 [n]; in
+    pinned memory where they go to a GPU.
     """
     return DataLoader(
         samples,
@@ -158,6 +169,7 @@ def make_loader(samples: Samples, batches: EpochBatches, *, workers: int) -> Dat
         collate_fn=collate,
         worker_init_fn=_start_worker,
         prefetch_factor=4 if workers else None,
+        pin_memory=device.type == "cuda",
     )
 
 

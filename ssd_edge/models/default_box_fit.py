@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ssd_edge.models.default_boxes import DefaultBoxConfig, _sizes_wh
+from ssd_edge.models.default_boxes import DefaultBoxConfig, sizes_wh
 
 MATCH_IOU = 0.5  # from which a default box is an object's; section 2.2 of the SSD paper
 SMALLEST_SCALE, LARGEST_SCALE = 0.01, 1.1  # of the image's side, that a fit may choose
@@ -34,12 +34,6 @@ class Coverage:
     recall: dict[str, float]
     mean_best_iou: dict[str, float]
     boxes: dict[str, int]
-
-    @property
-    def worst(self) -> tuple[str, float]:
-        """Name and recall of the class that is covered worst."""
-        name = min(self.recall, key=lambda key: self.recall[key])
-        return name, self.recall[name]
 
 
 def coverage(best_iou: Tensor, labels: Tensor, class_names: Sequence[str]) -> Coverage:
@@ -79,7 +73,7 @@ def best_ious(
             cells_wide = torch.tensor([size_hw[1], size_hw[0]]) / config.steps[level]
         nearest = torch.minimum((centre * cells_wide).floor().clamp(min=0), cells - 1)
         distance = (centre - (nearest + 0.5) / cells_wide).abs()[:, None]  # [n, 1, 2]
-        shapes = torch.tensor(_sizes_wh(config, level))  # [shapes, 2]
+        shapes = torch.tensor(sizes_wh(config, level))  # [shapes, 2]
         if config.clip:
             shapes = shapes.clamp(max=1)
         reach = 0.5 * (wh[:, None] + shapes) - distance  # overlap of two intervals that lie apart or askew …

@@ -126,7 +126,7 @@ def default_boxes_xyxy(
         centre_x = (torch.arange(columns) + 0.5) / x_count
         grid_y, grid_x = torch.meshgrid(centre_y, centre_x, indexing="ij")
         centres = torch.stack((grid_x, grid_y), dim=-1)  # [rows, columns, 2]
-        sizes = torch.tensor(_sizes_wh(config, k))  # [shapes, 2]
+        sizes = torch.tensor(sizes_wh(config, k))  # [shapes, 2]
         if config.clip:
             sizes = sizes.clamp(0, 1)
         centres = centres[:, :, None].expand(-1, -1, len(sizes), -1).reshape(-1, 2)
@@ -135,7 +135,7 @@ def default_boxes_xyxy(
     return torch.cat(levels)  # [anchors, 4]
 
 
-def _sizes_wh(config: DefaultBoxConfig, level: int) -> list[list[float]]:
+def sizes_wh(config: DefaultBoxConfig, level: int) -> list[list[float]]:
     """Widths and heights at one level: the square, the square between this scale and the next, the ratios."""
     scale = config.scales[level]
     between = math.sqrt(scale * config.scales[level + 1])

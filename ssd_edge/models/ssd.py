@@ -49,7 +49,6 @@ class SSD(nn.Module):
 
     Attributes:
         default_boxes_xyxy: [anchors, 4], fractions of the image.
-        grid_sizes_hw: rows and columns of each feature map.
         config: the model's settings: the architecture's, with the default boxes that the model has.
         grid_sizes_hw: rows and columns of each feature map.
 

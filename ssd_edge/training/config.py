@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from ssd_edge.training.recipes import PRESETS, Recipe
 
 CODES = "codes"  # the word that stands for the synthetic scenes where a dataset is asked for
 OWN_BOXES, FITTED_BOXES = "own", "fit"
+
+_OF_DATASETS = ("split", "val_split", "hflip", "zoom_out")  # that the scenes of `codes` have no use for
 
 # What may differ between a run and its continuation.
 _FREE = {
@@ -50,7 +53,7 @@ class TrainConfig:
         split, val_split: names such as `train` or `train+val`; None: train, and val or else a tenth held out.
         scenes: with `codes`, scenes an epoch.
         weights: what to start from: None (random), `imagenet` or `coco` (as `create_model` takes them) or the path of
-            a checkpoint of the same architecture; class heads for other classes start anew.
+            a checkpoint of the same architecture, of which the classes that both have are kept by name.
         trainable_layers: stages of the backbone that are trained, counted from its end; None: all.
         default_boxes: `own`, the architecture's; `fit`, fitted to the training images; None: as the recipe says where
             no trained head is kept.
@@ -111,8 +114,16 @@ class TrainConfig:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected at least 1")
         if self.lr is not None and not self.lr > 0:
             raise UsageError(f"lr is {self.lr}; expected a positive number")
-        if self.ema is not None and not 0 <= self.ema < 1:
-            raise UsageError(f"ema is {self.ema}; expected 0 (none) to below 1")
+        for name, largest in (("ema", 1.0), ("hflip", 1.0), ("zoom_out", 1.0), ("clip", inf), ("weight_decay", inf)):
+            value = getattr(self, name)
+            if value is not None and not (0 <= value <= largest and value != inf and (name, value) != ("ema", 1)):
+                raise UsageError(
+                    f"{name} is {value}; expected a number from 0{f' to {largest:g}' if largest < inf else ''}"
+                )
+        if self.warmup is not None and self.warmup < 0:
+            raise UsageError(f"warmup is {self.warmup}; expected a number of steps")
+        if self.data == CODES and (given := [n for n in _OF_DATASETS if getattr(self, n) is not None]):
+            raise UsageError(f"{', '.join(given)}: the scenes of {CODES} have no splits and come with their variety")
 
     def settings(self) -> dict[str, Any]:
         """What a resumed run must have in common with the run it continues, besides the data themselves."""
@@ -121,5 +132,4 @@ class TrainConfig:
     def changes(self, recipe: Recipe) -> Recipe:
         """The recipe with what this configuration says otherwise."""
         names = {field.name for field in fields(Recipe)} - {"lr"}
-        changed = replace(recipe, **{name: value for name in names if (value := getattr(self, name, None)) is not None})
-        return changed if self.lr is None else replace(changed, lr=self.lr, lr_batch=changed.batch)
+        return replace(recipe, **{name: value for name in names if (value := getattr(self, name, None)) is not None})

@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from ssd_edge.errors import UsageError
+from ssd_edge.models.ssd import SSD
 
 PATIENCE = timedelta(hours=1)  # that processes wait for each other: the first one scores the whole evaluation set
 
@@ -75,13 +76,27 @@ class Group:
         if self.world > 1:
             dist.barrier()
 
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give all processes the first one's buffers."""
+        if self.world > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
+
+    def with_common_norms(self, model: SSD) -> SSD:
+        """The model with batch norms that take the statistics of the whole batch, which torch has on GPUs only.
+
+        They are other modules: what a model remembers of the old ones, such as what is frozen, is to be said after.
+        """
+        if self.world == 1 or self.device.type != "cuda":
+            return model
+        converted: SSD = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return converted
+
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model as all processes train it together; on GPUs batch norm takes the statistics of the whole batch."""
+        """The model as all processes train it together: gradients are averaged over them."""
         if self.world == 1:
             return model
-        if self.device.type != "cuda":  # torch synchronises batch norm on GPUs only
-            return DistributedDataParallel(model)
-        return DistributedDataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(model), device_ids=[self.device.index])
+        return DistributedDataParallel(model, device_ids=[self.device.index] if self.device.type == "cuda" else None)
 
 
 def say(text: str) -> None:
@@ -101,7 +116,12 @@ def process_group(device: str | None) -> Iterator[Group]:
         UsageError: the device is not there; or one GPU is named under torchrun.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", "cuda"):
+        raise UsageError(f"--device {device}: expected cpu, cuda or cuda:1 and so on")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"--device {chosen}: PyTorch finds no CUDA device here; leave it out to train on the CPU")
     if world == 1:
@@ -111,8 +131,13 @@ def process_group(device: str | None) -> Iterator[Group]:
         return
     if ":" in str(chosen):
         raise UsageError(f"--device {chosen} under torchrun: each process takes the GPU of its own number; give cuda")
+    if missing := {"RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} - os.environ.keys():
+        raise UsageError(f"WORLD_SIZE is {world} but {', '.join(sorted(missing))} not set; start with torchrun")
     if chosen.type == "cuda":
-        chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        local_rank, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local_rank >= gpus:
+            raise UsageError(f"process {local_rank} of this machine has no GPU, there are {gpus}; start one for each")
+        chosen = torch.device("cuda", local_rank)
         torch.cuda.set_device(chosen)
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
     try:

@@ -49,7 +49,10 @@ def read_data(config: TrainConfig) -> tuple[DetectionDataset | None, DetectionDa
         held_out = config.output / "held_out.json"
         with atomic_path(held_out) as part:
             part.write_text(json.dumps(coco_json(val_set)), encoding="utf-8")
-        say(f"no evaluation split apart from the training images: {len(val_set)} are held out, listed in {held_out}")
+        what = (
+            f"{len(val_set)} are held out" if shared_images(train_set, val_set) == 0 else "the only one serves as both"
+        )
+        say(f"no evaluation split apart from the training images: {what}, listed in {held_out}")
     elif shared:
         say(f"warning: {shared} of the {len(val_set)} evaluation images are trained on too; AP will look too good")
     if train_set.class_names != val_set.class_names:

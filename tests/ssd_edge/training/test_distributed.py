@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,13 +20,15 @@ from ssd_edge.training.distributed import process_group
 TINY_ARCH = str(Path(__file__).with_name("tiny_arch.py"))
 
 
-def run(processes: int, data: Path, output: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def run(
+    processes: int, data: Path, output: Path, *options: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     start = [sys.executable]
     if processes > 1:
         start += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     fixed = "--workers 0 --threads 1 --device cpu --no-amp --split train --val-split val"
     command = [*start, TINY_ARCH, "train", str(data), "-o", str(output), *fixed.split(), *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=180)
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, env=os.environ | environment)
 
 
 @pytest.fixture
@@ -58,13 +61,25 @@ def test_two_processes_have_the_loss_of_one(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_resume_and_refuse_too_small_batches(data: Path, tmp_path: Path) -> None:
+def test_a_problem_in_one_process_keeps_the_steps_of_all(data: Path, tmp_path: Path) -> None:
+    """An image goes once both have read the dataset. They stop at the same step, save it, and go on from it later."""
     options = ("--arch", WITH_NORM, "--epochs", "2", "--batch", "4")
-    assert run(2, data, tmp_path / "run", *options).returncode == 0
-    last = load_checkpoint(tmp_path / "run" / "last.pt")
-    assert last.training["step"] == 4
-    result = run(2, data, tmp_path / "run", *options, "--resume")
-    assert result.returncode == 0, result.stderr
+    assert run(2, data, tmp_path / "whole", *options).returncode == 0
+    result = run(2, data, tmp_path / "run", *options, SSD_EDGE_TEST_VANISH="1")
+    assert result.returncode != 0
+    assert "cannot read image" in result.stderr
+    assert "another process of this training ended early" in result.stderr
+    assert "Connection" not in result.stderr
+    assert load_checkpoint(tmp_path / "run" / "last.pt").training["step"] == 3
+    resumed = run(2, data, tmp_path / "run", *options, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    mine, theirs = (load_checkpoint(tmp_path / name / "last.pt").state_dict for name in ("run", "whole"))
+    for name, value in theirs.items():
+        torch.testing.assert_close(mine[name], value, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_batches_too_small_for_the_processes_are_refused(data: Path, tmp_path: Path) -> None:
     small = run(2, data, tmp_path / "small", "--arch", WITH_NORM, "--batch", "2")
     assert small.returncode != 0
     assert "in 2 processes and 1 parts each leaves a part 1 images; tiny needs at least 2" in small.stderr
@@ -76,7 +91,7 @@ def test_processes_share_every_batch() -> None:
     for batch, first, second in zip(whole, *shares, strict=True):
         assert sorted(first + second) == sorted(batch)
         assert len(first) == len(second) == 2
-    assert shares[1].keys(3) == list(shares[1])[3]
+    assert shares[1].keys(3) == list(whole)[3]
 
 
 def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +102,18 @@ def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UsageError, match="there are 2 GPUs"), process_group("cuda:2"):
         pass
+    with pytest.raises(UsageError, match="expected cpu, cuda or"), process_group("gpu"):
+        pass
     monkeypatch.setenv("WORLD_SIZE", "2")
+    with (
+        pytest.raises(UsageError, match="LOCAL_RANK, MASTER_ADDR, MASTER_PORT, RANK not set; start with torchrun"),
+        process_group("cuda"),
+    ):
+        pass
+    for name, value in (("RANK", "2"), ("LOCAL_RANK", "2"), ("MASTER_ADDR", "localhost"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match="process 2 of this machine has no GPU, there are 2"), process_group("cuda"):
+        pass
     with pytest.raises(UsageError, match="under torchrun"), process_group("cuda:1"):
         pass
 

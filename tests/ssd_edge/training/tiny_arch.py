@@ -3,6 +3,7 @@
 `python tiny_arch.py …` is the whole command line with both known.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from ssd_edge.cli import main
+from ssd_edge.data.augment import Sample
+from ssd_edge.data.samples import EpochBatches, ImageSamples, Key
+from ssd_edge.errors import DatasetError
 from ssd_edge.models.architecture import Architecture, register_architecture
 from ssd_edge.models.backbone import Backbone
 from ssd_edge.models.default_boxes import DefaultBoxConfig, linear_scales
@@ -79,5 +83,19 @@ def write_yolo(folder: Path, count: int, classes: tuple[str, ...] = ("square",))
     return folder
 
 
+def let_an_image_vanish() -> None:
+    """In the last process, the last batch cannot be read."""
+    original = ImageSamples.sample
+
+    def sample(samples: ImageSamples, key: Key) -> Sample:
+        if os.environ["RANK"] == "1" and key in EpochBatches(len(samples), 4, 2, samples.seed).keys(3):
+            raise DatasetError("cannot read image")
+        return original(samples, key)
+
+    ImageSamples.sample = sample  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
+    if "SSD_EDGE_TEST_VANISH" in os.environ:
+        let_an_image_vanish()
     sys.exit(main())

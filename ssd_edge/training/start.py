@@ -1,0 +1,141 @@
+"""The model that a training starts with: weights, default boxes, and what of another model fits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ssd_edge.checkpoint import Checkpoint, load_checkpoint
+from ssd_edge.data.augment import TrainTransform
+from ssd_edge.data.dataset import DetectionDataset
+from ssd_edge.errors import DatasetError, ModelFileError
+from ssd_edge.models.create import COCO, IMAGENET, create_model, load_fitting
+from ssd_edge.models.default_boxes import DefaultBoxConfig
+from ssd_edge.models.ssd import SSD
+from ssd_edge.training.boxes import BoxComparison, coverage_of, fit_to
+from ssd_edge.training.config import FITTED_BOXES, OWN_BOXES, TrainConfig
+from ssd_edge.training.distributed import Group, say
+from ssd_edge.training.recipes import Recipe
+
+
+def start_model(
+    config: TrainConfig, recipe: Recipe, group: Group, train_set: DetectionDataset | None, val_set: DetectionDataset
+) -> SSD:
+    """The model to train; says how well its default boxes cover the data.
+
+    Raises:
+        DatasetError: no box to train on.
+        ModelFileError: the weights to start from are not there, or of another architecture.
+    """
+    classes = val_set.class_names
+    published = config.weights if config.weights in (COCO, IMAGENET) else None
+    start = _load_start(config) if config.weights and not published else None
+    boxes = None
+    if start and start.card.default_boxes and config.default_boxes != OWN_BOXES:
+        boxes = DefaultBoxConfig.from_dict(start.card.default_boxes)
+    model = create_model(config.arch, len(classes), default_boxes=boxes)
+    # The scenes of `codes` are endless; those to evaluate on stand for them.
+    dataset = train_set or val_set
+    if all(record.crowd.all() for record in dataset.records):
+        raise DatasetError(f"{dataset.name}: all boxes are crowds or difficult ones; there is nothing to learn")
+    if _is_fitted(config, recipe):
+        augmented = train_set is not None and config.augment
+        comparison = fit_to(dataset, transform_of(recipe, model) if augmented else None, model)
+        boxes = group.broadcast(comparison.config)  # another processor may round to another fit
+    else:
+        comparison = BoxComparison(coverage_of(dataset, model.config.default_boxes, model))
+    say(comparison.table())
+    torch.manual_seed(config.seed)  # the same weights, whatever has been drawn so far
+    model = create_model(config.arch, len(classes), default_boxes=boxes, weights=published)
+    if start:
+        load_start(model, start, classes)
+    return model
+
+
+def resumed_model(config: TrainConfig, earlier: Checkpoint) -> SSD:
+    """The model of a run to go on with, whose weights are still to be loaded."""
+    boxes = earlier.card.default_boxes
+    own = DefaultBoxConfig.from_dict(boxes) if boxes else None
+    return create_model(config.arch, len(earlier.card.class_names), default_boxes=own)
+
+
+def load_start(model: SSD, start: Checkpoint, classes: Sequence[str]) -> None:
+    """Load what fits of another detector; of the class heads the columns of those classes that both have.
+
+    What starts anew is logged.
+    """
+    own = model.state_dict()
+    old_names = ("", *start.card.class_names)  # the background comes first
+    new_names = ("", *classes)
+    columns = [(new_names.index(name), old) for old, name in enumerate(old_names) if name in new_names]
+    state = dict(start.state_dict)
+    if old_names != new_names:
+        names = _class_layers(model, len(classes))
+        for name in names:
+            old = state.get(name)
+            if old is not None and old.shape[1:] == own[name].shape[1:]:
+                state[name] = _with_columns(own[name], old, columns, len(new_names), len(old_names))
+        kept = [name for name in classes if name in old_names]
+        say(
+            f"other classes than the checkpoint's: {', '.join(kept) or 'none'} kept, "
+            f"{', '.join(name for name in classes if name not in kept) or 'none'} start anew"
+        )
+    load_fitting(model, state, arch=start.card.arch)
+
+
+def _class_layers(model: SSD, classes: int) -> list[str]:
+    """Names of the tensors whose size depends on the number of classes."""
+    own = model.state_dict()
+    boxes = model.config.default_boxes
+    other = create_model(model.config.arch, classes + 1, default_boxes=boxes).state_dict()
+    return [name for name, value in other.items() if value.shape != own[name].shape]
+
+
+def _with_columns(own: Tensor, old: Tensor, columns: list[tuple[int, int]], new_count: int, old_count: int) -> Tensor:
+    """A class layer's tensor with the columns of another's; both are [boxes a cell × class columns, …].
+
+    Where the boxes a cell differ, nothing fits and the result is `own`.
+    """
+    mine = own.clone().unflatten(0, (-1, new_count))
+    theirs = old.to(own.dtype).unflatten(0, (-1, old_count))
+    if len(mine) == len(theirs):
+        for new_column, old_column in columns:
+            mine[:, new_column] = theirs[:, old_column]
+    return mine.flatten(0, 1)
+
+
+def _load_start(config: TrainConfig) -> Checkpoint:
+    """The checkpoint to start from.
+
+    Raises:
+        ModelFileError: as `load_checkpoint`, or it is of another architecture.
+    """
+    start = load_checkpoint(Path(str(config.weights)))
+    if start.card.arch != config.arch:
+        raise ModelFileError(
+            f"{config.weights} is of another architecture, {start.card.arch}; expected {config.arch}: "
+            "give its name with --arch, or start from other weights"
+        )
+    return start
+
+
+def _is_fitted(config: TrainConfig, recipe: Recipe) -> bool:
+    """Whether default boxes are fitted: where asked for, else where the recipe does and no trained head is kept."""
+    if config.default_boxes is not None:
+        return config.default_boxes == FITTED_BOXES
+    return recipe.fit_boxes and config.weights in (None, IMAGENET)
+
+
+def transform_of(recipe: Recipe, model: SSD) -> TrainTransform:
+    """The recipe's augmentation at the model's size."""
+    return TrainTransform(
+        model.config.size_hw,
+        model.config.mean,
+        zoom_out=recipe.zoom_out,
+        iou_crop=recipe.iou_crop,
+        photometric=recipe.photometric,
+        hflip=recipe.hflip,
+    )
