@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ssd_edge.card import ModelCard
 from ssd_edge.checkpoint import model_from_checkpoint
+from ssd_edge.errors import UsageError
 from ssd_edge.models.predict import Predictor
 from ssd_edge.models.ssd import SSD
 from ssd_edge.runtime.detector import Detector
@@ -23,18 +24,22 @@ class TorchDetector(Detector):
         self._predictor = Predictor(model).eval()
 
     @classmethod
-    def open(cls, path: Path, *, threads: int | None = None, score_threshold: float | None = None) -> TorchDetector:
-        """Open a checkpoint (`.pt`, `.safetensors`) on the CPU.
+    def open(
+        cls, path: Path, *, threads: int | None = None, score_threshold: float | None = None, device: str | None = None
+    ) -> TorchDetector:
+        """Open a checkpoint (`.pt`, `.safetensors`) on `device` (`cpu`, `cuda`, `cuda:1`); None: the CPU.
 
         `threads` sets PyTorch's thread count, which is one for the whole process.
 
         Raises:
             ModelFileError: as `model_from_checkpoint`.
+            UsageError: the device is not there.
         """
+        chosen = _device("cpu" if device is None else device)
         model, card = model_from_checkpoint(path)
         if threads is not None:
             torch.set_num_threads(threads)
-        return cls(model, card, score_threshold=score_threshold)
+        return cls(model.to(chosen), card, score_threshold=score_threshold)
 
     def infer(self, images_rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         with torch.inference_mode():
@@ -44,3 +49,19 @@ class TorchDetector(Detector):
 
     def _release(self) -> None:
         del self._predictor
+
+
+def _device(name: str) -> torch.device:
+    """The device of that name, with the messages that training has."""
+    try:
+        chosen = torch.device(name)
+    except RuntimeError:
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", "cuda"):
+        raise UsageError(f"--device {name}: expected cpu, cuda or cuda:1 and so on")
+    if chosen.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UsageError(f"--device {chosen}: PyTorch finds no CUDA device here; leave it out to run on the CPU")
+        if (chosen.index or 0) >= torch.cuda.device_count():
+            raise UsageError(f"--device {chosen}: there are {torch.cuda.device_count()} GPUs, numbered from 0")
+    return chosen

@@ -140,7 +140,12 @@ class Detector(ABC):
 
 
 def open_detector(
-    path: Path | str, *, threads: int | None = None, score_threshold: float | None = None, spin: bool = True
+    path: Path | str,
+    *,
+    threads: int | None = None,
+    score_threshold: float | None = None,
+    spin: bool = True,
+    device: str | None = None,
 ) -> Detector:
     """Open a model file: `.onnx` (ONNX Runtime), `.pt` or `.safetensors` (PyTorch, needs the `train` extra).
 
@@ -149,11 +154,12 @@ def open_detector(
         spin: ONNX Runtime's threads wait for each other at full speed. Lowest latency where nothing else needs the
             cores, and half the frames where something does. PyTorch decides for itself.
         score_threshold: overrides the card's. Raising it never changes the detections that stay.
+        device: where PyTorch runs: `cpu`, `cuda`, `cuda:1`; None: the CPU. ONNX Runtime runs on the CPU.
 
     Raises:
         ModelFileError: no such file, another kind of file, or a file that breaks the contract.
         MissingDependencyError: the backend's package is not installed.
-        UsageError: `threads` or `score_threshold` out of range.
+        UsageError: `threads` or `score_threshold` out of range; the device is not there, or not for this file.
     """
     path = Path(path)
     if threads is not None and threads < 1:
@@ -165,6 +171,8 @@ def open_detector(
     if path.suffix == ".engine":
         raise ModelFileError(f"{path}: TensorRT engines are not in this version yet; open the .onnx file instead")
     if path.suffix == ".onnx":
+        if device not in (None, "cpu"):
+            raise UsageError(f"--device {device}: ONNX files run on the CPU in this version; leave it out")
         from ssd_edge.runtime.backend_onnx import OnnxDetector
 
         return OnnxDetector(path, threads=threads, score_threshold=score_threshold, spin=spin)
@@ -177,7 +185,7 @@ def open_detector(
             f"{path} needs PyTorch, but {error.name} is not installed (an .onnx file needs nothing more)",
             extra="train",
         ) from error
-    return TorchDetector.open(path, threads=threads, score_threshold=score_threshold)
+    return TorchDetector.open(path, threads=threads, score_threshold=score_threshold, device=device)
 
 
 def _check_frame(index: int, frame: NDArray[np.uint8]) -> None:

@@ -142,12 +142,22 @@ def _eval(args: argparse.Namespace) -> None:
         from ssd_edge.evaluation.report import check_folder, write_report
 
         check_folder(args.report)
-    with open_detector(args.model, threads=args.threads) as detector:
+    with open_detector(args.model, threads=args.threads, device=_eval_device(args)) as detector:
         dataset = _usable_dataset(args)
         evaluation = evaluate(detector, dataset, classes=args.classes, batch=args.batch)
     _report(evaluation.table(), evaluation.to_json(), args.json)
     if args.report:
         print("", *write_report(args.report, evaluation, dataset, score=args.score), sep="\n")
+
+
+def _eval_device(args: argparse.Namespace) -> str | None:
+    """What --device names; without it, CUDA for a checkpoint where there is one, as in training."""
+    device: str | None = args.device
+    if device is None and args.model.suffix in (".pt", ".safetensors"):
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return device
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -260,7 +270,8 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     add("--hflip", type=_probability, metavar="P", help="probability of mirroring (0.5)")
     add("--zoom-out", type=_probability, metavar="P", help="probability of zooming out (by preset)")
     add("--augment", action=argparse.BooleanOptionalAction, default=True, help="change images at random (yes)")
-    add("--default-boxes", choices=("own", "fit"), help="the architecture's, or fitted to the data (by preset)")
+    boxes_help = "own, fit (to the data), ssd512_voc and the like, or what boxes --json wrote (by preset)"
+    add("--default-boxes", metavar="B", help=boxes_help)
     add("--weights", metavar="W", help="start from a checkpoint, or from published weights: coco, imagenet (random)")
     add("--trainable-layers", type=_whole_number, metavar="N", help="train only the last N backbone stages (all)")
     add("--seed", type=_whole_number, default=0, help="same seed, same run (%(default)s)")
@@ -292,6 +303,7 @@ def _eval_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", type=_names, metavar="A,B", help="score these classes only (all)")
     parser.add_argument("--batch", type=_positive_int, default=8, help="images at a time (%(default)s)")
     _threads_argument(parser)
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 (a checkpoint: CUDA where there is one; .onnx: cpu)")
     _json_argument(parser)
     parser.add_argument(
         "--report", type=Path, metavar="DIR", help="write plots of the errors, the worst images and report.json"
@@ -402,7 +414,10 @@ def _size_hw(text: str) -> tuple[int, int]:
 
 
 def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError(f"{text!r} names no class; give names such as cat,dog")
+    return names
 
 
 _Run = Callable[[argparse.Namespace], None]

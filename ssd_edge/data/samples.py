@@ -173,6 +173,17 @@ def make_loader(
     )
 
 
+def end_workers(batches: Iterator[Any]) -> None:
+    """End the processes of a loader's iterator now.
+
+    They ignore SIGTERM, by which Python would end them when it exits and then wait for ever; and a traceback may keep
+    the iterator alive until then.
+    """
+    shutdown = getattr(batches, "_shutdown_workers", None)  # torch calls it when the iterator is deleted
+    if shutdown:
+        shutdown()
+
+
 def collate(samples: Sequence[Sample | DatasetError]) -> Batch | DatasetError:
     """Samples of one size as a batch; the first error if there is one among them."""
     good: list[Sample] = []

@@ -143,7 +143,7 @@ def evaluate(
         progress: show a progress bar where standard error is a terminal.
 
     Raises:
-        DatasetError, UsageError: as `evaluate_detections`, before any image is read; an unreadable image.
+        DatasetError, UsageError: as `evaluate_detections` and `detect`, before any image is read; an unreadable image.
     """
     scored_classes(dataset, detector.card.class_names, classes)
     detections = detect(detector, dataset, batch=batch, progress=progress)
@@ -151,7 +151,14 @@ def evaluate(
 
 
 def detect(detector: Detector, dataset: DetectionDataset, *, batch: int = 8, progress: bool = True) -> list[Detections]:
-    """The detections of every image of `dataset`, in its order; at most two batches of images are in memory."""
+    """The detections of every image of `dataset`, in its order; at most two batches of images are in memory.
+
+    Raises:
+        DatasetError: an image that cannot be read.
+        UsageError: `batch` is below 1.
+    """
+    if batch < 1:
+        raise UsageError(f"batch of {batch} images; expected at least 1")
     found: list[Detections] = []
     with tqdm(total=len(dataset), unit="image", leave=False, disable=None if progress else True) as bar:
         for frames in _loaded_batches(dataset.records, batch):

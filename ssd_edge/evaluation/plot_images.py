@@ -84,7 +84,8 @@ def plot_worst_images(
     rows = math.ceil(len(worst) / columns)
     width = GAP + columns * (TILE_WIDTH + GAP)
     height = HEAD + rows * (CAPTION + TILE_HEIGHT + GAP)
-    with written_figure(path, (width / DPI, height / DPI), dpi=DPI) as figure:
+    with written_figure(path, dpi=DPI) as figure:
+        figure.set_size_inches(width / DPI, height / DPI)
         axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))  # in pixels, y down as in images
         axes.set_axis_off()
         what = "Images with most errors" if worst else "No image has an error"

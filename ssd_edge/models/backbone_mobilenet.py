@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torchvision.models import MobileNet_V3_Large_Weights, mobilenet_v3_large
 from torchvision.models.detection import SSDLite320_MobileNet_V3_Large_Weights
@@ -16,8 +18,10 @@ from ssd_edge.models.head import ssdlite_head
 from ssd_edge.models.init import normal_init
 from ssd_edge.models.ssd import SSDConfig
 
+COCO_V1 = SSDLite320_MobileNet_V3_Large_Weights.COCO_V1
 # As in torchvision's SSDLite: smoother statistics than BatchNorm2d's defaults.
 batch_norm = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Positions of the blocks with stride 2 in torchvision's mobilenet_v3_large().features, and of its last layer
 C1, C2, C3, C4, LAST = 2, 4, 7, 13, 16
 
@@ -25,22 +29,24 @@ C1, C2, C3, C4, LAST = 2, 4, 7, 13, 16
 class MobileNetV3Features(Backbone):
     """Six feature maps for 320×320 images: 20, 10, 5, 3, 2 and 1 cells wide.
 
-    The tail is reduced (half the channels from C4 on), as the paper does for detection. Parameter names are those
-    of torchvision's `SSDLiteFeatureExtractorMobileNet`.
+    Parameter names are those of torchvision's `SSDLiteFeatureExtractorMobileNet`.
+
+    Args:
+        reduced_tail: half the channels from C4 on, as the paper does for detection (table 6).
     """
 
-    channels = (672, 480, 512, 256, 256, 128)
-
-    def __init__(self) -> None:
+    def __init__(self, reduced_tail: bool = True) -> None:
         super().__init__()
-        blocks = mobilenet_v3_large(weights=None, reduced_tail=True, norm_layer=batch_norm).features
+        last = 480 if reduced_tail else 960
+        self.channels = (672, last, 512, 256, 256, 128)
+        blocks = mobilenet_v3_large(weights=None, reduced_tail=reduced_tail, norm_layer=batch_norm).features
         c4 = blocks[C4].block
         self.features = nn.Sequential(
             nn.Sequential(*blocks[:C4], c4[0]),  # until the expansion layer of C4
             nn.Sequential(c4[1:], *blocks[C4 + 1 :]),  # from C4's depthwise layer to the end
         )
         self.extra = nn.ModuleList(
-            [_extra_block(480, 512), _extra_block(512, 256), _extra_block(256, 256), _extra_block(256, 128)]
+            [_extra_block(last, 512), _extra_block(512, 256), _extra_block(256, 256), _extra_block(256, 128)]
         )
         normal_init(self)
 
@@ -84,12 +90,31 @@ def mobilenet_name(name: str) -> str | None:
     return ".".join(("backbone", place, *rest))
 
 
+def fold_imagenet_scaling(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """torchvision's `mobilenet_v3_large` for images from -1 to 1, instead of those of ImageNet's mean and std.
+
+    With x the image from 0 to 1, the weights have seen (x - mean) / std = ours * 0.5 / std + (0.5 - mean) / std, where
+    ours = (x - 0.5) / 0.5. The factor goes into the first convolution, and what the constant adds to its output off the
+    running mean of the batch norm behind it. Exact but at the border, where both pad with zeros: ImageNet's mean, here
+    middle grey.
+    """
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    weight, running_mean = state["features.0.0.weight"], state["features.0.1.running_mean"]
+    constant = (weight * ((0.5 - mean) / std)).sum((1, 2, 3))  # [channels out]
+    return {
+        **state,
+        "features.0.0.weight": weight * (0.5 / std),
+        "features.0.1.running_mean": running_mean - constant,
+    }
+
+
 SSDLITE320_MOBILENET_V3_LARGE = SSDConfig(
     arch="ssdlite320_mobilenet_v3_large",
     size_hw=(320, 320),
     default_boxes=SSDLITE320,
-    # From -1 to 1, as torchvision's ssdlite.py has it, with ImageNet weights too: those have seen ImageNet's mean and
-    # std, but the first layer's batch norm takes the difference up.
+    # From -1 to 1, as torchvision's ssdlite.py has it, with ImageNet weights too, although those have seen ImageNet's
+    # mean and std. There the first batch norm must take the difference up, which it cannot where it is frozen; here
+    # `fold_imagenet_scaling` does.
     mean=(127.5, 127.5, 127.5),
     std=(127.5, 127.5, 127.5),
     score_threshold=0.001,
@@ -98,15 +123,29 @@ SSDLITE320_MOBILENET_V3_LARGE = SSDConfig(
     detections=300,
 )
 
+IMAGENET = PublishedWeights(
+    MobileNet_V3_Large_Weights.IMAGENET1K_V1.url, rename=mobilenet_name, convert=fold_imagenet_scaling
+)
 register_architecture(
     Architecture(
         SSDLITE320_MOBILENET_V3_LARGE,
         MobileNetV3Features,
         partial(ssdlite_head, norm=batch_norm),
         weights={
-            "coco": PublishedWeights(SSDLite320_MobileNet_V3_Large_Weights.COCO_V1.url),
-            # Of the full network: what fits the reduced tail is loaded, the rest of the tail starts anew.
-            "imagenet": PublishedWeights(MobileNet_V3_Large_Weights.IMAGENET1K_V1.url, rename=mobilenet_name),
+            "coco": PublishedWeights(
+                COCO_V1.url,
+                class_names=tuple(COCO_V1.meta["categories"][1:]),  # without the background
+            ),
+            "imagenet": IMAGENET,  # of the full network: the part of the tail that is reduced starts anew
         },
+    )
+)
+# What torchvision builds where `weights_backbone` is given: all of the pretrained layers fit.
+register_architecture(
+    Architecture(
+        replace(SSDLITE320_MOBILENET_V3_LARGE, arch="ssdlite320_mobilenet_v3_large_full_tail"),
+        partial(MobileNetV3Features, reduced_tail=False),
+        partial(ssdlite_head, norm=batch_norm),
+        weights={"imagenet": IMAGENET},
     )
 )

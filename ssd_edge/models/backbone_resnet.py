@@ -76,7 +76,9 @@ def resnet_name(name: str) -> str | None:
 SSD300_RESNET50 = SSDConfig(
     arch="ssd300_resnet50",
     size_hw=(300, 300),
-    default_boxes=SSD300_COCO,  # the same as ssd/utils.py there, `dboxes300_coco`
+    # Those of ssd/utils.py there, `dboxes300_coco`, but for one clamp: its `clamp_(0, 1)` limits the centres as well as
+    # the sizes, which moves the third level's last row and column from 9.5 * 32 / 300 = 1.013 to 1.
+    default_boxes=SSD300_COCO,
     mean=(0.485 * 255, 0.456 * 255, 0.406 * 255),  # ImageNet's, with which the weights below were trained
     std=(0.229 * 255, 0.224 * 255, 0.225 * 255),
     score_threshold=0.01,

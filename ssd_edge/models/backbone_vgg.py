@@ -116,6 +116,9 @@ def vgg_name(name: str) -> str | None:
     return ".".join(("backbone", place, *rest))
 
 
+COCO = PublishedWeights(
+    SSD300_VGG16_Weights.COCO_V1.url, class_names=tuple(SSD300_VGG16_Weights.COCO_V1.meta["categories"][1:])
+)
 # The original VGG-16 of the paper, in whose scaling the networks below see images; torchvision's own
 # IMAGENET1K_V1 would need another mean and std. torchvision's ssd300_vgg16 starts from the same file.
 IMAGENET = PublishedWeights(VGG16_Weights.IMAGENET1K_FEATURES.url, rename=vgg_name)
@@ -138,7 +141,7 @@ register_architecture(
         SSD300_VGG16,
         VGGFeatures,
         ssd_head,
-        weights={"coco": PublishedWeights(SSD300_VGG16_Weights.COCO_V1.url), "imagenet": IMAGENET},
+        weights={"coco": COCO, "imagenet": IMAGENET},
     )
 )
 register_architecture(

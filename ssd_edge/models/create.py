@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from ssd_edge.errors import UsageError
 
 # The backbones register their architectures when they are imported.
@@ -10,6 +12,8 @@ from ssd_edge.models.architecture import ARCHITECTURES, find_architecture
 from ssd_edge.models.default_boxes import DefaultBoxConfig
 from ssd_edge.models.ssd import SSD
 from ssd_edge.models.weights import load_fitting, load_published
+
+log = logging.getLogger(__name__)
 
 __all__ = ["ARCHITECTURES", "COCO", "COCO_CLASSES", "IMAGENET", "create_model", "load_fitting"]
 
@@ -24,8 +28,8 @@ def create_model(
     """Make a detector.
 
     Args:
-        arch: `ssd300_vgg16`, `ssd512_vgg16`, `ssd300_resnet50`, `ssdlite320_mobilenet_v3_large`, or one that was
-            registered (docs/backbones.md).
+        arch: `ssd300_vgg16`, `ssd512_vgg16`, `ssd300_resnet50`, `ssdlite320_mobilenet_v3_large`,
+            `ssdlite320_mobilenet_v3_large_full_tail`, or one that was registered (docs/backbones.md).
         num_classes: real classes; the background is the model's business.
         weights: None for random weights; `coco` for torchvision's detectors trained on COCO (`ssd300_vgg16` and
             `ssdlite320_mobilenet_v3_large`); `imagenet` for a backbone trained on ImageNet. They need a network the
@@ -47,5 +51,13 @@ def create_model(
         raise UsageError(f"unknown weights {weights!r}; published for {arch}: {there_are}; or no weights to start anew")
     model = architecture.make(num_classes, default_boxes)
     if weights is not None:
-        load_published(model, architecture.weights[weights])
+        published = architecture.weights[weights]
+        if published.rename is None and model.config.default_boxes != architecture.config.default_boxes:
+            log.warning(
+                "weights %r of the whole detector with other default boxes: the heads were trained on the own default "
+                "boxes of %s and must learn these anew",
+                weights,
+                arch,
+            )
+        load_published(model, published)
     return model

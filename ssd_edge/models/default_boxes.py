@@ -119,9 +119,9 @@ def default_boxes_xyxy(
     """
     levels = []
     for k, (rows, columns) in enumerate(grid_sizes_hw):
-        y_count, x_count = (rows, columns)
+        y_count, x_count = float(rows), float(columns)
         if config.steps is not None:
-            y_count, x_count = size_hw[0] / config.steps[k], size_hw[1] / config.steps[k]  # type: ignore[assignment]
+            y_count, x_count = size_hw[0] / config.steps[k], size_hw[1] / config.steps[k]
         centre_y = (torch.arange(rows) + 0.5) / y_count
         centre_x = (torch.arange(columns) + 0.5) / x_count
         grid_y, grid_x = torch.meshgrid(centre_y, centre_x, indexing="ij")

@@ -56,18 +56,21 @@ def multibox_loss(
     targets: Targets,
     iou_threshold: float = 0.5,
     *,
+    negatives_per_positive: float = NEGATIVES_PER_POSITIVE,
     matched: Tensor | None = None,
     divisor: Tensor | None = None,
 ) -> MultiboxLoss:
     """The loss of a batch, without a loop over images.
 
-    Images without objects add nothing, as in the paper: the number of negatives is three times that of
-    positives. With no object in the whole batch the loss is 0.
+    Images without objects add nothing, as in the paper: the number of negatives is a multiple of that of
+    positives, three times by default. With no object in the whole batch the loss is 0.
 
     Args:
         cls_logits: [batch, anchors, classes + 1], background first.
         bbox_regression: [batch, anchors, 4] offsets.
         default_boxes: [anchors, 4] x0 y0 x1 y1, same unit as `targets.boxes_xyxy`.
+        negatives_per_positive: negatives that count for each positive of the same image, rounded up in the image's
+            sum; torchvision's `positive_fraction` p is (1 - p) / p of them.
         matched: [batch, anchors] from `match`, where that is known already.
         divisor: matched default boxes to divide by, where this is part of a larger batch; None: those of this batch.
     """
@@ -89,13 +92,14 @@ def multibox_loss(
     background = log_sum - cls_logits[..., BACKGROUND]
     label_column = targets.labels[image_index, object_index] + 1
     foreground = (log_sum[positive] - cls_logits[image_index, anchor_index, label_column]).sum()
-    hardest = _hardest_negatives(background, positive)
+    hardest = _hardest_negatives(background, positive, negatives_per_positive)
     return MultiboxLoss(localisation / divisor, (foreground + hardest) / divisor)
 
 
-def _hardest_negatives(background_loss: Tensor, positive: Tensor) -> Tensor:
-    """Sum of the largest losses among the negatives, three for each positive of the same image."""
-    negatives = torch.minimum(NEGATIVES_PER_POSITIVE * positive.sum(1), (~positive).sum(1))  # [batch]
+def _hardest_negatives(background_loss: Tensor, positive: Tensor, per_positive: float) -> Tensor:
+    """Sum of the largest losses among the negatives, `per_positive` for each positive of the same image."""
+    wanted = (per_positive * positive.sum(1)).ceil().long()
+    negatives = torch.minimum(wanted, (~positive).sum(1))  # [batch]
     most = int(negatives.max())
     values = background_loss.masked_fill(positive, -torch.inf).topk(most, dim=1).values  # [batch, most]
     taken = torch.arange(most, device=values.device) < negatives[:, None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +53,8 @@ class SSD(nn.Module):
         grid_sizes_hw: rows and columns of each feature map.
 
     Raises:
-        UsageError: the backbone's feature maps are not what it declares, or not one for each level of default boxes.
+        UsageError: the backbone's feature maps are not what it declares, or not one for each level of default boxes,
+            or these have steps that do not fit the maps.
     """
 
     default_boxes_xyxy: Tensor
@@ -70,6 +71,7 @@ class SSD(nn.Module):
         self._frozen: tuple[nn.Module, ...] = ()
         self.config = config = replace(config, default_boxes=default_boxes or config.default_boxes)
         self.grid_sizes_hw = _grid_sizes_hw(backbone, config)
+        _check_steps(config, self.grid_sizes_hw)
         boxes = default_boxes_xyxy(config.default_boxes, self.grid_sizes_hw, config.size_hw)
         # Not persistent: they follow from the configuration, and torchvision's state dicts have none.
         self.register_buffer("default_boxes_xyxy", boxes, persistent=False)
@@ -122,23 +124,77 @@ class SSD(nn.Module):
         )
 
 
-@torch.no_grad()
-def _grid_sizes_hw(backbone: Backbone, config: SSDConfig) -> list[tuple[int, int]]:
-    """Rows and columns of the backbone's feature maps, read off one run without numbers, on the meta device."""
-    state = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
-    shapes = {name: torch.empty_like(value, device="meta") for name, value in state.items()}
-    training = backbone.training
-    features = functional_call(backbone.eval(), shapes, torch.empty(1, 3, *config.size_hw, device="meta"))
-    backbone.train(training)
-    channels = tuple(feature.shape[1] for feature in features)
-    if channels != tuple(backbone.channels):
+def feature_channels(backbone: Backbone, config: SSDConfig) -> tuple[int, ...]:
+    """The channels that a backbone declares, one for each level of default boxes.
+
+    Raises:
+        UsageError: it declares none, or for another number of levels.
+    """
+    channels = getattr(backbone, "channels", None)
+    if not isinstance(channels, (tuple, list)):
+        found = "no `channels`" if channels is None else f"`channels` as {channels!r}"
         raise UsageError(
-            f"the backbone of {config.arch} declares feature maps of {tuple(backbone.channels)} channels, "
-            f"but gives {channels}; correct its `channels`"
+            f"the backbone of {config.arch}, {type(backbone).__name__}, declares {found}; it must declare those of "
+            "each feature map, such as `channels = (512, 256)`"
         )
     if len(channels) != config.default_boxes.levels:
         raise UsageError(
             f"default boxes for {config.default_boxes.levels} levels, but {config.arch} has {len(channels)} feature "
             "maps; aspect_ratios needs one entry for each"
         )
+    return tuple(channels)
+
+
+def _grid_sizes_hw(backbone: Backbone, config: SSDConfig) -> list[tuple[int, int]]:
+    """Rows and columns of the backbone's feature maps, all of which are checked against what it declares."""
+    declared = feature_channels(backbone, config)
+    features = _run_without_numbers(backbone, config)
+    if not isinstance(features, (list, tuple)):
+        raise UsageError(
+            f"the backbone of {config.arch} gives one {type(features).__name__}, expected a list of feature maps; "
+            "let its forward return a list, finest map first"
+        )
+    if wrong := [feature for feature in features if not (isinstance(feature, Tensor) and feature.ndim == 4)]:
+        found = list(wrong[0].shape) if isinstance(wrong[0], Tensor) else type(wrong[0]).__name__
+        raise UsageError(
+            f"the backbone of {config.arch} gives {found} among its feature maps, expected tensors [batch, channels, "
+            "rows, columns]; correct its forward"
+        )
+    channels = tuple(feature.shape[1] for feature in features)
+    if channels != declared:
+        raise UsageError(
+            f"the backbone of {config.arch} declares feature maps of {declared} channels, "
+            f"but gives {channels}; correct its `channels`"
+        )
     return [(feature.shape[2], feature.shape[3]) for feature in features]
+
+
+@torch.no_grad()
+def _run_without_numbers(backbone: Backbone, config: SSDConfig) -> Any:
+    """What the backbone makes of an image, on the meta device: whatever its `forward` returns."""
+    state = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
+    shapes = {name: torch.empty_like(value, device="meta") for name, value in state.items()}
+    modes = {module: module.training for module in backbone.modules()}
+    try:
+        return functional_call(backbone.eval(), shapes, torch.empty(1, 3, *config.size_hw, device="meta"))
+    except RuntimeError as error:
+        height, width = config.size_hw
+        raise UsageError(
+            f"the backbone of {config.arch} does not run on images of {width}×{height} pixels ({error}); choose a "
+            "larger size_hw, or correct its forward"
+        ) from error
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _check_steps(config: SSDConfig, grid_sizes_hw: list[tuple[int, int]]) -> None:
+    """Default boxes whose steps are those of other feature maps would leave a part of the image without any."""
+    for level, (step, grid_hw) in enumerate(zip(config.default_boxes.steps or (), grid_sizes_hw, strict=False)):
+        for name, cells, size in zip(("rows", "columns"), grid_hw, config.size_hw, strict=True):
+            if abs(step * cells - size) >= step:
+                raise UsageError(
+                    f"default boxes of level {level}: {cells} {name}, {step} pixels apart, span {step * cells:g} of "
+                    f"the image's {size} pixels; for {config.arch} the step must be near {size / cells:g}, or steps "
+                    "None, which makes them fit"
+                )

@@ -26,15 +26,20 @@ class LoadReport:
     Attributes:
         kept: loaded.
         anew: not in the state dict, or of another shape there: they start anew.
+        dropped: of the state dict, under its names: the model has no use for them.
     """
 
     kept: tuple[str, ...]
     anew: tuple[str, ...]
+    dropped: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        if not self.anew:
-            return f"all {len(self.kept)} tensors loaded"
-        return f"{len(self.kept)} tensors loaded, {len(self.anew)} start anew: {_grouped(self.anew)}"
+        text = f"all {len(self.kept)} tensors loaded"
+        if self.anew:
+            text = f"{len(self.kept)} tensors loaded, {len(self.anew)} start anew: {_grouped(self.anew)}"
+        if self.dropped:
+            text += f"; {len(self.dropped)} of the file have no use here: {_grouped(self.dropped)}"
+        return text
 
 
 def fetch_weights(published: PublishedWeights) -> dict[str, Tensor]:
@@ -46,15 +51,15 @@ def fetch_weights(published: PublishedWeights) -> dict[str, Tensor]:
     """
     url = published.url
     place = Path(torch.hub.get_dir()) / "checkpoints" / published.file_name
-    sha256_prefix = place.stem.rpartition("-")[2]  # torch checks it of what it downloads, not of a file put there
-    if place.is_file() and not file_sha256(place).startswith(sha256_prefix):
+    sha256_prefix = published.sha256_prefix  # torch checks it of what it downloads, not of a file put there
+    if sha256_prefix and place.is_file() and not file_sha256(place).startswith(sha256_prefix):
         raise ModelFileError(
             f"{place} is cut off or another file: its SHA-256 does not begin with {sha256_prefix}; "
             f"remove it, and download {url} again"
         )
     try:
         state: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
-            url, map_location="cpu", progress=True, check_hash=True, weights_only=True
+            url, map_location="cpu", progress=True, check_hash=sha256_prefix is not None, weights_only=True
         )
     except (OSError, RuntimeError, UnpicklingError) as error:  # OSError: also urllib's
         raise ModelFileError(
@@ -71,11 +76,16 @@ def load_published(model: nn.Module, published: PublishedWeights) -> LoadReport:
         ModelFileError: as `fetch_weights`, or the file does not hold such weights.
     """
     state = fetch_weights(published)
+    if published.convert is not None:
+        try:
+            state = published.convert(state)
+        except KeyError as error:
+            raise ModelFileError(f"{published.file_name}: no tensor {error} in it; the weights are others") from error
     if published.rename is None:
         return load_fitting(model, state)
     # num_batches_tracked goes with layers that may not fit; torch reads it only where momentum is None.
-    names = {name: published.rename(name) for name in state if not name.endswith(".num_batches_tracked")}
-    return _load(model, {ours: state[name] for name, ours in names.items() if ours}, source=published.file_name)
+    theirs = [name for name in state if not name.endswith(".num_batches_tracked")]
+    return _load(model, state, {name: published.rename(name) for name in theirs}, source=published.file_name)
 
 
 def load_fitting(model: nn.Module, state: Mapping[str, Tensor], *, arch: str | None = None) -> LoadReport:
@@ -96,17 +106,23 @@ def load_fitting(model: nn.Module, state: Mapping[str, Tensor], *, arch: str | N
             f"the weights are of another architecture{f', {arch}' if arch else ''}: {len(strangers)} names differ, "
             f"such as {strangers[0]}; start from weights of the architecture that is asked for"
         )
-    return _load(model, state, source="the weights")
+    return _load(model, state, {name: name for name in state}, source="the weights")
 
 
-def _load(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> LoadReport:
+def _load(model: nn.Module, file: Mapping[str, Tensor], names: Mapping[str, str | None], *, source: str) -> LoadReport:
+    """Load what fits of a file's tensors; `names`: those in the file to those in the model."""
     own = model.state_dict()
+    state = {ours: file[name] for name, ours in names.items() if ours}
     kept = {name: value for name, value in state.items() if _fits(name, own, state)}
     if not kept:
-        raise ModelFileError(f"{source}: of {len(state)} tensors none has the name and shape of one of the model's")
+        raise ModelFileError(
+            f"{source}: of {len(file)} tensors, such as {next(iter(file), None)}, none has the name and shape of one "
+            f"of the model's, such as {next(iter(own), None)}; these are weights of something else"
+        )
     anew = [name for name in own if name not in kept and (name in state or not name.endswith(".num_batches_tracked"))]
     model.load_state_dict(own | kept)
-    report = LoadReport(tuple(kept), tuple(anew))
+    dropped = [name for name, ours in names.items() if ours not in own]
+    report = LoadReport(tuple(kept), tuple(anew), tuple(dropped))
     if anew:
         log.warning("%s: %s", source, report)
     return report

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ssd_edge.errors import UsageError
-from ssd_edge.models.create import ARCHITECTURES
+from ssd_edge.models.architecture import find_architecture
+from ssd_edge.models.create import COCO, IMAGENET
+from ssd_edge.models.default_box_presets import PRESETS as BOX_PRESETS
 from ssd_edge.training.recipes import PRESETS, Recipe
 
 CODES = "codes"  # the word that stands for the synthetic scenes where a dataset is asked for
 OWN_BOXES, FITTED_BOXES = "own", "fit"
+PUBLISHED = (COCO, IMAGENET)  # words that are no file names
 
 _OF_DATASETS = ("split", "val_split", "hflip", "zoom_out")  # that the scenes of `codes` have no use for
 
@@ -55,8 +58,9 @@ class TrainConfig:
         weights: what to start from: None (random), `imagenet` or `coco` (as `create_model` takes them) or the path of
             a checkpoint of the same architecture, of which the classes that both have are kept by name.
         trainable_layers: stages of the backbone that are trained, counted from its end; None: all.
-        default_boxes: `own`, the architecture's; `fit`, fitted to the training images; None: as the recipe says where
-            no trained head is kept.
+        default_boxes: `own`, the architecture's; `fit`, fitted to the training images; a name of
+            `default_box_presets.PRESETS`; or a JSON file that `ssd-edge boxes --json` wrote. None: those of the
+            detector to start from, else as the recipe says.
         eval_every: epochs from one evaluation to the next; the last one is always evaluated.
         workers: processes that load data; None: one on up to four cores, else a quarter of the cores.
         threads: PyTorch's threads; None leaves its choice.
@@ -104,11 +108,17 @@ class TrainConfig:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        if self.arch not in ARCHITECTURES:
-            raise UsageError(f"unknown architecture {self.arch!r}; there are {', '.join(sorted(ARCHITECTURES))}")
-        for name, known in (("preset", PRESETS), ("default_boxes", (OWN_BOXES, FITTED_BOXES))):
-            if getattr(self, name) not in (None, *known):
-                raise UsageError(f"unknown {name} {getattr(self, name)!r}; there are {', '.join(known)}")
+        architecture = find_architecture(self.arch)
+        if self.preset not in (None, *PRESETS):
+            raise UsageError(f"unknown preset {self.preset!r}; there are {', '.join(PRESETS)}")
+        known = (OWN_BOXES, FITTED_BOXES, *BOX_PRESETS)
+        if self.default_boxes not in (None, *known) and not str(self.default_boxes).endswith(".json"):
+            raise UsageError(
+                f"unknown default_boxes {self.default_boxes!r}; there are {', '.join(known)}, or a .json file"
+            )
+        if self.weights in PUBLISHED and self.weights not in architecture.weights:
+            there_are = ", ".join(sorted(architecture.weights)) or "none"
+            raise UsageError(f"no weights {self.weights} are published for {self.arch}; there are {there_are}")
         for name in ("epochs", "batch", "scenes", "accumulate", "eval_every"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected at least 1")

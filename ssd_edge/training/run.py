@@ -19,11 +19,11 @@ from tqdm import tqdm
 from ssd_edge.checkpoint import Checkpoint, save_checkpoint
 from ssd_edge.data.augment import EvalTransform
 from ssd_edge.data.dataset import DetectionDataset
-from ssd_edge.data.samples import Batch, CodesSamples, EpochBatches, ImageSamples, Samples, make_loader
+from ssd_edge.data.samples import Batch, CodesSamples, EpochBatches, ImageSamples, Samples, end_workers, make_loader
 from ssd_edge.errors import DatasetError, SsdEdgeError, UsageError
 from ssd_edge.evaluation.evaluate import detect, evaluate_detections, scored_classes
 from ssd_edge.files import atomic_path
-from ssd_edge.models.create import IMAGENET, create_model
+from ssd_edge.models.create import create_model
 from ssd_edge.models.freeze import freeze_backbone
 from ssd_edge.models.loss import Targets, multibox_loss
 from ssd_edge.models.matcher import match
@@ -39,7 +39,7 @@ from ssd_edge.training.resume import check_recipe, load_earlier
 from ssd_edge.training.schedules import make_optimizer, make_schedule
 from ssd_edge.training.signals import leave_dead_children_to_the_loader, stop_requests
 from ssd_edge.training.splits import read_data
-from ssd_edge.training.start import resumed_model, start_model, transform_of
+from ssd_edge.training.start import resumed_model, start_model, starts_from_detector, transform_of
 
 SCORES = ("AP", "AP50", "AP75")  # of an evaluation that are kept
 
@@ -111,7 +111,7 @@ def choose_recipe(config: TrainConfig, images: int | None) -> Recipe:
         config.preset or default_preset(images),
         config.arch,
         batch_norm=_has_batch_norm(create_model(config.arch, 1)),
-        fine_tune=config.weights not in (None, IMAGENET),
+        fine_tune=starts_from_detector(config),
     )
     if config.warmup is not None and recipe.schedule == "one_cycle":
         raise UsageError("--warmup: the one-cycle schedule of this preset rises over its first tenth; leave it out")
@@ -221,19 +221,25 @@ class Run:
         with stop_requests() as stop, History(folder, tensorboard=self.config.tensorboard, step=self.step) as history:
             batches = iter(loader)
             leave_dead_children_to_the_loader()
-            if self._epoch_is_over():  # stopped while it was being evaluated
-                self._end_epoch(history)
-            while self.step < self.total_steps:
-                problem = self._train_epoch(batches, stop, history)
-                if not self._epoch_is_over():
-                    self._save_last()
-                    say(f"stopped at step {self.step} of {self.total_steps}; go on with --resume")
-                    raise problem or KeyboardInterrupt
-                self._end_epoch(history)
-                if self.step < self.total_steps and self.group.any(bool(stop)):
-                    say(f"stopped at step {self.step} of {self.total_steps}; go on with --resume")
-                    raise KeyboardInterrupt
+            try:
+                self._loop(batches, stop, history)
+            finally:
+                end_workers(batches)
         return self._best
+
+    def _loop(self, batches: Iterator[Batch | DatasetError], stop: list[int], history: History) -> None:
+        if self._epoch_is_over():  # stopped while it was being evaluated
+            self._end_epoch(history)
+        while self.step < self.total_steps:
+            problem = self._train_epoch(batches, stop, history)
+            if self._epoch_is_over():
+                self._end_epoch(history)
+                if self.step == self.total_steps or not self.group.any(bool(stop)):
+                    continue
+            else:
+                self._save_last()
+            say(f"stopped at step {self.step} of {self.total_steps}; go on with --resume")
+            raise problem or KeyboardInterrupt
 
     @property
     def _best(self) -> Path:
@@ -408,15 +414,14 @@ def _next(batches: Iterator[Batch | DatasetError]) -> Batch | SsdEdgeError:
     """The next batch, or what is wrong with it: an image, or the process that loads it."""
     try:
         return next(batches)
-    except RuntimeError as error:
-        if "exited unexpectedly" not in str(error) and "killed by signal" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        # A process that dies while it hands over a batch shows as a broken connection.
+        if isinstance(error, RuntimeError) and "exited unexpectedly" not in str(error):
             raise
-        problem = SsdEdgeError(
+        return SsdEdgeError(
             f"a data-loading process is gone ({str(error).splitlines()[0]}): most often the system was out of memory "
             "(or of /dev/shm in a container). Go on with --resume and fewer --workers, or --workers 0"
         )
-        problem.__cause__ = error
-        return problem
 
 
 def _samples(config: TrainConfig, recipe: Recipe, train_set: DetectionDataset | None, model: SSD) -> Samples:

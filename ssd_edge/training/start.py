@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,9 +14,12 @@ from ssd_edge.checkpoint import Checkpoint, load_checkpoint
 from ssd_edge.data.augment import TrainTransform
 from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.errors import DatasetError, ModelFileError
-from ssd_edge.models.create import COCO, IMAGENET, create_model, load_fitting
+from ssd_edge.models.architecture import ARCHITECTURES
+from ssd_edge.models.create import create_model
+from ssd_edge.models.default_box_presets import PRESETS
 from ssd_edge.models.default_boxes import DefaultBoxConfig
 from ssd_edge.models.ssd import SSD
+from ssd_edge.models.weights import fetch_weights, load_fitting
 from ssd_edge.training.boxes import BoxComparison, coverage_of, fit_to
 from ssd_edge.training.config import FITTED_BOXES, OWN_BOXES, TrainConfig
 from ssd_edge.training.distributed import Group, say
@@ -31,11 +36,8 @@ def start_model(
         ModelFileError: the weights to start from are not there, or of another architecture.
     """
     classes = val_set.class_names
-    published = config.weights if config.weights in (COCO, IMAGENET) else None
-    start = _load_start(config) if config.weights and not published else None
-    boxes = None
-    if start and start.card.default_boxes and config.default_boxes != OWN_BOXES:
-        boxes = DefaultBoxConfig.from_dict(start.card.default_boxes)
+    detector = _trained_detector(config)
+    boxes = _named_boxes(config, detector)
     model = create_model(config.arch, len(classes), default_boxes=boxes)
     # The scenes of `codes` are endless; those to evaluate on stand for them.
     dataset = train_set or val_set
@@ -49,10 +51,13 @@ def start_model(
         comparison = BoxComparison(coverage_of(dataset, model.config.default_boxes, model))
     say(comparison.table())
     torch.manual_seed(config.seed)  # the same weights, whatever has been drawn so far
-    model = create_model(config.arch, len(classes), default_boxes=boxes, weights=published)
-    if start:
-        load_start(model, start, classes)
-    return model
+    if detector:
+        model = create_model(config.arch, len(classes), default_boxes=boxes)
+        load_detector(model, detector, classes)
+        if boxes != detector.default_boxes:
+            say("warning: the head of the weights was trained on other default boxes, and has to learn these")
+        return model
+    return create_model(config.arch, len(classes), default_boxes=boxes, weights=config.weights)
 
 
 def resumed_model(config: TrainConfig, earlier: Checkpoint) -> SSD:
@@ -62,16 +67,31 @@ def resumed_model(config: TrainConfig, earlier: Checkpoint) -> SSD:
     return create_model(config.arch, len(earlier.card.class_names), default_boxes=own)
 
 
-def load_start(model: SSD, start: Checkpoint, classes: Sequence[str]) -> None:
+def starts_from_detector(config: TrainConfig) -> bool:
+    """Whether training starts from a trained detector, of which the head is kept too."""
+    published = ARCHITECTURES[config.arch].weights.get(config.weights or "")
+    return config.weights is not None and (published is None or published.rename is None)
+
+
+@dataclass(frozen=True)
+class TrainedDetector:
+    """What another training has left: weights, class names in label order, default boxes (None: the architecture's)."""
+
+    state_dict: dict[str, Tensor]
+    class_names: tuple[str, ...]
+    default_boxes: DefaultBoxConfig | None = None
+
+
+def load_detector(model: SSD, detector: TrainedDetector, classes: Sequence[str]) -> None:
     """Load what fits of another detector; of the class heads the columns of those classes that both have.
 
-    What starts anew is logged.
+    What starts anew is said.
     """
     own = model.state_dict()
-    old_names = ("", *start.card.class_names)  # the background comes first
+    old_names = ("", *detector.class_names)  # the background comes first
     new_names = ("", *classes)
     columns = [(new_names.index(name), old) for old, name in enumerate(old_names) if name in new_names]
-    state = dict(start.state_dict)
+    state = dict(detector.state_dict)
     if old_names != new_names:
         names = _class_layers(model, len(classes))
         for name in names:
@@ -80,10 +100,10 @@ def load_start(model: SSD, start: Checkpoint, classes: Sequence[str]) -> None:
                 state[name] = _with_columns(own[name], old, columns, len(new_names), len(old_names))
         kept = [name for name in classes if name in old_names]
         say(
-            f"other classes than the checkpoint's: {', '.join(kept) or 'none'} kept, "
+            f"other classes than those of the weights: {', '.join(kept) or 'none'} kept, "
             f"{', '.join(name for name in classes if name not in kept) or 'none'} start anew"
         )
-    load_fitting(model, state, arch=start.card.arch)
+    load_fitting(model, state)
 
 
 def _class_layers(model: SSD, classes: int) -> list[str]:
@@ -107,26 +127,54 @@ def _with_columns(own: Tensor, old: Tensor, columns: list[tuple[int, int]], new_
     return mine.flatten(0, 1)
 
 
-def _load_start(config: TrainConfig) -> Checkpoint:
-    """The checkpoint to start from.
+def _trained_detector(config: TrainConfig) -> TrainedDetector | None:
+    """The detector to start from, published or from a checkpoint; None: random weights, or a backbone's.
 
     Raises:
-        ModelFileError: as `load_checkpoint`, or it is of another architecture.
+        ModelFileError: as `load_checkpoint` and `fetch_weights`, or it is of another architecture.
     """
+    if not starts_from_detector(config):
+        return None
+    published = ARCHITECTURES[config.arch].weights.get(str(config.weights))
+    if published:
+        return TrainedDetector(fetch_weights(published), published.class_names or ())
     start = load_checkpoint(Path(str(config.weights)))
     if start.card.arch != config.arch:
         raise ModelFileError(
             f"{config.weights} is of another architecture, {start.card.arch}; expected {config.arch}: "
             "give its name with --arch, or start from other weights"
         )
-    return start
+    boxes = DefaultBoxConfig.from_dict(start.card.default_boxes) if start.card.default_boxes else None
+    return TrainedDetector(start.state_dict, start.card.class_names, boxes)
+
+
+def _named_boxes(config: TrainConfig, detector: TrainedDetector | None) -> DefaultBoxConfig | None:
+    """Default boxes from a preset or a file, else those of the detector to start from; None: the architecture's own.
+
+    Raises:
+        ModelFileError: the file is not there, or holds no default boxes.
+    """
+    wanted = config.default_boxes
+    if wanted in PRESETS:
+        return PRESETS[wanted]
+    if wanted in (None, FITTED_BOXES):
+        return detector.default_boxes if detector else None
+    if wanted == OWN_BOXES:
+        return None
+    try:
+        values = json.loads(Path(str(wanted)).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"cannot read default boxes from {wanted} ({error}); expected JSON") from error
+    if isinstance(values, dict) and "default_boxes" in values:  # what `ssd-edge boxes --json` writes
+        values = values["default_boxes"]
+    return DefaultBoxConfig.from_dict(values, source=str(wanted))
 
 
 def _is_fitted(config: TrainConfig, recipe: Recipe) -> bool:
     """Whether default boxes are fitted: where asked for, else where the recipe does and no trained head is kept."""
     if config.default_boxes is not None:
         return config.default_boxes == FITTED_BOXES
-    return recipe.fit_boxes and config.weights in (None, IMAGENET)
+    return recipe.fit_boxes and not starts_from_detector(config)
 
 
 def transform_of(recipe: Recipe, model: SSD) -> TrainTransform:

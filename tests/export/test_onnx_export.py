@@ -32,6 +32,7 @@ from ssd_edge.models.predict import Predictor
 CLASSES = ("cat", "dog", "cow")
 ANCHORS = {
     "ssdlite320_mobilenet_v3_large": 3234,
+    "ssdlite320_mobilenet_v3_large_full_tail": 3234,
     "ssd300_vgg16": 8732,
     "ssd300_resnet50": 8732,
     "ssd512_vgg16": 24564,

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 from ssd_edge.card import ModelCard  # noqa: E402
 from ssd_edge.checkpoint import Checkpoint, save_checkpoint  # noqa: E402
-from ssd_edge.errors import ModelFileError, SsdEdgeError  # noqa: E402
+from ssd_edge.errors import ModelFileError, SsdEdgeError, UsageError  # noqa: E402
 from ssd_edge.models.create import create_model  # noqa: E402
 from ssd_edge.models.predict import Predictor  # noqa: E402
 from ssd_edge.runtime.detector import open_detector  # noqa: E402
@@ -59,3 +59,33 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_text("no checkpoint")
     with pytest.raises(ModelFileError, match=r"a\.pt"):
         open_detector(tmp_path / "a.pt")
+
+
+def test_devices_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.pt").touch()  # the device is looked at first
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="--device cuda: PyTorch finds no CUDA device here"):
+        open_detector(tmp_path / "a.pt", device="cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UsageError, match="there are 2 GPUs, numbered from 0"):
+        open_detector(tmp_path / "a.pt", device="cuda:2")
+    for name in ("gpu", "meta", ""):
+        with pytest.raises(UsageError, match=f"--device {name}: expected cpu, cuda or cuda:1"):
+            open_detector(tmp_path / "a.pt", device=name)
+
+
+@pytest.mark.parametrize(("device", "wanted"), [(None, "cpu"), ("cpu", "cpu"), ("cuda:1", "cuda:1")])
+def test_the_model_is_moved_to_the_device(
+    device: str | None, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    model = create_model("ssdlite320_mobilenet_v3_large", 1)
+    moved: list[torch.device] = []
+    monkeypatch.setattr(model, "to", lambda place: moved.append(place) or model)
+    card = model.make_card(("a",), (1,))
+    monkeypatch.setattr("ssd_edge.runtime.backend_torch.model_from_checkpoint", lambda path: (model, card))
+    (tmp_path / "a.pt").touch()
+    open_detector(tmp_path / "a.pt", device=device).close()
+    assert moved == [torch.device(wanted)]

@@ -95,6 +95,9 @@ def test_wrong_options(model_path: Path) -> None:
         open_detector(model_path, threads=0)
     with pytest.raises(UsageError, match=r"score threshold 1\.5"):
         open_detector(model_path, score_threshold=1.5)
+    with pytest.raises(UsageError, match="--device cuda: ONNX files run on the CPU"):
+        open_detector(model_path, device="cuda")
+    open_detector(model_path, device="cpu").close()
 
 
 @pytest.mark.parametrize(

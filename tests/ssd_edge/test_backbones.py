@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,23 +29,51 @@ SMALL = "ssdlite256_mobilenet_v3_small"
 
 
 @pytest.mark.parametrize(
-    ("arch", "side", "cells", "anchors", "mean"),
+    ("arch", "side", "cells", "anchors", "mean", "std"),
     [
-        ("ssd300_vgg16", 300, (38, 19, 10, 5, 3, 1), 8732, 123.0),
-        ("ssd512_vgg16", 512, (64, 32, 16, 8, 4, 2, 1), 24564, 123.0),
-        ("ssd300_resnet50", 300, (38, 19, 10, 5, 3, 1), 8732, 123.7),
-        ("ssdlite320_mobilenet_v3_large", 320, (20, 10, 5, 3, 2, 1), 3234, 127.5),
+        ("ssd300_vgg16", 300, (38, 19, 10, 5, 3, 1), 8732, (123.0, 117.0, 104.0), (1, 1, 1)),
+        ("ssd512_vgg16", 512, (64, 32, 16, 8, 4, 2, 1), 24564, (123.0, 117.0, 104.0), (1, 1, 1)),
+        ("ssd300_resnet50", 300, (38, 19, 10, 5, 3, 1), 8732, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+        ("ssdlite320_mobilenet_v3_large", 320, (20, 10, 5, 3, 2, 1), 3234, (127.5,) * 3, (127.5,) * 3),
+        ("ssdlite320_mobilenet_v3_large_full_tail", 320, (20, 10, 5, 3, 2, 1), 3234, (127.5,) * 3, (127.5,) * 3),
     ],
 )
 def test_grids_and_anchor_counts_of_the_papers(
-    arch: str, side: int, cells: tuple[int, ...], anchors: int, mean: float
+    arch: str, side: int, cells: tuple[int, ...], anchors: int, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> None:
     model = create_model(arch, 3)
     assert model.config.size_hw == (side, side)
     assert model.grid_sizes_hw == [(n, n) for n in cells]
     assert model.default_boxes_xyxy.shape == (anchors, 4)
-    assert model.mean[0].item() == pytest.approx(mean, abs=0.05)  # red, 0–255
-    assert model.backbone.training  # as any new module, although a look at the grids was taken in between
+    assert model.mean.flatten().tolist() == pytest.approx(mean, abs=0.002)  # red, green, blue, 0–255
+    assert model.std.flatten().tolist() == pytest.approx(std, abs=0.002)
+
+
+def test_the_look_at_the_grids_leaves_the_modes_as_they_were() -> None:
+    backbone = TwoMaps()
+    backbone.coarse.eval()
+    replace(TWO_MAPS, backbone=lambda: backbone).make(2)
+    assert (backbone.training, backbone.fine.training, backbone.coarse.training) == (True, True, False)
+
+
+def test_extra_layers_of_resnet() -> None:
+    """NVIDIA's `_build_additional_features`: in, middle and out of each block; 3×3 behind 1×1, no bias, batch norm."""
+    shapes = [
+        (1024, 256, 512, 2, 1),
+        (512, 256, 512, 2, 1),
+        (512, 128, 256, 2, 1),
+        (256, 128, 256, 1, 0),
+        (256, 128, 256, 1, 0),
+    ]
+    extra = create_model("ssd300_resnet50", 2).backbone.extra
+    for block, (channels, middle, out, stride, padding) in zip(extra, shapes, strict=True):
+        first, norm1, _, second, norm2, _ = block
+        assert [type(layer) for layer in block] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU] * 2
+        assert (first.weight.shape, first.stride, first.padding) == ((middle, channels, 1, 1), (1, 1), (0, 0))
+        assert (second.weight.shape, second.stride) == ((out, middle, 3, 3), (stride, stride))
+        assert second.padding == (padding, padding)
+        assert (first.bias, second.bias) == (None, None)
+        assert (norm1.num_features, norm2.num_features) == (middle, out)
 
 
 def test_what_a_model_gives_is_what_its_meta_run_foretold() -> None:
@@ -63,8 +91,6 @@ def test_heads_and_extras_start_as_in_the_papers() -> None:
     """Xavier's uniform range and zero biases for SSD, N(0, 0.03) for SSDlite."""
     for arch in ("ssd300_vgg16", "ssd512_vgg16", "ssd300_resnet50"):
         model = create_model(arch, 2)
-        (head,) = {type(model.head)}
-        assert head.__name__ == "SSDHead"
         new = [model.head.classification_head, model.head.regression_head, *model.backbone.extra[1:]]
         for conv in (layer for module in new for layer in module.modules() if isinstance(layer, nn.Conv2d)):
             area = conv.kernel_size[0] * conv.kernel_size[1]
@@ -111,8 +137,9 @@ def test_presets_in_full() -> None:
         460.8,
         542.72,
     ]
-    assert SSD512_COCO.steps == (8, 16, 32, 64, 128, 256, 512)
-    assert SSD512_COCO.boxes_per_cell == (4, 6, 6, 6, 6, 4, 4)
+    for config in (SSD512_COCO, SSD512_VOC):
+        assert config.steps == (8, 16, 32, 64, 128, 256, 512)
+        assert config.aspect_ratios == ((2,), (2, 3), (2, 3), (2, 3), (2, 3), (2,), (2,))
 
 
 def test_default_boxes_of_ones_own_travel_in_the_card() -> None:
@@ -135,6 +162,24 @@ def test_default_boxes_for_another_number_of_levels_are_refused() -> None:
     card = replace(model.make_card(("cat",), (1,)), default_boxes=SSD512_COCO.to_dict())
     with pytest.raises(ModelFileError, match=r"^a\.pt: default boxes for 7 levels"):
         model_from(Checkpoint(card, model.state_dict()), source="a.pt")
+
+
+@pytest.mark.parametrize(
+    ("arch", "boxes", "message"),
+    [
+        (
+            "ssdlite320_mobilenet_v3_large",
+            SSD300_VOC,
+            "level 0: 20 rows, 8 pixels apart, span 160 of the image's 320 pixels; .* must be near 16, or steps None",
+        ),
+        ("ssd300_vgg16", replace(SSD300_VOC, steps=(8, 16, 32, 64, 150, 300)), "level 4: 3 rows, 150 .* span 450"),
+    ],
+)
+def test_steps_that_leave_a_part_of_the_image_without_boxes_are_refused(
+    arch: str, boxes: DefaultBoxConfig, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        create_model(arch, 2, default_boxes=boxes)
 
 
 class TwoMaps(Backbone):
@@ -176,9 +221,66 @@ def test_wrong_channels_are_named() -> None:
         wrong.make(2)
 
 
+class NamedMaps(TwoMaps):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:  # as torchvision's backbones
+        return dict(zip("ab", super().forward(x), strict=True))
+
+
+class OneMap(TwoMaps):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fine(x)
+
+
+class FlatMaps(TwoMaps):
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [feature.flatten(2) for feature in super().forward(x)]
+
+
+class Undeclared(TwoMaps):
+    def __init__(self) -> None:
+        super().__init__()
+        del self.channels
+
+
+class Coarse(TwoMaps):
+    def __init__(self) -> None:
+        super().__init__()
+        self.coarse = nn.Conv2d(4, 8, 9)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "message"),
+    [
+        (NamedMaps, "gives one dict, expected a list of feature maps; let its forward return a list"),
+        (OneMap, "gives one Tensor, expected a list of feature maps; let its forward return a list"),
+        (
+            FlatMaps,
+            r"gives \[1, 4, 96\] among its .*, expected tensors \[batch, channels, rows, columns\]; correct its",
+        ),
+        (Undeclared, "Undeclared, declares no `channels`; it must declare those of each feature map, such as"),
+        (lambda: TwoMaps(8), "TwoMaps, declares `channels` as 8; it must declare those of each feature map, such as"),
+        (Coarse, r"does not run on images of 48×32 pixels \(.*Kernel size.*\); choose a larger size_hw, or correct"),
+    ],
+)
+def test_likely_mistakes_of_a_backbone_are_named(backbone: Callable[[], Backbone], message: str) -> None:
+    with pytest.raises(UsageError, match=f"^the backbone of two_maps.* {message}"):
+        replace(TWO_MAPS, backbone=backbone).make(2)
+
+
 def test_a_name_means_one_architecture() -> None:
-    with pytest.raises(UsageError, match="'ssd300_vgg16' is registered already"):
+    with pytest.raises(UsageError, match=r"'ssd300_vgg16' is registered already, by ssd_edge\.models\.backbone_vgg;"):
         register_architecture(replace(TWO_MAPS, config=find_architecture("ssd300_vgg16").config))
+
+
+def test_a_module_may_register_its_own_again() -> None:
+    """As when a cell of a notebook is run again."""
+    again = replace(TWO_MAPS, config=replace(TWO_MAPS.config, nms_iou=0.3))
+    try:
+        register_architecture(TWO_MAPS)
+        register_architecture(again)
+        assert find_architecture("two_maps") is again
+    finally:
+        ARCHITECTURES.pop("two_maps", None)
 
 
 @pytest.fixture

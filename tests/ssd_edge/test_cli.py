@@ -18,6 +18,7 @@ import torch
 from ssd_edge import cli, demo
 from ssd_edge.checkpoint import Checkpoint, save_checkpoint
 from ssd_edge.cli import build_parser, main
+from ssd_edge.errors import UsageError
 from ssd_edge.models.create import create_model
 from ssd_edge.runtime.sources import Frame
 from ssd_edge.runtime.stream import StreamConfig
@@ -62,6 +63,40 @@ def test_eval_of_some_classes(
     out = capsys.readouterr().out
     assert "aztec" in out
     assert "qr_code" not in out
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "cuda", "device"),
+    [
+        ("m.pt", [], True, "cuda"),
+        ("m.safetensors", [], True, "cuda"),
+        ("m.pt", [], False, "cpu"),
+        ("m.pt", ["--device", "cpu"], True, "cpu"),
+        ("m.pt", ["--device", "cuda:1"], True, "cuda:1"),
+        ("m.onnx", [], True, None),
+        ("m.onnx", ["--device", "cuda"], True, "cuda"),  # which open_detector refuses
+    ],
+)
+def test_eval_of_a_checkpoint_takes_the_gpu_where_there_is_one(
+    model: str, options: list[str], cuda: bool, device: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+
+    def open_nothing(path: Path, *, threads: int | None, device: str | None) -> None:
+        asked.append(device)
+        raise UsageError("enough seen")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr("ssd_edge.runtime.detector.open_detector", open_nothing)
+    assert main(["eval", model, "data", *options]) == 2
+    assert asked == [device]
+
+
+def test_eval_of_an_onnx_file_is_on_the_cpu(
+    fixed_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", str(fixed_model()), "data", "--device", "cuda"]) == 2
+    assert "--device cuda: ONNX files run on the CPU in this version" in complaint(capsys)
 
 
 def test_eval_writes_a_report(
@@ -182,6 +217,7 @@ def test_stream_hands_on_what_kind_of_source_was_named(
         ["codes", "-o", "x", "--size", "big"],
         ["demo", "--seconds", "nan"],
         ["eval", "m.onnx", "data", "--report", "r", "--score", "1"],
+        ["eval", "m.onnx", "data", "--classes", ","],
         ["export", "c.pt", "-o", "m.onnx", "--precision", "fp8"],
         ["train", "data", "-o", "out", "--hflip", "2"],
     ],

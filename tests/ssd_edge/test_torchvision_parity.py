@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet18
+from torchvision.models import mobilenet_v3_large, resnet18
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection import ssd300_vgg16, ssdlite320_mobilenet_v3_large
+from torchvision.models.detection._utils import retrieve_out_channels
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD as TorchvisionSSD
 from torchvision.models.detection.ssd import SSDFeatureExtractorVGG
-from torchvision.models.detection.ssdlite import SSDLiteHead
+from torchvision.models.detection.ssdlite import SSDLiteHead, _mobilenet_extractor
 from torchvision.models.vgg import cfgs, make_layers
 from torchvision.ops import box_iou
 
@@ -54,8 +56,10 @@ def generator(config: DefaultBoxConfig) -> DefaultBoxGenerator:
     return DefaultBoxGenerator(ratios, scales=list(config.scales), steps=steps, clip=config.clip)
 
 
-def generic(backbone: nn.Module, config: SSDConfig, classes: int, head: nn.Module | None = None) -> TorchvisionSSD:
-    """torchvision's generic SSD with the settings of one of ours."""
+def generic(
+    backbone: nn.Module, config: SSDConfig, classes: int, head: nn.Module | None = None, **options: float
+) -> TorchvisionSSD:
+    """torchvision's generic SSD with the settings of one of ours; `options` are its own of training."""
     return TorchvisionSSD(
         backbone,
         generator(config.default_boxes),
@@ -68,7 +72,18 @@ def generic(backbone: nn.Module, config: SSDConfig, classes: int, head: nn.Modul
         nms_thresh=config.nms_iou,
         detections_per_img=config.detections,
         topk_candidates=config.candidates,
+        **options,
     )
+
+
+def full_tail(classes: int) -> Pair:
+    """torchvision's SSDlite as its builder makes it for `weights_backbone`, without fetching those."""
+    ours = create_model("ssdlite320_mobilenet_v3_large_full_tail", classes)
+    backbone = _mobilenet_extractor(mobilenet_v3_large(weights=None, norm_layer=batch_norm), 6, batch_norm)
+    channels = retrieve_out_channels(backbone, (320, 320))
+    boxes_per_cell = generator(ours.config.default_boxes).num_anchors_per_location()
+    head = SSDLiteHead(channels, boxes_per_cell, classes + 1, batch_norm)
+    return ours, generic(backbone, ours.config, classes, head)
 
 
 def highres_vgg() -> SSDFeatureExtractorVGG:
@@ -88,12 +103,13 @@ def ssd512(classes: int) -> Pair:
 
 
 def torchvision_highres(classes: int) -> Pair:
-    """Torchvision's backbone as it is: 64, 32, 16, 8, 6, 4 and 1 cells."""
+    """Torchvision's backbone as it is: 64, 32, 16, 8, 6, 4 and 1 cells, which the paper's steps do not fit."""
     halving = {"stride": 2, "padding": 1}
     extras = (ExtraBlock(256, 512, **halving), ExtraBlock(128, 256, **halving), ExtraBlock(128, 256))
     extras += (ExtraBlock(128, 256), ExtraBlock(128, 256, kernel=4))
-    ours = Architecture(SSD512_VGG16, partial(VGGFeatures, extras), ssd_head).make(classes)
-    return ours, generic(highres_vgg(), SSD512_VGG16, classes)
+    config = replace(SSD512_VGG16, default_boxes=replace(SSD512_VGG16.default_boxes, steps=None))
+    ours = Architecture(config, partial(VGGFeatures, extras), ssd_head).make(classes)
+    return ours, generic(highres_vgg(), config, classes)
 
 
 class ResNet18Maps(Backbone):
@@ -118,7 +134,7 @@ class TorchvisionResNet18Maps(ResNet18Maps):
         return self.body(x)
 
 
-def resnet18_pair(head: str, default_boxes: DefaultBoxConfig, classes: int) -> Pair:
+def resnet18_pair(head: str, default_boxes: DefaultBoxConfig, classes: int, **options: float) -> Pair:
     """Another backbone, images that are not square, either head."""
     config = SSDConfig(
         arch="resnet18",
@@ -136,7 +152,9 @@ def resnet18_pair(head: str, default_boxes: DefaultBoxConfig, classes: int) -> P
         our_head = partial(ssdlite_head, norm=batch_norm)
         per_cell = generator(default_boxes).num_anchors_per_location()
         their_head = SSDLiteHead(backbone.out_channels, per_cell, classes + 1, batch_norm)
-    return Architecture(config, ResNet18Maps, our_head).make(classes), generic(backbone, config, classes, their_head)
+    return Architecture(config, ResNet18Maps, our_head).make(classes), generic(
+        backbone, config, classes, their_head, **options
+    )
 
 
 WITH_STEPS = DefaultBoxConfig(((2,), (2, 3), ()), (0.1, 0.3, 0.7, 1.2), (8, 16, 32), clip=False)
@@ -145,6 +163,7 @@ AUTOMATIC = DefaultBoxConfig(((2, 3), (1.5,), (2, 3, 4)), linear_scales(0.15, 0.
 PAIRS: dict[str, Callable[[], Pair]] = {
     **{f"ssd300-{n}": partial(published, "ssd300_vgg16", n) for n in (1, 3, 90)},
     **{f"ssdlite320-{n}": partial(published, "ssdlite320_mobilenet_v3_large", n) for n in (1, 3, 90)},
+    "full-tail-3": partial(full_tail, 3),
     "ssd512-3": partial(ssd512, 3),
     "highres-3": partial(torchvision_highres, 3),
     "resnet18-ssd-4": partial(resnet18_pair, "ssd", WITH_STEPS, 4),
@@ -272,6 +291,30 @@ def test_losses_in_training_mode(pair: Pair) -> None:
         model.load_state_dict(before)
     torch.testing.assert_close(loss.localisation, expected["bbox_regression"], atol=TOLERANCE, rtol=TOLERANCE)
     torch.testing.assert_close(loss.classification, expected["classification"], atol=TOLERANCE, rtol=TOLERANCE)
+
+
+@torch.no_grad()
+def test_losses_with_another_share_of_positives() -> None:
+    """1.5 negatives for each positive, and a higher threshold of the matcher."""
+    ours, reference = resnet18_pair("ssd", WITH_STEPS, 4, positive_fraction=0.4, iou_thresh=0.6)
+    anchors = anchors_of(ours)
+    boxes, labels = random_targets(ours.config.size_hw, [5, 17], 4)
+    matched = [reference.proposal_matcher(box_iou(b, anchors)) for b in boxes]
+    assert any((m >= 0).sum() % 2 for m in matched)  # an odd number of positives: half a negative is rounded up
+    seeded = torch.Generator().manual_seed(5)
+    logits = torch.randn(2, len(anchors), 5, generator=seeded)
+    offsets = torch.randn(2, len(anchors), 4, generator=seeded)
+    expected = reference.compute_loss(
+        [{"boxes": b, "labels": c + 1} for b, c in zip(boxes, labels, strict=True)],
+        {"cls_logits": logits, "bbox_regression": offsets},
+        [anchors] * 2,
+        matched,
+    )
+    loss = multibox_loss(
+        logits, offsets, anchors, Targets.pad(boxes, labels), 0.6, negatives_per_positive=(1 - 0.4) / 0.4
+    )
+    torch.testing.assert_close(loss.localisation, expected["bbox_regression"])
+    torch.testing.assert_close(loss.classification, expected["classification"])
 
 
 def test_gradients_of_the_loss(pair: Pair) -> None:

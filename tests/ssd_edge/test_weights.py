@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
@@ -17,14 +18,22 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from ssd_edge.errors import ModelFileError
 from ssd_edge.models import weights
-from ssd_edge.models.architecture import ARCHITECTURES
-from ssd_edge.models.backbone_mobilenet import batch_norm
-from ssd_edge.models.create import create_model
+from ssd_edge.models.architecture import ARCHITECTURES, PublishedWeights
+from ssd_edge.models.backbone_mobilenet import batch_norm, fold_imagenet_scaling
+from ssd_edge.models.create import COCO_CLASSES, create_model
 from ssd_edge.models.default_boxes import DefaultBoxConfig
 from ssd_edge.models.weights import LoadReport, load_fitting, load_published
 
 LITE = "ssdlite320_mobilenet_v3_large"
 COCO_FILE = "ssdlite320_mobilenet_v3_large_coco-a79551df.pth"
+FULL_TAIL = "ssdlite320_mobilenet_v3_large_full_tail"
+MOBILENET_FILE = "mobilenet_v3_large-8738ca79.pth"
+
+
+OF_SOMETHING_ELSE = (
+    r"resnet50-0676ba61\.pth: of 2 tensors, such as features\.0\.weight, none has the name and shape of one of the "
+    r"model's, such as backbone\.features\.conv1\.weight"
+)
 
 
 @pytest.fixture
@@ -54,7 +63,8 @@ def test_without_a_network_the_file_and_its_place_are_named(cache: Path) -> None
     for arch, word, file in (
         (LITE, "coco", COCO_FILE),
         ("ssd300_vgg16", "coco", "ssd300_vgg16_coco-b556d3b4.pth"),
-        (LITE, "imagenet", "mobilenet_v3_large-8738ca79.pth"),
+        (LITE, "imagenet", MOBILENET_FILE),
+        (FULL_TAIL, "imagenet", MOBILENET_FILE),
         ("ssd300_vgg16", "imagenet", "vgg16_features-amdegroot-88682ab5.pth"),
         ("ssd512_vgg16", "imagenet", "vgg16_features-amdegroot-88682ab5.pth"),
         ("ssd300_resnet50", "imagenet", "resnet50-0676ba61.pth"),
@@ -62,6 +72,15 @@ def test_without_a_network_the_file_and_its_place_are_named(cache: Path) -> None
         with pytest.raises(ModelFileError) as error:
             load_published(nn.Identity(), ARCHITECTURES[arch].weights[word])
         assert f"download https://download.pytorch.org/models/{file} and put it at {cache / file}" in str(error.value)
+
+
+@pytest.mark.parametrize("arch", [LITE, "ssd300_vgg16"])
+def test_published_detectors_say_what_their_columns_detect(arch: str) -> None:
+    """The columns behind the background: COCO's ids from 1 on, ten of which name nothing."""
+    names = ARCHITECTURES[arch].weights["coco"].class_names
+    assert (len(names), names.count("N/A")) == (COCO_CLASSES, 10)
+    assert (names[0], names[11], names[12], names[89]) == ("person", "N/A", "stop sign", "toothbrush")
+    assert ARCHITECTURES[arch].weights["imagenet"].class_names is None
 
 
 class Exploit:
@@ -130,7 +149,8 @@ def test_mobilenet_loads_what_fits_its_reduced_tail(cache: Path) -> None:
     """Equal to torchvision's extractor around the full network, as far as that has our shapes."""
     full = mobilenet_v3_large(weights=None, norm_layer=batch_norm)
     full.load_state_dict(classifier(full))
-    torch.save(full.state_dict(), cache / "mobilenet_v3_large-8738ca79.pth")
+    torch.save(full.state_dict(), cache / MOBILENET_FILE)
+    full.load_state_dict(fold_imagenet_scaling(full.state_dict()))
     theirs = _mobilenet_extractor(full, 6, batch_norm).state_dict()
     model = create_model(LITE, 2)
     report = load_published(model, ARCHITECTURES[LITE].weights["imagenet"])
@@ -143,6 +163,44 @@ def test_mobilenet_loads_what_fits_its_reduced_tail(cache: Path) -> None:
     assert "backbone.features.1.0.1.0.weight" in report.kept  # C4's depthwise layer: 672 channels in both
     assert "backbone.features.1.0.3.0.weight" in report.anew  # its projection: to 80 channels instead of 160
     assert {name.split(".")[0] for name in report.anew} == {"backbone", "head"}
+
+
+def test_mobilenet_with_the_full_tail_loads_all_that_is_pretrained(cache: Path) -> None:
+    full = mobilenet_v3_large(weights=None, norm_layer=batch_norm)
+    full.load_state_dict(classifier(full))
+    torch.save(full.state_dict(), cache / MOBILENET_FILE)
+    report = load_published(create_model(FULL_TAIL, 2), ARCHITECTURES[FULL_TAIL].weights["imagenet"])
+    assert len(report.kept) == sum(value.ndim > 0 for value in full.features.state_dict().values())
+    assert {".".join(name.split(".")[:2]) for name in report.anew} == {
+        "backbone.extra",
+        "head.classification_head",
+        "head.regression_head",
+    }
+    assert report.dropped == ("classifier.0.weight", "classifier.0.bias", "classifier.3.weight", "classifier.3.bias")
+    assert str(report).endswith("; 4 of the file have no use here: classifier.0 (2), classifier.3 (2)")
+
+
+@torch.no_grad()
+def test_mobilenet_sees_images_as_in_its_training(cache: Path) -> None:
+    """Its first layers, off the padded border, equal torchvision's fed with ImageNet's mean and std.
+
+    Without padding of the first layer, everything does.
+    """
+    torch.manual_seed(0)
+    full = mobilenet_v3_large(weights=None, norm_layer=batch_norm).eval()
+    nn.init.normal_(full.features[0][1].running_mean)
+    torch.save(full.state_dict(), cache / MOBILENET_FILE)
+    model = create_model(FULL_TAIL, 2, weights="imagenet").eval()
+    images = 255 * torch.rand(2, 3, 320, 320)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    theirs, ours = (images / 255 - mean) / std, (images - model.mean) / model.std
+    expected, first = full.features[:4](theirs), model.backbone.features[0][:4](ours)
+    # The border reaches one more row and column at strides 2, 1, 2 and 1 each.
+    torch.testing.assert_close(first[..., 3:, 3:], expected[..., 3:, 3:], atol=1e-5, rtol=1e-4)
+    assert (first - expected)[..., 0, 0].abs().max() > 0.001
+    full.features[0][0].padding = model.backbone.features[0][0][0].padding = (0, 0)
+    expected, (_, last, *_) = full.features(theirs), model.backbone(ours)
+    torch.testing.assert_close(last, expected, atol=1e-4 * float(expected.std()), rtol=1e-4)
 
 
 def test_resnet_loads_all_but_its_last_stage(cache: Path) -> None:
@@ -159,8 +217,47 @@ def test_resnet_loads_all_but_its_last_stage(cache: Path) -> None:
 
 def test_a_file_of_something_else_is_refused(cache: Path) -> None:
     torch.save({"features.0.weight": torch.zeros(1), "fc.weight": torch.zeros(2)}, cache / "resnet50-0676ba61.pth")
-    with pytest.raises(ModelFileError, match=r"resnet50-0676ba61\.pth: of 0 tensors none has the name and shape"):
+    with pytest.raises(ModelFileError, match=OF_SOMETHING_ELSE):
         create_model("ssd300_resnet50", 2, weights="imagenet")
+    torch.save({"features.0.weight": torch.zeros(1)}, cache / MOBILENET_FILE)
+    with pytest.raises(ModelFileError, match=r"8738ca79\.pth: no tensor 'features\.0\.0\.weight' in it"):
+        create_model(LITE, 2, weights="imagenet")
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [
+        ("resnet50-0676ba61.pth", "0676ba61"),
+        ("mine-v2-0676ba6152.tar.gz?download=1", "0676ba6152"),
+        ("mine.pth", None),
+        ("mine-v2.pth", None),
+        ("mine-face.pth?name=x-0676ba61.pth", None),
+    ],
+)
+def test_the_hash_is_checked_where_the_name_has_one(
+    name: str, prefix: str | None, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "file_sha256", lambda _: "00")
+    published = PublishedWeights(f"https://example.org/models/{name}")
+    place = cache / name.split("?")[0]
+    assert (published.file_name, published.sha256_prefix) == (place.name, prefix)
+    torch.save({"a": torch.ones(2)}, place)
+    if prefix is None:
+        assert weights.fetch_weights(published)["a"].tolist() == [1, 1]
+    else:
+        with pytest.raises(ModelFileError, match=f"does not begin with {prefix}; remove it"):
+            weights.fetch_weights(published)
+
+
+def test_a_detector_trained_with_other_default_boxes_is_named(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = create_model(LITE, 90)
+    torch.save(model.state_dict(), cache / COCO_FILE)
+    own = model.config.default_boxes
+    create_model(LITE, 90, weights="coco", default_boxes=replace(own))
+    assert not caplog.records
+    create_model(LITE, 90, weights="coco", default_boxes=replace(own, clip=False))
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert caplog.messages[0].startswith("weights 'coco' of the whole detector with other default boxes: ")
 
 
 def test_weights_of_another_architecture_are_refused() -> None:

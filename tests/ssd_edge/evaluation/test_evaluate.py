@@ -239,6 +239,12 @@ def test_images_come_in_order_and_batches_of_any_size(batch: int, calls: list[in
     assert shades == list(range(0, 70, 10))
 
 
+def test_a_batch_of_no_images_is_refused(tmp_path: Path) -> None:
+    for measure in (detect, evaluate):
+        with pytest.raises(UsageError, match="batch of 0 images; expected at least 1"):
+            measure(OracleDetector(), written_dataset(tmp_path), batch=0, progress=False)  # type: ignore[arg-type]
+
+
 def test_at_most_one_batch_is_loaded_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, loaded = written_dataset(tmp_path, shades=range(20)), []
 

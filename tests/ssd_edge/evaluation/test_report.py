@@ -6,12 +6,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
 from ssd_edge.data.dataset import DetectionDataset, ImageRecord, box_areas
 from ssd_edge.detections import Detections
 from ssd_edge.errors import SinkError
-from ssd_edge.evaluation.confusion import confusion
+from ssd_edge.evaluation.confusion import Confusion, confusion
 from ssd_edge.evaluation.evaluate import evaluate_detections
+from ssd_edge.evaluation.plot_images import FALSE, FOUND, MISSED, Mark, _draw_image, _Tile, plot_worst_images
+from ssd_edge.evaluation.plots import CURVE_COLOURS, draw_confusion, draw_curves
+from ssd_edge.evaluation.precision_recall import PrecisionRecall
 from ssd_edge.evaluation.report import check_folder, write_report
 from ssd_edge.evaluation.voc_matching import Matches, match_boxes
 from ssd_edge.evaluation.worst_images import worst_images
@@ -91,6 +96,119 @@ def test_worst_images_first(tmp_path: Path) -> None:
     assert [(one.image, one.found, one.missed, one.false) for one in worst] == [(0, 1, 1, 2), (1, 0, 1, 1)]
     assert [one.weight for one in worst] == pytest.approx([2.5, 1.95])
     assert len(worst_images(matches_of(*scene(tmp_path)), score=0.5, most=1)) == 1
+
+
+def test_confusion_is_drawn_as_counted(tmp_path: Path) -> None:
+    figure = Figure()
+    draw_confusion(figure, confusion(matches_of(*scene(tmp_path)), NAMES, score=0.5))
+    axes = figure.axes[0]
+    assert axes.images[0].get_array().tolist() == [[1, 0, 0], [0.5, 0, 0.5], [1, 0, 0]]
+    assert axes.get_ylim() == (2.5, -0.5)  # row 0 at the top
+    assert {text.get_position(): text.get_text() for text in axes.texts} == {
+        (0, 0): "2\n100%",  # column, row
+        (0, 1): "1\n50%",
+        (2, 1): "1\n50%",
+        (0, 2): "2\n100%",
+    }
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["cat", "dog", "missed"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog", "background"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("detected as", "annotated as")
+
+
+@pytest.mark.parametrize(
+    ("classes", "inches", "counts", "named"),
+    # 61 rows of 0.2 inches have room for all. Of 1,204 on 60 inches, each is 0.0498 high; a name needs 0.1: three rows.
+    [
+        (60, 12.2, 61, list(range(61))),
+        (1203, 60, 0, list(range(0, 1204, 3))),
+        (1202, 60, 0, list(range(2, 1203, 3))),
+    ],
+)
+def test_confusion_of_very_many_classes_has_bounded_size(
+    classes: int, inches: float, counts: int, named: list[int]
+) -> None:
+    names = tuple(f"class {number}" for number in range(classes))
+    figure = Figure()
+    draw_confusion(figure, Confusion(names, np.eye(classes + 1, dtype=np.int64), score=0.5))
+    axes = figure.axes[0]
+    assert figure.get_size_inches().tolist() == pytest.approx([inches, inches])
+    assert len(axes.texts) == counts
+    assert len(axes.get_xticks(minor=True)) == (classes if counts else 0)  # lines between the cells
+    assert axes.get_yticks().tolist() == named
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == [*(names[row] for row in named[:-1]), "background"]
+
+
+def test_curves_are_drawn_as_measured() -> None:
+    # Two boxes of four found, with an error between them; and a class without errors.
+    two = PrecisionRecall.of(np.array([0.9, 0.8, 0.7], np.float32), np.array([True, False, True]), 4)
+    one = PrecisionRecall.of(np.array([0.95], np.float32), np.array([True]), 1)
+    figure = Figure()
+    draw_curves(figure, {"two": two, "one": one}, score=0.75)
+    axes = figure.axes[0]
+    best, best_dot, other, other_dot, mean, _ = axes.lines
+    assert [line.get_color() for line in (best, other, mean)] == [*CURVE_COLOURS[:2], "black"]
+    assert np.array(best.get_data()).tolist() == [[0, 1, 1], [1, 1, 0]]
+    np.testing.assert_allclose(other.get_data(), [[0, 0.25, 0.5, 0.5], [1, 1, 2 / 3, 0]])
+    assert best.get_drawstyle() == other.get_drawstyle() == "steps-pre"
+    assert [np.array(dot.get_data()).tolist() for dot in (best_dot, other_dot)] == [[[1], [1]], [[0.25], [0.5]]]
+    np.testing.assert_allclose(mean.get_ydata()[[0, 25, 26, 50, 51, 100]], [1, 1, 5 / 6, 5 / 6, 0.5, 0.5])
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "1.000  one",
+        "0.417  two",
+        "0.708  mean of 2 classes",
+        "at score > 0.75",
+    ]
+
+
+def test_boxes_are_where_their_image_is_on_the_sheet() -> None:
+    tile = _Tile(left=100, top=50, width=200, height=100, scale=2)
+    assert tile.box(np.array([10.0, 5, 60, 20])) == (120, 60, 220, 90)
+    assert tile.box(np.array([-5.0, -5, 500, 500])) == (100, 50, 300, 150)  # within the image
+    axes = Figure().add_axes((0, 0, 1, 1), xlim=(0, 1000), ylim=(1000, 0))
+    # A tile is 440 wide and 330 high. Twice as large, an image of 220 × 100 has 65 pixels above and below it.
+    assert _draw_image(axes, np.zeros((100, 220, 3), np.uint8), 14, 102) == _Tile(14, 167, 440, 200, 2)
+    assert tuple(axes.images[0].get_extent()) == (14, 454, 367, 167)
+    # 0.75 times as large, an image of 220 × 440 has 137 pixels on its left.
+    assert _draw_image(axes, np.zeros((440, 220, 3), np.uint8), 14, 102) == _Tile(151, 102, 165, 330, 0.75)
+
+
+def has_colour(image_bgr: np.ndarray, mark: Mark) -> np.ndarray:
+    """Bool [height, width]: the pixels of about that mark's colour."""
+    colour_bgr = 255 * np.array(to_rgb(mark.colour))[::-1]
+    return np.abs(image_bgr - colour_bgr).max(axis=2) < 12
+
+
+def test_errors_are_drawn_in_their_colours_on_their_images(tmp_path: Path) -> None:
+    """Image 1 without an error, image 2 with one box missed, image 3 with one false detection."""
+    box = [10, 20, 40, 30]
+    records = []
+    for number, boxes in enumerate(([box], [box], []), start=1):
+        path = tmp_path / f"{number}.png"
+        cv2.imwrite(str(path), np.full((60, 80, 3), 90, np.uint8))
+        boxes_xyxy = np.array(boxes, np.float32).reshape(-1, 4)
+        none = np.zeros(len(boxes))
+        records.append(
+            ImageRecord(path, number, (60, 80), boxes_xyxy, none.astype(int), box_areas(boxes_xyxy), none.astype(bool))
+        )
+    dataset = DetectionDataset("errors", NAMES, (0, 1), tuple(records))
+    seen = Detections(np.array([box]), np.array([0.9]), np.array([0]))
+    matches = matches_of([seen, Detections.empty(), seen], dataset)
+    plot_worst_images(tmp_path / "sheet.png", worst_images(matches, score=0.5), matches, dataset, score=0.5)
+    sheet = cv2.imread(str(tmp_path / "sheet.png"))[12:, 12:]  # without the margin of 0.12 inches
+    # Two tiles of 440 × 330 from (14, 102) and (468, 102): the images 5.5 times as large, box and all.
+    tiles = [sheet[102 : 102 + 330, left : left + 440] for left in (14, 468)]
+    for tile, mark, other in zip(tiles, (MISSED, FALSE), (FALSE, MISSED), strict=True):
+        assert not has_colour(tile, other).any()
+        assert not has_colour(tile, FOUND).any()
+        drawn = has_colour(tile, mark)
+        x0, y0, x1, y1 = 55, 110, 220, 165
+        left, top, right, bottom = (slice(edge - 2, edge + 3) for edge in (x0, y0, x1, y1))
+        for edge in (drawn[y0:y1, left].T, drawn[y0:y1, right].T, drawn[top, x0:x1], drawn[bottom, x0:x1]):
+            assert edge.any(axis=0).mean() > 0.5  # a dashed line too
+        assert not drawn[y0 + 4 : y1 - 3, x0 + 4 : x1 - 3].any()
+        drawn[y0 - 30 : y1 + 4, x0 - 3 : x1 + 4] = False  # the box, and its label above it
+        assert not drawn.any()
 
 
 def is_png_with_content(path: Path) -> bool:
