@@ -71,31 +71,8 @@ def test_interrupted_and_resumed_equals_never_stopped(
     """A real signal in the middle, to the whole process group, as a terminal or a supervisor sends it."""
 
     def start(output: Path, *more: str) -> subprocess.Popen[str]:
-        options = [
-            "--arch",
-            WITH_NORM,
-            "--epochs",
-            "300",
-            "--batch",
-            "2",
-            "--workers",
-            "1",
-            "--threads",
-            "1",
-            "--no-amp",
-        ]
-        command = [
-            sys.executable,
-            TINY_ARCH,
-            "train",
-            config.data,
-            "-o",
-            str(output),
-            "--device",
-            "cpu",
-            *options,
-            *more,
-        ]
+        options = f"--arch {WITH_NORM} --epochs 100 --batch 2 --eval-every 1000 --workers 1 --threads 1 --device cpu"
+        command = [sys.executable, TINY_ARCH, "train", config.data, "-o", str(output), *options.split(), *more]
         return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
     whole = start(tmp_path / "whole")
