@@ -12,6 +12,8 @@ from ssd_edge.models.box_coder import encode_boxes
 from ssd_edge.models.matcher import match
 
 NEGATIVES_PER_POSITIVE = 3  # section 2.2, "Hard negative mining"
+FEW_COLUMNS = 8
+LARGEST_LOG_ODDS = 80.0  # the exponential of 88 is infinite in float32
 BACKGROUND = 0  # column of the class logits; real classes follow
 
 
@@ -74,33 +76,54 @@ def multibox_loss(
         matched: [batch, anchors] from `match`, where that is known already.
         divisor: matched default boxes to divide by, where this is part of a larger batch; None: those of this batch.
     """
-    cls_logits, bbox_regression = cls_logits.float(), bbox_regression.float()
     if matched is None:
         matched = match(targets.boxes_xyxy, targets.labels >= 0, default_boxes, iou_threshold)  # [batch, anchors]
     positive = matched >= 0
-    image_index, anchor_index = positive.nonzero(as_tuple=True)  # [positives] each
-    object_index = matched[image_index, anchor_index]
+    image, anchor = positive.nonzero(as_tuple=True)  # [positives] each
+    number = matched[image, anchor]
     if divisor is None:
-        divisor = torch.tensor(len(object_index), device=cls_logits.device)
+        divisor = torch.tensor(len(number), device=cls_logits.device)
     divisor = divisor.clamp(min=1)
+    flat = image * len(default_boxes) + anchor  # row of a positive among those of all images
 
-    wanted = encode_boxes(targets.boxes_xyxy[image_index, object_index], default_boxes[anchor_index])
-    localisation = F.smooth_l1_loss(bbox_regression[image_index, anchor_index], wanted, reduction="sum")
+    wanted = encode_boxes(targets.boxes_xyxy[image, number], default_boxes[anchor])
+    offsets = bbox_regression.flatten(0, 1).index_select(0, flat).float()  # [positives, 4]
+    localisation = F.smooth_l1_loss(offsets, wanted, reduction="sum")
 
-    # Every anchor's loss if it were background; for positives replaced by that of their class.
-    log_sum = torch.logsumexp(cls_logits, dim=2)  # [batch, anchors]
-    background = log_sum - cls_logits[..., BACKGROUND]
-    label_column = targets.labels[image_index, object_index] + 1
-    foreground = (log_sum[positive] - cls_logits[image_index, anchor_index, label_column]).sum()
-    hardest = _hardest_negatives(background, positive, negatives_per_positive)
-    return MultiboxLoss(localisation / divisor, (foreground + hardest) / divisor)
+    # Only the rows that count are differentiated: the hardest negatives are found without gradients first.
+    hardest = _hardest_negatives(cls_logits.detach(), positive, negatives_per_positive)  # [negatives]
+    rows = cls_logits.flatten(0, 1).index_select(0, torch.cat((flat, hardest))).float()
+    columns = torch.cat((targets.labels[image, number] + 1, torch.full_like(hardest, BACKGROUND)))
+    classification = F.cross_entropy(rows, columns, reduction="sum")
+    return MultiboxLoss(localisation / divisor, classification / divisor)
 
 
-def _hardest_negatives(background_loss: Tensor, positive: Tensor, per_positive: float) -> Tensor:
-    """Sum of the largest losses among the negatives, `per_positive` for each positive of the same image."""
-    wanted = (per_positive * positive.sum(1)).ceil().long()
-    negatives = torch.minimum(wanted, (~positive).sum(1))  # [batch]
+def _hardest_negatives(cls_logits: Tensor, positive: Tensor, per_positive: float) -> Tensor:
+    """The negatives with the largest losses, `per_positive` for each positive of the same image.
+
+    Returns:
+        int64 [negatives]: their rows among those of all images.
+    """
+    positives = positive.sum(1)
+    negatives = torch.minimum((per_positive * positives).ceil().long(), positive.shape[1] - positives)  # [batch]
     most = int(negatives.max())
-    values = background_loss.masked_fill(positive, -torch.inf).topk(most, dim=1).values  # [batch, most]
-    taken = torch.arange(most, device=values.device) < negatives[:, None]
-    return values.masked_fill(~taken, 0.0).sum()
+    hardness = _hardness(cls_logits.float()).masked_fill_(positive, -torch.inf)
+    anchor = hardness.topk(most, dim=1).indices  # [batch, most]
+    taken = torch.arange(most, device=anchor.device) < negatives[:, None]
+    first = torch.arange(len(anchor), device=anchor.device)[:, None] * cls_logits.shape[1]
+    return (first + anchor)[taken]
+
+
+def _hardness(cls_logits: Tensor) -> Tensor:
+    """What grows with the loss of a default box as background; [batch, anchors].
+
+    Where there are few classes, the sum of their odds against the background, class by class: softmax works along the
+    columns, and has little to do at once there.
+    """
+    if cls_logits.shape[2] > FEW_COLUMNS:
+        return -torch.log_softmax(cls_logits, dim=2)[..., BACKGROUND]
+    background, *classes = cls_logits.unbind(2)  # [batch, anchors] each
+    odds = torch.zeros_like(background)
+    for logits in classes:
+        odds += (logits - background).clamp_(max=LARGEST_LOG_ODDS).exp_()
+    return odds

@@ -9,20 +9,21 @@ from torch import Tensor
 def box_iou(boxes_a: Tensor, boxes_b: Tensor) -> Tensor:
     """Intersection over union of every pair.
 
+    One coordinate at a time: rows of numbers are what processors work through fastest.
+
     Args:
-        boxes_a: [batch, a, 4] x0 y0 x1 y1.
-        boxes_b: [b, 4].
+        boxes_a: [a, 4] x0 y0 x1 y1.
+        boxes_b: [b, 4], none of them empty.
 
     Returns:
-        [batch, a, b]; 0 where both boxes are empty.
+        [a, b].
     """
-    overlap_x0y0 = torch.maximum(boxes_a[:, :, None, :2], boxes_b[:, :2])  # [batch, a, b, 2]
-    overlap_x1y1 = torch.minimum(boxes_a[:, :, None, 2:], boxes_b[:, 2:])
-    overlap_wh = (overlap_x1y1 - overlap_x0y0).clamp(min=0)
-    overlap = overlap_wh[..., 0] * overlap_wh[..., 1]  # [batch, a, b]
-    area_a = (boxes_a[..., 2:] - boxes_a[..., :2]).prod(-1)
-    area_b = (boxes_b[..., 2:] - boxes_b[..., :2]).prod(-1)
-    return torch.nan_to_num(overlap / (area_a[:, :, None] + area_b - overlap))
+    ax0, ay0, ax1, ay1 = boxes_a[:, None].unbind(2)  # [a, 1] each
+    bx0, by0, bx1, by1 = boxes_b.T.contiguous().unbind(0)  # [b] each
+    overlap = torch.minimum(ax1, bx1).sub_(torch.maximum(ax0, bx0)).clamp_(min=0)  # [a, b]
+    overlap *= torch.minimum(ay1, by1).sub_(torch.maximum(ay0, by0)).clamp_(min=0)
+    areas = (ax1 - ax0) * (ay1 - ay0) + (bx1 - bx0) * (by1 - by0)
+    return overlap.div_(areas.sub_(overlap))
 
 
 def match(boxes_xyxy: Tensor, present: Tensor, default_boxes: Tensor, iou_threshold: float = 0.5) -> Tensor:
@@ -40,16 +41,22 @@ def match(boxes_xyxy: Tensor, present: Tensor, default_boxes: Tensor, iou_thresh
     Returns:
         int64 [batch, anchors]: index of the object, or -1 for background.
     """
-    batch, objects = present.shape
-    anchors = len(default_boxes)
-    if objects == 0:
-        return torch.full((batch, anchors), -1, dtype=torch.int64, device=default_boxes.device)
-    iou = box_iou(boxes_xyxy, default_boxes).masked_fill(~present[..., None], -1.0)  # [batch, objects, anchors]
-    best_iou, best_object = iou.max(dim=1)  # [batch, anchors]
-    matched = torch.where(best_iou >= iou_threshold, best_object, -1)
-    # Object indices at each object's own best default box; the maximum makes the later object win, on any device.
-    best_anchor = iou.argmax(dim=2)  # [batch, objects]
-    objects_index = torch.arange(objects, device=iou.device).expand(batch, -1)
-    claims = torch.where(present, objects_index, -1)
-    claimed = torch.full_like(matched, -1).scatter_reduce(1, best_anchor, claims, "amax")
-    return torch.where(claimed >= 0, claimed, matched)
+    batch, anchors = len(present), len(default_boxes)
+    image, number = present.nonzero(as_tuple=True)  # [n] each: the objects of all images, and their index in the image
+    matched = torch.full((batch * anchors,), -1, dtype=torch.int64, device=default_boxes.device)
+    if len(image) == 0:
+        return matched.view(batch, anchors)
+    iou = box_iou(boxes_xyxy[image, number], default_boxes)  # [n, anchors]
+    first = image * anchors  # place in `matched` of the image's first default box
+
+    # Few of all pairs reach the threshold: only those are compared with each other. The first of equals wins.
+    pair = (iou.view(-1) >= iou_threshold).nonzero().squeeze(1)  # [pairs]
+    near, near_iou = pair // anchors, iou.view(-1)[pair]
+    place = first[near] + pair % anchors
+    best = near_iou.new_zeros(len(matched)).scatter_reduce_(0, place, near_iou, "amax")
+    wins = (near_iou == best[place]).nonzero().squeeze(1)
+    matched.scatter_reduce_(0, place[wins], number[near[wins]], "amin", include_self=False)
+
+    # Reductions make the outcome the same on every device, in whatever order objects come.
+    claims = torch.full_like(matched, -1).scatter_reduce_(0, first + iou.argmax(1), number, "amax")
+    return torch.where(claims >= 0, claims, matched).view(batch, anchors)
