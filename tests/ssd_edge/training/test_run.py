@@ -31,7 +31,7 @@ from ssd_edge.training.config import TrainConfig
 from ssd_edge.training.distributed import Group
 from ssd_edge.training.recipes import recipe_for
 from ssd_edge.training.run import Run, choose_recipe, train, train_on
-from ssd_edge.training.splits import hold_out, read_data
+from ssd_edge.training.splits import hold_out, read_data, shared_images
 
 TINY_ARCH = str(Path(__file__).with_name("tiny_arch.py"))
 
@@ -236,6 +236,21 @@ def test_evaluation_images_that_are_trained_on_are_warned_of(
     assert sizes(replace(config, data=str(lists))) == (4, 3)
     assert "warning: 1 of the 3 evaluation images are trained on too" in capsys.readouterr().err
     assert sizes(replace(config, data=str(yaml))) == (5, 1)  # not asked for, so not done
+
+
+def test_a_copy_under_another_name_is_in_two_splits_too(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write_yolo(tmp_path / "other", 8)  # the first six are those of `config`
+    (other / "images" / "7.png").rename(other / "images" / "6.png")
+    copies = shared_images(read_dataset(Path(config.data)), read_dataset(other))
+    assert copies == 6
+    (tmp_path / "train.txt").write_text("\n".join(f"{config.data}/images/{i}.png" for i in range(6)))
+    (tmp_path / "val.txt").write_text("\n".join(f"{other}/images/{i}.png" for i in (5, 6)))
+    lists = tmp_path / "lists.yaml"
+    lists.write_text(f"path: {tmp_path}\ntrain: train.txt\nval: val.txt\nnames: [square]\n")
+    assert sizes(replace(config, data=str(lists))) == (6, 2)
+    assert "warning: 1 of the 2 evaluation images are trained on too" in capsys.readouterr().err
 
 
 def test_a_tenth_of_the_labelled_images_is_held_out(config: TrainConfig, tmp_path: Path) -> None:
