@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("ssd-edge", "numpy", "opencv-python", "onnxruntime", "torch", "torchvision")
+from ssd_edge.bench.machine import describe_machine
 
 
 def report(figures: dict[str, Any], output: Path | None) -> None:
@@ -18,30 +15,3 @@ def report(figures: dict[str, Any], output: Path | None) -> None:
     print(text)
     if output:
         output.write_text(text + "\n", encoding="utf-8")
-
-
-def describe_machine() -> dict[str, object]:
-    """Processor, cores, Python and package versions."""
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        **{name: found for name in PACKAGES if (found := _version(name))},
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -1,1 +1,1 @@
-"""Calibration: which images to calibrate on, activation ranges, where Q/DQ goes. Not in this version yet."""
+"""Calibration: which images to calibrate on, activation ranges, where Q/DQ goes, and what to give back to float."""

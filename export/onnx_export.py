@@ -1,4 +1,4 @@
-"""Checkpoint to ONNX: one self-contained fp32 file that obeys the ONNX contract, compared with PyTorch.
+"""Checkpoint to ONNX: one self-contained file that obeys the ONNX contract, compared with PyTorch.
 
 The graph is the trace of `Predictor`:
 
@@ -16,6 +16,7 @@ import contextlib
 import copy
 import io
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,15 @@ from ssd_edge.data.codes import CodesScenes
 from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.detections import Detections
 from ssd_edge.errors import GateFailedError, MissingDependencyError, UsageError
+from ssd_edge.export.fp16 import emulated_half, half_from_float
+from ssd_edge.export.int8 import (
+    Int8Options,
+    Int8Result,
+    add_metadata,
+    finetuned_checkpoint,
+    int8_from_float,
+    write_recovery,
+)
 from ssd_edge.files import atomic_path
 from ssd_edge.images import load_image
 from ssd_edge.models.predict import Predictor
@@ -45,8 +55,15 @@ from ssd_edge.runtime.preprocess import preprocess
 OPSET = 18
 IR_VERSION = 8  # the one that came with opset 18, so that runtimes from 2023 on load the file
 TORCH_NEEDED = (2, 6)  # the first with torch.onnx.export(dynamo=True, dynamic_shapes=...) as used here
-TOLERANCE = 1e-4  # of scores, and of boxes as fractions of the image (relative for boxes larger than it)
+# By precision, of scores, and of boxes as fractions of the image (relative for boxes larger than it). Half's is four
+# times the most that was measured: 5e-3, SSD300-VGG16 with random weights. A trained SSDlite320 stays below 2e-3.
+PRECISIONS = ("fp32", "fp16", "int8")
+TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2}
+# int8 is judged by the detections that matter: those above this score must be found again, their score and box (as a
+# share of the image) about the same, and most of them, else the calibration had nothing to do with these images.
+INT8_SCORE, INT8_TOLERANCE, INT8_FOUND = 0.4, 0.1, 0.5
 COMPARED_IMAGES = 8
+OVERFLOW_IMAGES = 64  # of fp16, that activations beyond half are looked for on
 
 
 @dataclass(frozen=True)
@@ -59,6 +76,7 @@ class ExportReport:
         detections: what PyTorch detects on the images.
         detections_equal: how many of them the file detects too, within the tolerance. The rest sit on the
             edge of a threshold, where the last bit decides.
+        notes: what was decided on the way.
     """
 
     path: Path
@@ -69,47 +87,85 @@ class ExportReport:
     scores_difference: float
     detections: int
     detections_equal: int
+    opset: int = OPSET
+    precision: str = "fp32"
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         rest = "" if self.detections_equal == self.detections else ", the others tie or sit on a threshold"
         return (
-            f"{self.path}: {self.size_bytes / 1e6:.1f} MB, {self.nodes} nodes, opset {OPSET}, fp32\n"
+            f"{self.path}: {self.size_bytes / 1e6:.1f} MB, {self.nodes} nodes, opset {self.opset}, {self.precision}\n"
             f"against PyTorch on {self.images} images: boxes differ by at most {self.boxes_difference:.1e}, "
             f"scores by {self.scores_difference:.1e}; "
             f"{self.detections_equal} of {self.detections} detections equal{rest}"
+            + "".join(f"\n{note}" for note in self.notes)
         )
 
 
-def export_onnx(checkpoint: Path, output: Path, *, data: DetectionDataset | None = None) -> ExportReport:
+def export_onnx(
+    checkpoint: Path,
+    output: Path,
+    *,
+    precision: str = "fp32",
+    data: DetectionDataset | None = None,
+    int8: Int8Options | None = None,
+) -> ExportReport:
     """Write the ONNX file of a checkpoint, after comparing it with PyTorch.
+
+    Half precision is compared as a GPU computes it, each activation rounded; ONNX Runtime on the CPU does not round.
 
     Args:
         checkpoint: a `.pt` or `.safetensors` file of ssd-edge.
         output: the `.onnx` file; an old one stays until the new one has passed.
-        data: images to compare on, up to `COMPARED_IMAGES`; synthetic scenes of codes when None.
+        precision: `fp32`, `fp16` or `int8`.
+        data: images to compare on, up to `COMPARED_IMAGES`, and to look for overflow on, up to `OVERFLOW_IMAGES`;
+            synthetic scenes of codes when None (with int8: the calibration images).
+        int8: how to make int8; needed for that alone. Beside the output it may leave `.recovery.json` and `.png`, and
+            the fine-tuned checkpoint `.qat.pt`.
 
     Raises:
         ModelFileError: no such checkpoint, or not one.
-        UsageError: `output` does not end in .onnx.
-        GateFailedError: the outputs depart from PyTorch's by more than `TOLERANCE`; nothing is written.
+        UsageError: `output` does not end in .onnx; no such precision; int8 without its options.
+        GateFailedError: the outputs depart from PyTorch's by more than the precision's tolerance, or an activation is
+            not finite; nothing is written.
         SinkError: `output` cannot be written.
         MissingDependencyError: PyTorch is too old.
     """
     if output.suffix != ".onnx":
         raise UsageError(f"output {output} does not end in .onnx, by which other commands know the format")
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}; expected {', '.join(PRECISIONS)}")
+    if (precision == "int8") != (int8 is not None):
+        raise UsageError("int8 needs images to calibrate on, and only int8 does; give --precision int8 --calib DATA")
     model, card = model_from_checkpoint(checkpoint)
-    images = _synthetic_images() if data is None else _sample_images(data)
-    card = replace(card, precision="fp32", parent_sha256=file_sha256(checkpoint))
+    images = _images(data, COMPARED_IMAGES) if data or not int8 else _load(int8.images.paths[:COMPARED_IMAGES])
+    card = replace(card, precision=precision, parent_sha256=file_sha256(checkpoint))
     graph = onnx_from_predictor(Predictor(model).eval(), size_hw=(card.height, card.width))
-    onnx.helper.set_model_props(graph, {ONNX_METADATA_KEY: card.to_json()})
+    notes: tuple[str, ...] = ()
+    if precision == "fp16":
+        count = OVERFLOW_IMAGES if data else COMPARED_IMAGES  # scenes tell little of the user's images, and take time
+        graph, notes = _half(graph, _images(data, count), size_hw=(card.height, card.width))
+    if int8 is not None:
+        result = int8_from_float(graph, card, int8)
+        if result.recovery is not None:
+            write_recovery(output, result.recovery, title=f"{card.arch}, int8 for {int8.target}")
+        if result.wants_finetuning and int8.qat is not None:
+            return _export_finetuned(checkpoint, output, graph, int8, result, data)
+        result.check()
+        graph, notes = result.model, result.notes
+    add_metadata(graph, {ONNX_METADATA_KEY: card.to_json()})
     onnx.checker.check_model(graph, full_check=True)
     with atomic_path(output) as part:
         part.write_bytes(graph.SerializeToString())
-        with TorchDetector(model, card) as reference, OnnxDetector(part) as exported:
+        with TorchDetector(model, card) as reference, _open_exported(part, graph, precision) as exported:
             boxes_difference, scores_difference = _raw_differences(reference, exported, images)
-            pairs = zip(reference(images), exported(images), strict=True)
-            kept = [_equal_detections(expected, got) for expected, got in pairs]
-        _refuse_departure(output, boxes_difference, scores_difference)
+            pairs = list(zip(reference(images), exported(images), strict=True))
+        if precision == "int8":
+            kept = [_equal_detections(_confident(expected), got, INT8_TOLERANCE) for expected, got in pairs]
+            _refuse_other_detections(output, kept)
+        else:
+            kept = [_equal_detections(expected, got, TOLERANCES[precision]) for expected, got in pairs]
+            _refuse_departure(output, boxes_difference, scores_difference, TOLERANCES[precision])
     return ExportReport(
         path=output,
         size_bytes=output.stat().st_size,
@@ -119,7 +175,47 @@ def export_onnx(checkpoint: Path, output: Path, *, data: DetectionDataset | None
         scores_difference=scores_difference,
         detections=sum(total for total, _ in kept),
         detections_equal=sum(equal for _, equal in kept),
+        opset=graph.opset_import[0].version,
+        precision=precision,
+        notes=notes,
     )
+
+
+def _half(
+    graph: onnx.ModelProto, images: Sequence[NDArray[np.uint8]], size_hw: tuple[int, int]
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    half, report = half_from_float(graph, [preprocess(image, size_hw) for image in images])
+    return half, tuple(str(report).splitlines())
+
+
+@contextlib.contextmanager
+def _open_exported(path: Path, graph: onnx.ModelProto, precision: str) -> Iterator[Detector]:
+    """A detector that computes as the file does on the device it is for; the file itself is run once at least."""
+    with OnnxDetector(path) as itself:
+        if precision != "fp16":
+            yield itself
+            return
+    with tempfile.TemporaryDirectory() as folder:
+        emulated = Path(folder) / path.with_suffix(".onnx").name
+        emulated.write_bytes(emulated_half(graph).SerializeToString())
+        with OnnxDetector(emulated) as detector:
+            yield detector
+
+
+def _export_finetuned(
+    checkpoint: Path,
+    output: Path,
+    graph: onnx.ModelProto,
+    int8: Int8Options,
+    result: Int8Result,
+    data: DetectionDataset | None,
+) -> ExportReport:
+    """Export again, from a checkpoint fine-tuned under the rounding of int8; the bound stays that of the first one."""
+    assert result.recovery is not None
+    tuned = finetuned_checkpoint(checkpoint, output.with_suffix(".qat.pt"), graph, int8)
+    again = replace(int8, qat=None, table=None, reference_ap=result.recovery.reference_ap)
+    report = export_onnx(tuned, output, precision="int8", data=data, int8=again)
+    return replace(report, notes=(f"fine-tuned under int8 rounding: {tuned}", *report.notes))
 
 
 def onnx_from_predictor(predictor: Predictor, size_hw: tuple[int, int]) -> onnx.ModelProto:
@@ -191,15 +287,17 @@ def _quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _synthetic_images() -> list[NDArray[np.uint8]]:
-    scenes = CodesScenes(seed=0)
-    return [scenes.scene(index).image_bgr for index in range(COMPARED_IMAGES)]
+def _images(data: DetectionDataset | None, count: int) -> list[NDArray[np.uint8]]:
+    """Images spread evenly over the dataset, uint8 [H, W, 3] BGR each; synthetic scenes where there is none."""
+    if data is None:
+        scenes = CodesScenes(seed=0)
+        return [scenes.scene(index).image_bgr for index in range(count)]
+    picks = np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int)
+    return _load([data.records[pick].path for pick in picks])
 
 
-def _sample_images(data: DetectionDataset) -> list[NDArray[np.uint8]]:
-    """Images spread evenly over the dataset."""
-    picks = np.linspace(0, len(data) - 1, min(COMPARED_IMAGES, len(data))).round().astype(int)
-    return [load_image(data.records[pick].path) for pick in picks]
+def _load(paths: Sequence[Path]) -> list[NDArray[np.uint8]]:
+    return [load_image(path) for path in paths]
 
 
 def _raw_differences(
@@ -218,20 +316,35 @@ def _raw_differences(
     return boxes_difference, scores_difference
 
 
-def _refuse_departure(output: Path, boxes_difference: float, scores_difference: float) -> None:
-    if not max(boxes_difference, scores_difference) <= TOLERANCE:  # NaN is refused too
+def _refuse_departure(output: Path, boxes_difference: float, scores_difference: float, tolerance: float) -> None:
+    if not max(boxes_difference, scores_difference) <= tolerance:  # NaN is refused too
         raise GateFailedError(
             f"{output} is not written: its boxes differ by {boxes_difference:.1e} and its scores by "
-            f"{scores_difference:.1e} from PyTorch's, more than {TOLERANCE:.0e}; a checkpoint that diverged in "
+            f"{scores_difference:.1e} from PyTorch's, more than {tolerance:.0e}; a checkpoint that diverged in "
             "training does this, else please report it"
         )
 
 
-def _equal_detections(reference: Detections, exported: Detections) -> tuple[int, int]:
+def _refuse_other_detections(output: Path, kept: Sequence[tuple[int, int]]) -> None:
+    total, equal = (sum(part) for part in zip(*kept, strict=True))
+    if equal < INT8_FOUND * total:
+        raise GateFailedError(
+            f"{output} is not written: of {total} objects that PyTorch finds on {len(kept)} images with scores "
+            f"above {INT8_SCORE} it finds {equal}; calibrate on images such as the model will see, try another "
+            "--method, or give --max-drop, which leaves layers in float until mAP holds"
+        )
+
+
+def _confident(found: Detections) -> Detections:
+    keep = found.scores > INT8_SCORE
+    return Detections(found.boxes_xyxy[keep], found.scores[keep], found.labels[keep])
+
+
+def _equal_detections(reference: Detections, exported: Detections, tolerance: float) -> tuple[int, int]:
     """How many detections the reference has, and how many of them the exported model gives too."""
     same_label = reference.labels[:, None] == exported.labels  # [reference, exported]
-    same_score = np.abs(reference.scores[:, None] - exported.scores) <= TOLERANCE
+    same_score = np.abs(reference.scores[:, None] - exported.scores) <= tolerance
     extent = max(1.0, float(reference.boxes_xyxy.max(initial=0)))  # boxes are in pixels here
     apart = np.abs(reference.boxes_xyxy[:, None] - exported.boxes_xyxy).max(axis=2)
-    equal = (same_label & same_score & (apart <= TOLERANCE * extent)).any(axis=1)
+    equal = (same_label & same_score & (apart <= tolerance * extent)).any(axis=1)
     return len(reference), int(equal.sum())

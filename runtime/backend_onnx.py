@@ -11,27 +11,29 @@ from numpy.typing import NDArray
 from ssd_edge.card import ONNX_METADATA_KEY, ModelCard
 from ssd_edge.errors import ModelFileError
 from ssd_edge.runtime.detector import Detector
+from ssd_edge.runtime.onnx_file import REMEDY, OnnxFile, check_onnx_file, contract_misfits
 
 PROVIDERS = ("CPUExecutionProvider",)
-REMEDY = "write the file with: ssd-edge export CHECKPOINT -o model.onnx"
 
 
 class OnnxDetector(Detector):
     """A `Detector` for files that obey the ONNX contract: uint8 `images` in, `boxes` and `scores` out.
 
-    The file is checked against the contract and its card, and run once, before it is trusted.
+    The file is looked into before ONNX Runtime opens it (`check_onnx_file`), then checked against the contract and its
+    card, and run once, before it is trusted.
 
     Raises:
-        ModelFileError: no ONNX file, no card, or inputs and outputs that break the contract.
+        ModelFileError: no ONNX file, or one that `check_onnx_file` refuses; no card; inputs and outputs that break the
+            contract.
     """
 
     def __init__(
         self, path: Path, *, threads: int | None = None, score_threshold: float | None = None, spin: bool = True
     ) -> None:
-        session = _open_session(path, threads, spin)
-        super().__init__(_read_card(path, session), score_threshold=score_threshold)
-        self._session = session
-        _check_signature(path, session, self.card)
+        file = check_onnx_file(path)
+        super().__init__(_read_card(file), score_threshold=score_threshold)
+        self._session = _open_session(path, threads, spin)
+        _check_signature(file, self._session, self.card)
         self._check_run(path)
 
     def infer(self, images_rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -69,14 +71,14 @@ def _open_session(path: Path, threads: int | None, spin: bool) -> ort.InferenceS
         ) from error
 
 
-def _read_card(path: Path, session: ort.InferenceSession) -> ModelCard:
-    metadata = session.get_modelmeta().custom_metadata_map
-    if ONNX_METADATA_KEY not in metadata:
-        raise ModelFileError(f"{path} has no model card ({ONNX_METADATA_KEY} in its metadata); {REMEDY}")
-    return ModelCard.from_json(metadata[ONNX_METADATA_KEY], source=str(path))
+def _read_card(file: OnnxFile) -> ModelCard:
+    if ONNX_METADATA_KEY not in file.metadata:
+        problems = "".join(f"; {problem}" for problem in contract_misfits(file))
+        raise ModelFileError(f"{file.path} has no model card ({ONNX_METADATA_KEY} in its metadata){problems}; {REMEDY}")
+    return ModelCard.from_json(file.metadata[ONNX_METADATA_KEY], source=str(file.path))
 
 
-def _check_signature(path: Path, session: ort.InferenceSession, card: ModelCard) -> None:
+def _check_signature(file: OnnxFile, session: ort.InferenceSession, card: ModelCard) -> None:
     """Names, types and shapes; a size of None may be anything, "batch" must not be a fixed number."""
     classes = len(card.class_names)
     expected = {
@@ -87,15 +89,12 @@ def _check_signature(path: Path, session: ort.InferenceSession, card: ModelCard)
     inputs = {tensor.name: tensor for tensor in session.get_inputs()}
     outputs = {tensor.name: tensor for tensor in session.get_outputs()}
     if set(inputs) != {"images"} or set(outputs) != {"boxes", "scores"}:
-        raise ModelFileError(
-            f"{path} has inputs {sorted(inputs)} and outputs {sorted(outputs)}; expected input images and "
-            f"outputs boxes and scores; {REMEDY}"
-        )
+        raise ModelFileError(f"{file.path} has {'; '.join(contract_misfits(file))}; {REMEDY}")
     for name, tensor in (inputs | outputs).items():
         kind, shape = expected[name]
         if tensor.type != kind or not _shape_fits(tensor.shape, shape):
             raise ModelFileError(
-                f"{path}: {name} is {tensor.type} {tensor.shape}, not {kind} {list(shape)}, batch dynamic; "
+                f"{file.path}: {name} is {tensor.type} {tensor.shape}, not {kind} {list(shape)}, batch dynamic; "
                 f"its card says {card.height}×{card.width} pixels and {classes} classes; {REMEDY}"
             )
 

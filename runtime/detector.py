@@ -147,17 +147,20 @@ def open_detector(
     spin: bool = True,
     device: str | None = None,
 ) -> Detector:
-    """Open a model file: `.onnx` (ONNX Runtime), `.pt` or `.safetensors` (PyTorch, needs the `train` extra).
+    """Open a model file: `.onnx` (ONNX Runtime), `.engine` (TensorRT), `.pt` or `.safetensors` (PyTorch).
+
+    PyTorch needs the `train` extra; an engine needs TensorRT, cuda-bindings and an NVIDIA GPU.
 
     Args:
         threads: threads that one inference uses; None: as many as the backend finds best.
         spin: ONNX Runtime's threads wait for each other at full speed. Lowest latency where nothing else needs the
             cores, and half the frames where something does. PyTorch decides for itself.
         score_threshold: overrides the card's. Raising it never changes the detections that stay.
-        device: where PyTorch runs: `cpu`, `cuda`, `cuda:1`; None: the CPU. ONNX Runtime runs on the CPU.
+        device: where PyTorch runs: `cpu`, `cuda`, `cuda:1`; None: the CPU. ONNX Runtime runs on the CPU, an engine on
+            the first GPU.
 
     Raises:
-        ModelFileError: no such file, another kind of file, or a file that breaks the contract.
+        ModelFileError: no such file, another kind of file, a file that breaks the contract, or a stale engine.
         MissingDependencyError: the backend's package is not installed.
         UsageError: `threads` or `score_threshold` out of range; the device is not there, or not for this file.
     """
@@ -165,11 +168,18 @@ def open_detector(
     if threads is not None and threads < 1:
         raise UsageError(f"{threads} threads; expected at least 1")
     if path.suffix not in (".onnx", ".pt", ".safetensors", ".engine"):
-        raise ModelFileError(f"{path} is no model file; expected .onnx, .pt or .safetensors")
+        raise ModelFileError(f"{path} is no model file; expected .onnx, .engine, .pt or .safetensors")
     if not path.is_file():
         raise ModelFileError(f"no model file {path}; check the path")
     if path.suffix == ".engine":
-        raise ModelFileError(f"{path}: TensorRT engines are not in this version yet; open the .onnx file instead")
+        if device not in (None, "cuda", "cuda:0"):
+            raise UsageError(
+                f"--device {device}: engines run on the first GPU; leave it out, and set CUDA_VISIBLE_DEVICES to the "
+                "number of another GPU"
+            )
+        from ssd_edge.runtime.backend_tensorrt import TensorRTDetector
+
+        return TensorRTDetector.open(path, score_threshold=score_threshold)
     if path.suffix == ".onnx":
         if device not in (None, "cpu"):
             raise UsageError(f"--device {device}: ONNX files run on the CPU in this version; leave it out")

@@ -19,12 +19,17 @@ from ssd_edge.version import __version__
 
 if TYPE_CHECKING:
     from ssd_edge.data.dataset import DetectionDataset
+    from ssd_edge.export.int8 import Int8Options
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 CODES_FPS = 30.0
 # Names that ask `codes` for a file that it does not write; any other dot belongs to a folder's name.
 OTHER_FILE_SUFFIXES = (".avi", ".gif", ".gz", ".json", ".mkv", ".mov", ".tar", ".webm", ".zip")
 DATA_HELP = "dataset folder or file (COCO, VOC, YOLO)"
+
+# Those of ssd_edge.calib.table and ssd_edge.export.int8, which import NumPy and more.
+METHODS = ("minmax", "moving_average", "percentile", "entropy", "mse")
+DEFAULT_METHOD = "minmax"
 
 # The extra that brings an optional package; `export` brings its own torch.
 EXTRA_OF_PACKAGE = {
@@ -161,31 +166,128 @@ def _eval_device(args: argparse.Namespace) -> str | None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    if args.precision != "fp32":
-        raise UsageError(f"--precision {args.precision} is not in this version yet; fp32 is")
     from ssd_edge.export.onnx_export import export_onnx
 
+    if args.precision != "int8" and (args.calib or args.max_drop or args.qat or args.table):
+        raise UsageError("--calib, --table, --max-drop and --qat are about int8; give --precision int8 too")
     data = _usable_dataset(args) if args.data else None
-    print(export_onnx(args.checkpoint, args.output, data=data))
+    int8 = _int8_options(args, data) if args.precision == "int8" else None
+    print(export_onnx(args.checkpoint, args.output, precision=args.precision, data=data, int8=int8))
+
+
+def _int8_options(args: argparse.Namespace, validation: DetectionDataset | None) -> Int8Options:
+    from ssd_edge.calib.images import calibration_images
+    from ssd_edge.calib.table import CalibrationSettings
+    from ssd_edge.export.int8 import Int8Options, QatOptions
+    from ssd_edge.parity.max_drop import MaxDrop
+
+    if args.calib is None:
+        raise UsageError("int8 needs images to calibrate on, a dataset or any folder of images; give --calib DATA")
+    qat = None
+    if args.qat:
+        from ssd_edge.data.lint import lint
+        from ssd_edge.data.readers import read_dataset
+
+        qat = QatOptions(args.qat, lint(read_dataset(args.calib, args.calib_split))[0])
+    return Int8Options(
+        calibration_images(args.calib, args.images, split=args.calib_split, seed=args.seed),
+        target=args.target,
+        method=args.method,
+        table=args.table,
+        settings=CalibrationSettings(seed=args.seed),
+        max_drop=MaxDrop.parse(args.max_drop) if args.max_drop else None,
+        validation=validation,
+        qat=qat,
+        threads=args.threads,
+    )
+
+
+def _build(args: argparse.Namespace) -> None:
+    from ssd_edge.export.build import build_engine
+    from ssd_edge.runtime.engine_card import BatchSizes
+
+    report = build_engine(
+        args.model,
+        args.output,
+        batch=BatchSizes.parse(args.batch),
+        workspace_bytes=args.workspace,
+        timing_cache=args.timing_cache,
+        dla=args.dla,
+        flavour=args.tensorrt,
+    )
+    print(report)
 
 
 def _parity(args: argparse.Namespace) -> None:
     from ssd_edge.parity import MaxDrop, parity
 
     max_drop = MaxDrop.parse(args.max_drop)  # before the long work
-    report = parity(args.checkpoint, args.models, _usable_dataset(args), max_drop=max_drop, threads=args.threads)
+    if args.html:
+        from ssd_edge.parity.html import check_folder, write_html
+
+        check_folder(args.html)
+    report = parity(
+        args.checkpoint,
+        args.models,
+        _usable_dataset(args),
+        max_drop=max_drop,
+        stages=args.stages or args.html is not None,
+        images=args.images,
+        score=args.score,
+        threads=args.threads,
+    )
     _report(report.table(), report.to_json(), args.json)
+    if args.html:
+        print("", write_html(args.html, report), sep="\n")
+    report.check()
+
+
+def _bench(args: argparse.Namespace) -> None:
+    from ssd_edge.bench.measure import bench, check_models
+    from ssd_edge.bench.options import BenchOptions
+    from ssd_edge.bench.outputs import Outputs
+    from ssd_edge.bench.precisions import Int8Options, PrecisionOptions, in_precisions
+
+    if args.plot and not args.accuracy:
+        raise UsageError("--plot draws accuracy against speed; leave out --no-accuracy")
+    if not args.precisions and (args.calib or args.target or args.keep):
+        raise UsageError("--calib, --target and --keep are about exports; give --precisions fp32,int8 too")
+    options = BenchOptions(
+        seconds=args.seconds,
+        runs=args.runs,
+        batch=args.batch,
+        warmup=args.warmup,
+        threads=args.threads,
+        spin=args.spin,
+        score_threshold=args.score,
+        device=args.device,
+        backend=args.backend,
+        accuracy=args.accuracy,
+    )
+    precisions = None
+    if args.precisions:
+        int8 = Int8Options(args.calib, args.target or "cpu") if args.calib else None
+        precisions = PrecisionOptions(tuple(args.precisions.split(",")), int8, args.keep)
+    outputs = Outputs(args.json, args.markdown, args.plot)
+    outputs.check()  # before the long work
+    check_models(args.models)
+    dataset = _usable_dataset(args)
+    with in_precisions(args.models, precisions, data=dataset) as models:
+        report = bench(models, dataset, options)
+    print(report.table())
+    outputs.write(report)
     report.check()
 
 
 def _stream(args: argparse.Namespace) -> None:
     from ssd_edge.bundled import bundled_model
+    from ssd_edge.runtime.engine_cache import prepare_model
     from ssd_edge.runtime.stream import StreamConfig, run_stream
 
     sources = (args.camera, args.video, args.rtsp, args.source)
     config = StreamConfig(
         source=next(source for source in sources if source is not None),
-        model=args.model or bundled_model(),
+        model=prepare_model(args.model or bundled_model(), backend=args.backend),
         show=args.show,
         save=args.save,
         jsonl=args.jsonl,
@@ -315,25 +417,94 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="what `ssd-edge train` wrote")
     add("-o", "--output", type=Path, required=True, metavar="FILE", help="the .onnx file")
-    add("--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="only fp32 in this version")
-    add("--data", type=Path, help="dataset whose images to compare with PyTorch on (synthetic scenes)")
+    add(
+        "--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="of weights and activations (%(default)s)"
+    )
+    add("--data", type=Path, help="dataset to compare with PyTorch on (synthetic scenes), and for --max-drop")
     _split_argument(parser)
+    int8 = parser.add_argument_group("int8")
+    add = int8.add_argument
+    add("--calib", type=Path, metavar="DATA", help="images to calibrate on: a dataset, or a folder without labels")
+    add("--calib-split", metavar="SPLIT", help="part of that dataset (train, where there is one)")
+    add("--images", type=_positive_int, default=512, metavar="N", help="choose N of them (%(default)s)")
+    add("--seed", type=_whole_number, default=0, help="another seed chooses other ones (%(default)s)")
+    add("--target", choices=("tensorrt", "cpu"), default="tensorrt", help="whose kernels it is for (%(default)s)")
+    add("--method", choices=METHODS, default=DEFAULT_METHOD, help="how ranges follow from activations (%(default)s)")
+    add("--table", type=Path, metavar="FILE", help="keep the ranges in this JSON file, and use them again")
+    drop_help = "leave layers in float until no more mAP is lost on --data: 1%% of the checkpoint's, or 0.005"
+    add("--max-drop", metavar="DROP", help=drop_help)
+    qat_help = "where that costs more than a fifth of the speed, fine-tune N epochs on --calib"
+    add("--qat", type=_positive_int, metavar="N", help=qat_help)
+    _threads_argument(parser)
+
+
+def _build_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("model", type=Path, metavar="MODEL", help="what `ssd-edge export` wrote, .onnx")
+    add("-o", "--output", type=Path, required=True, metavar="FILE", help="the .engine file; its card is FILE.json")
+    add(
+        "--batch", default="1", metavar="N", help="batch size; or smallest,optimum,largest such as 1,4,16 (%(default)s)"
+    )
+    add(
+        "--workspace",
+        type=_byte_size,
+        metavar="SIZE",
+        help="largest scratch memory, such as 2G or 512M (TensorRT's own)",
+    )
+    add("--timing-cache", type=Path, metavar="FILE", help="keep measurements of kernels, for faster builds")
+    add("--dla", type=_whole_number, metavar="CORE", help="run on a Jetson's DLA core, the rest on the GPU")
+    add("--tensorrt", choices=("tensorrt", "rtx"), help="TensorRT or TensorRT-RTX (the first that is installed)")
 
 
 def _parity_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("checkpoint", type=Path, metavar="CHECKPOINT", help="the reference, run in PyTorch")
-    add("models", type=Path, nargs="+", metavar="MODEL", help="models exported from it")
+    add("checkpoint", type=Path, metavar="CHECKPOINT", help="the reference, run in PyTorch; or any MODEL")
+    add("models", type=Path, nargs="+", metavar="MODEL", help="models to compare with it: .onnx, .engine, checkpoints")
     add("--data", type=Path, required=True, help=DATA_HELP)
     _split_argument(parser)
     add(
         "--max-drop",
         default="1%",
         metavar="DROP",
-        help="mAP that may be lost: a share of the checkpoint's such as 1%%, or 0.005 in absolute terms (1%%)",
+        help="mAP that may be lost: a share of the reference's such as 1%%, or 0.005 in absolute terms (1%%)",
     )
+    add("--stages", action="store_true", help="compare logits, boxes, scores and detections too; name what departs")
+    add("--html", type=Path, metavar="DIR", help="write a report with pictures of the worst images; with --stages")
+    add("--images", type=_positive_int, metavar="N", help="compare on N images spread over the dataset (all)")
+    add("--score", type=_score, default=0.4, help="with --stages: count detections above this (%(default)s)")
     _threads_argument(parser)
     _json_argument(parser)
+
+
+def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("models", type=Path, nargs="+", metavar="MODEL", help="checkpoint (.pt, .safetensors), .onnx or .engine")
+    add("--data", type=Path, required=True, help=DATA_HELP)
+    _split_argument(parser)
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--seconds", type=_positive_number, default=10.0, help="of timing, a model (%(default)g)")
+    length.add_argument("--runs", type=_positive_int, metavar="N", help="time N calls of each model instead")
+    add("--batch", type=_positive_int, default=1, help="frames a call (%(default)s)")
+    add("--warmup", type=_whole_number, default=10, metavar="N", help="calls before that, not counted (%(default)s)")
+    _threads_argument(parser)
+    spin_help = "threads of ONNX Runtime wait at full speed: fastest where nothing else needs the cores (yes)"
+    add("--spin", action=argparse.BooleanOptionalAction, default=True, help=spin_help)
+    add("--score", type=_score, help="time with detections above this (each model's own threshold)")
+    add("--accuracy", action=argparse.BooleanOptionalAction, default=True, help="measure AP too (yes)")
+    add("--device", help="where checkpoints run: cpu, cuda, cuda:1 (CUDA where there is one)")
+    add(
+        "--backend",
+        choices=("auto", "onnxruntime", "tensorrt"),
+        default="auto",
+        help="what runs .onnx files (TensorRT where there is a GPU)",
+    )
+    add("--precisions", metavar="P,P", help="export checkpoints as some of torch, fp32, fp16, int8 first")
+    add("--calib", type=Path, metavar="DATA", help="with int8: images to calibrate on")
+    add("--target", choices=("cpu", "tensorrt"), help="with int8: what the files are for (cpu)")
+    add("--keep", type=Path, metavar="DIR", help="with --precisions: keep the exported files here")
+    _json_argument(parser)
+    add("--markdown", type=Path, metavar="FILE", help="write the table as Markdown too")
+    add("--plot", type=Path, metavar="FILE", help="draw accuracy against FPS, a PNG")
 
 
 def _stream_arguments(parser: argparse.ArgumentParser) -> None:
@@ -344,6 +515,12 @@ def _stream_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--source", metavar="URI", help="any of these; or an image, a folder, a glob pattern")
     add = parser.add_argument
     add("--model", type=Path, help="model file (the bundled one)")
+    add(
+        "--backend",
+        choices=("auto", "onnxruntime", "tensorrt"),
+        default="auto",
+        help="what runs an .onnx file: TensorRT builds and keeps an engine (auto: that where there is a GPU)",
+    )
     add("--show", action="store_true", help="show a window; q closes it")
     add("--save", type=Path, metavar="PATH", help="write an annotated video, image, or folder of images")
     add("--jsonl", metavar="FILE", help="write detections, a JSON object a frame and line; - for standard output")
@@ -406,6 +583,13 @@ def _number(text: str, kind: type[int | float], expected: str, fits: Callable[[f
     return value
 
 
+def _byte_size(text: str) -> int:
+    number = text.upper().removesuffix("IB").removesuffix("B")
+    unit = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(number[-1:], 1)
+    number = number if unit == 1 else number[:-1]
+    return int(unit * _number(number, float, "a size such as 2G or 512M", lambda value: 1 <= value * unit < 1 << 50))
+
+
 def _size_hw(text: str) -> tuple[int, int]:
     width, _, height = text.lower().partition("x")
     if not (width.isascii() and width.isdecimal() and height.isascii() and height.isdecimal()):
@@ -430,6 +614,12 @@ COMMANDS: dict[str, tuple[_Run, _AddArguments, str]] = {
     "boxes": (_boxes, _boxes_arguments, "show how well default boxes cover a dataset, and fit them to it"),
     "eval": (_eval, _eval_arguments, "measure the COCO and VOC metrics of a model on a dataset"),
     "export": (_export, _export_arguments, "write the ONNX file of a checkpoint, compared with PyTorch"),
-    "parity": (_parity, _parity_arguments, "compare the mAP of models with that of their checkpoint"),
+    "build": (_build, _build_arguments, "build the TensorRT engine of an ONNX file, for this machine"),
+    "parity": (_parity, _parity_arguments, "compare models with their checkpoint, by mAP and stage by stage"),
+    "bench": (
+        _bench,
+        _bench_arguments,
+        "measure accuracy, FPS, latency, size, memory and power of models side by side",
+    ),
     "stream": (_stream, _stream_arguments, "detect in a camera, network stream, video or images"),
 }

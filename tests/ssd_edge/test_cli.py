@@ -233,7 +233,7 @@ def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFi
     ("arguments", "message"),
     [
         (["parity", "c.pt", "m.onnx", "--data", "d", "--max-drop", "lots"], "'lots' is not understood"),
-        (["export", "c.pt", "-o", "m.onnx", "--precision", "int8"], "int8 is not in this version yet"),
+        (["export", "c.pt", "-o", "m.onnx", "--precision", "int8"], "give --calib DATA"),
         (["export", "c.pt", "-o", "m.tflite"], "does not end in .onnx"),
         (["eval", "m.onnx", "d", "--score", "0.5"], "give --report DIR too"),
         (["codes", "-o", "scenes.zip"], "is the name of a .zip file; give a folder"),
@@ -250,7 +250,7 @@ def test_wrong_usage_found_later_exits_with_2(
     ("arguments", "message"),
     [
         (["eval", "none.onnx", "{data}"], "no model file none.onnx"),
-        (["eval", "{text}.onnx", "{data}"], "ONNX Runtime"),
+        (["eval", "{text}.onnx", "{data}"], "no ONNX file"),
         (["eval", "{text}.pt", "{data}"], "not a PyTorch checkpoint"),
         (["eval", "{text}.txt", "{data}"], "no model file; expected .onnx"),
         (["eval", "{model}", "none"], "no dataset at none"),

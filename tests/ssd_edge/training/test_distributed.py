@@ -17,7 +17,7 @@ from ssd_edge.data.samples import EpochBatches
 from ssd_edge.errors import UsageError
 from ssd_edge.training.distributed import process_group
 
-TINY_ARCH = str(Path(__file__).with_name("tiny_arch.py"))
+TINY_ARCH = str(Path(__file__).parents[2] / "detectors" / "tiny_arch.py")
 
 
 def run(

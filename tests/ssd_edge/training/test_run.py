@@ -33,7 +33,7 @@ from ssd_edge.training.recipes import recipe_for
 from ssd_edge.training.run import Run, choose_recipe, train, train_on
 from ssd_edge.training.splits import hold_out, read_data, shared_images
 
-TINY_ARCH = str(Path(__file__).with_name("tiny_arch.py"))
+TINY_ARCH = str(Path(__file__).parents[2] / "detectors" / "tiny_arch.py")
 
 
 @pytest.fixture

@@ -1,0 +1,91 @@
+"""Accuracy of one checkpoint in every precision, with every calibrator and both placements; a row each.
+
+python benchmarks/int8.py runs/bccd/last.pt DATA/bccd --split test --calib DATA/bccd -o benchmarks/int8_bccd.json
+
+Every file is scored by ONNX Runtime on the CPU, which computes half in float32 where it has no half kernels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from report import report
+
+from ssd_edge.calib.images import CalibrationImages, calibration_images
+from ssd_edge.calib.table import METHODS
+from ssd_edge.card import file_sha256
+from ssd_edge.checkpoint import load_checkpoint
+from ssd_edge.data.dataset import DetectionDataset
+from ssd_edge.data.lint import lint
+from ssd_edge.data.readers import read_dataset
+from ssd_edge.evaluation.evaluate import evaluate
+from ssd_edge.export.int8 import TARGETS, Int8Options
+from ssd_edge.export.onnx_export import export_onnx
+from ssd_edge.runtime.detector import open_detector
+
+
+def exports(
+    checkpoint: Path, folder: Path, images: CalibrationImages, args: argparse.Namespace
+) -> Iterator[tuple[dict[str, str], Path]]:
+    """Each file beside what it is."""
+    for precision in ("fp32", "fp16"):
+        path = folder / f"{precision}.onnx"
+        print(export_onnx(checkpoint, path, precision=precision))
+        yield {"precision": precision}, path
+    for target in args.targets:
+        for method in args.methods:
+            path = folder / f"{target}_{method}.onnx"
+            options = Int8Options(images, target=target, method=method, table=folder / "ranges.json")
+            print(export_onnx(checkpoint, path, precision="int8", int8=options))
+            yield {"precision": "int8", "target": target, "method": method}, path
+
+
+def scored(path: Path, dataset: DetectionDataset, threads: int | None) -> dict[str, Any]:
+    """AP, AP50 and size of a file."""
+    with open_detector(path, threads=threads) as detector:
+        metrics = evaluate(detector, dataset).metrics
+    return {"AP": metrics["AP"], "AP50": metrics["AP50"], "megabytes": os.path.getsize(path) / 1e6}
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--split")
+    parser.add_argument("--calib", type=Path, required=True)
+    parser.add_argument("--calib-split")
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--methods", type=lambda text: text.split(","), default=METHODS)
+    parser.add_argument("--targets", type=lambda text: text.split(","), default=TARGETS)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("-o", "--output", type=Path)
+    args = parser.parse_args()
+    dataset = lint(read_dataset(args.data, args.split))[0]
+    images = calibration_images(args.calib, args.images, split=args.calib_split)
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        for kind, path in exports(args.checkpoint, Path(name), images, args):
+            row = {**kind, **scored(path, dataset, args.threads)}
+            row["drop"] = rows[0]["AP"] - row["AP"] if rows else 0.0
+            rows.append(row)
+            print(
+                {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}, flush=True
+            )
+    figures = {
+        "model": load_checkpoint(args.checkpoint).card.arch,
+        "checkpoint_sha256": file_sha256(args.checkpoint),
+        "data": f"{dataset.name}, {len(dataset)} images",
+        "calibration": f"{len(images)} images",
+        "rows": rows,
+    }
+    report(figures, args.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+"""ONNX to a TensorRT engine. The step only compiles: every precision is already in the graph.
+
+The engine is a raw plan, which trtexec, DeepStream and Triton load too; what it is stands beside it, in
+`model.engine.json` (`ssd_edge.runtime.engine_card`). Needs TensorRT alone, neither torch nor onnx.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ssd_edge.card import ONNX_METADATA_KEY, ModelCard
+from ssd_edge.errors import ModelFileError, SsdEdgeError, UsageError
+from ssd_edge.export.engine_layers import check_precision, layer_shares
+from ssd_edge.files import atomic_path
+from ssd_edge.runtime.backend_tensorrt import EngineSession, check_contract
+from ssd_edge.runtime.cuda_runtime import Gpu, find_gpu, load_cudart
+from ssd_edge.runtime.engine_card import BatchSizes, EngineCard, LayerShare, engine_card_path
+from ssd_edge.runtime.tensorrt_api import (
+    CompileOptions,
+    LayerTimes,
+    Progress,
+    TensorRT,
+    compile_network,
+    in_thread,
+    load_tensorrt,
+    parse_onnx,
+)
+
+CALIBRATION_METADATA_KEY = "ssd_edge_calibration"  # in the ONNX file's metadata_props
+TIMED_RUNS = 10
+ONE = BatchSizes(1, 1, 1)
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What was built.
+
+    Attributes:
+        not_run: why the engine was not run here and its layers not looked at; None when they were.
+    """
+
+    path: Path
+    card: EngineCard
+    seconds: float
+    not_run: str | None
+
+    def __str__(self) -> str:
+        card = self.card
+        where = card.gpu_name or "no GPU"
+        lines = [
+            f"{self.path}: {card.engine_bytes / 1e6:.1f} MB, {card.model.precision}, batch {card.batch}, "
+            f"{card.flavour} {card.tensorrt_version}, {where}, in {self.seconds:.1f} s"
+        ]
+        if self.not_run is not None:
+            lines.append(f"not run, and its layers not inspected: {self.not_run}")
+        else:
+            shares = [_share_text(name, share) for name, share in (card.layers or {}).items()]
+            lines.append("layers: " + (", ".join(shares) or "TensorRT's inspector tells nothing of them"))
+        return "\n".join(lines)
+
+
+def _share_text(name: str, share: LayerShare) -> str:
+    text = f"{share.layer_share:.0%} {name}"
+    return text if share.time_share is None else f"{text} ({share.time_share:.0%} of the time)"
+
+
+def build_engine(
+    onnx: Path,
+    output: Path,
+    *,
+    batch: BatchSizes = ONE,
+    workspace_bytes: int | None = None,
+    timing_cache: Path | None = None,
+    dla: int | None = None,
+    flavour: str | None = None,
+    progress: bool = True,
+) -> BuildReport:
+    """Build the engine of an ONNX file for this machine, with its card beside it.
+
+    On a GPU the engine is run and inspected before it is written. TensorRT-RTX builds without one too. Nothing takes
+    the final name when the build fails or is interrupted; an older engine of that name stays.
+
+    Args:
+        onnx: a file of `ssd-edge export`.
+        output: ends in `.engine`.
+        workspace_bytes: bound of the scratch memory; None: TensorRT's own.
+        timing_cache: file that keeps measurements of kernels from build to build; made when it is not there.
+        dla: core of a Jetson's deep learning accelerator; the GPU runs what it cannot.
+        flavour: `tensorrt` or `rtx`; None: TensorRT where it is installed, else TensorRT-RTX.
+
+    Raises:
+        ModelFileError: the ONNX file is damaged, unsafe to open, without a card, or beyond TensorRT.
+        GateFailedError: it is called int8 or fp16, and TensorRT runs no layer so.
+        MissingDependencyError: no TensorRT; with TensorRT itself, no cuda-bindings.
+        UsageError: output, batch sizes or DLA core that cannot be.
+        SinkError: the output cannot be written.
+        SsdEdgeError: no GPU where one is needed, not enough memory on it, or one that TensorRT does not support.
+    """
+    _check_output(onnx, output, timing_cache)
+    model, calibration = _read_onnx_card(onnx)
+    trt = load_tensorrt(flavour)
+    gpu = _gpu_to_build_on(trt)
+    begin = time.perf_counter()
+    content = _read(onnx)
+    card_path = engine_card_path(output)
+    with atomic_path(card_path) as card_part, atomic_path(output) as part:
+        network = parse_onnx(trt, content, source=str(onnx))
+        check_contract(network.tensors(), model, str(onnx))
+        options = CompileOptions(batch, workspace_bytes, _read_timing_cache(timing_cache), dla)
+        with _progress_bar(output, progress) as advance:
+            compiled = compile_network(network, options, advance)
+        if timing_cache is not None and compiled.timing_cache is not None:
+            with atomic_path(timing_cache) as cache_part:
+                cache_part.write_bytes(compiled.timing_cache)
+        layers, not_run = _inspect(trt, compiled.plan, model, batch, gpu, source=str(output))
+        card = EngineCard(
+            model=model,
+            onnx_name=onnx.name,
+            onnx_sha256=hashlib.sha256(content).hexdigest(),
+            engine_sha256=hashlib.sha256(compiled.plan).hexdigest(),
+            engine_bytes=len(compiled.plan),
+            flavour=trt.flavour,
+            tensorrt_version=trt.version,
+            cuda_version=gpu.cuda_version if gpu else None,
+            gpu_name=gpu.name if gpu else None,
+            compute_capability=gpu.compute_capability if gpu else None,
+            batch=batch,
+            dla=dla,
+            workspace_bytes=workspace_bytes,
+            calibration=calibration,
+            layers=layers,
+        )
+        part.write_bytes(compiled.plan)
+        card_part.write_text(card.to_json() + "\n", encoding="utf-8")
+    return BuildReport(output, card, time.perf_counter() - begin, not_run)
+
+
+def _check_output(onnx: Path, output: Path, timing_cache: Path | None) -> None:
+    if output.suffix != ".engine":
+        raise UsageError(f"output {output} does not end in .engine, by which other commands know the format")
+    if output.is_dir():
+        raise UsageError(f"output {output} is a folder; give the name of a file")
+    if timing_cache is not None and timing_cache.resolve() in (onnx.resolve(), output.resolve()):
+        raise UsageError(f"--timing-cache {timing_cache} is the model itself; give it a file of its own")
+
+
+def _read_onnx_card(onnx: Path) -> tuple[ModelCard, str | None]:
+    """The model's card and the fingerprint of its calibration, before anything else opens the file."""
+    from ssd_edge.runtime.onnx_file import check_onnx_file, contract_misfits
+
+    if onnx.suffix != ".onnx":
+        raise UsageError(f"{onnx} does not end in .onnx; engines are built from what ssd-edge export writes")
+    file = check_onnx_file(onnx)
+    if ONNX_METADATA_KEY not in file.metadata:
+        misfits = "".join(f"; {misfit}" for misfit in contract_misfits(file))
+        raise ModelFileError(
+            f"{onnx} has no model card ({ONNX_METADATA_KEY} in its metadata){misfits}; "
+            "write the file with: ssd-edge export CHECKPOINT -o model.onnx"
+        )
+    card = ModelCard.from_json(file.metadata[ONNX_METADATA_KEY], source=str(onnx))
+    return card, file.metadata.get(CALIBRATION_METADATA_KEY)
+
+
+def _gpu_to_build_on(trt: TensorRT) -> Gpu | None:
+    """The GPU whose name goes into the card; TensorRT itself builds on it, and for it alone."""
+    if trt.builds_without_gpu:
+        return find_gpu()
+    gpu = load_cudart().gpu()
+    if gpu is None:
+        raise SsdEdgeError(
+            f"{trt} builds an engine on the GPU it is for, and there is no NVIDIA driver or GPU here; build on that "
+            "machine, or with TensorRT-RTX (--tensorrt rtx), which needs none"
+        )
+    return gpu
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(f"cannot read {path}: {error.strerror or error}; check the path") from error
+
+
+def _read_timing_cache(path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    return _read(path) if path.exists() else b""
+
+
+@contextmanager
+def _progress_bar(output: Path, show: bool) -> Iterator[Progress]:
+    """A bar on standard error; called with the fraction done, which only rises."""
+    shape = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
+    with tqdm(total=1.0, desc=f"build {output.name}", bar_format=shape, disable=None if show else True) as bar:
+
+        def advance(fraction: float, phase: str) -> None:
+            bar.set_postfix_str(phase, refresh=False)
+            bar.update(fraction - bar.n)
+
+        yield advance
+        bar.update(bar.total - bar.n)
+
+
+def _inspect(
+    trt: TensorRT, plan: memoryview, model: ModelCard, batch: BatchSizes, gpu: Gpu | None, *, source: str
+) -> tuple[dict[str, LayerShare] | None, str | None]:
+    """Run the engine here, and see what its layers run in; or why not.
+
+    Raises:
+        GateFailedError: it is not what it is called.
+        SsdEdgeError: TensorRT cannot load what it has built for this very GPU.
+    """
+    if gpu is None:
+        return None, "there is no NVIDIA GPU here (or no cuda-bindings); its card has null for them"
+    try:
+        information, times_ms = in_thread(lambda: _run_and_ask(trt, plan, model, batch, source))
+    except SsdEdgeError as error:
+        if not trt.builds_without_gpu:
+            raise
+        return None, f"{gpu.name} does not run it, though another GPU may: {error}"  # RTX builds for all that it knows
+    shares = layer_shares(information, times_ms)
+    if shares is None:
+        return {}, None
+    check_precision(shares, model.precision, source=source)
+    return shares, None
+
+
+def _run_and_ask(
+    trt: TensorRT, plan: memoryview, model: ModelCard, batch: BatchSizes, source: str
+) -> tuple[str, dict[str, float]]:
+    """The inspector's JSON, and the time of each layer by name."""
+    shape = (batch.optimum, model.height, model.width, 3)
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    with EngineSession(trt, plan, model, cuda=load_cudart(), source=source) as session:
+        session.run(images)  # the first run is slower, and gives the context its shapes
+        information = session.loaded.information(session.context)
+        times = LayerTimes(trt)
+        session.context.profiler = times.profiler
+        for _ in range(TIMED_RUNS):
+            session.run(images)
+    return information, times.ms

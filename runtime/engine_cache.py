@@ -1,0 +1,122 @@
+"""On a machine with an NVIDIA GPU and TensorRT, an `.onnx` file runs as an engine, which is built once and kept.
+
+Engines lie in `~/.cache/ssd-edge/engines`, or in the folder that `SSD_EDGE_CACHE` names; each is good for one ONNX
+file, TensorRT, GPU and batch, all of which are in its name. Delete the folder to be rid of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+from pathlib import Path
+
+from ssd_edge.card import file_sha256
+from ssd_edge.errors import MissingDependencyError, ModelFileError, SsdEdgeError, UsageError
+from ssd_edge.runtime.cuda_runtime import Gpu, load_cudart
+from ssd_edge.runtime.engine_card import BatchSizes, EngineCard, check_fresh, read_engine_card
+from ssd_edge.runtime.tensorrt_api import MODULES, TensorRT, load_tensorrt
+
+_log = logging.getLogger(__name__)
+
+BACKENDS = ("auto", "onnxruntime", "tensorrt")
+CACHE_VARIABLE = "SSD_EDGE_CACHE"
+ONE = BatchSizes(1, 1, 1)
+
+
+def engine_cache_folder() -> Path:
+    """Where engines are kept."""
+    named = os.environ.get(CACHE_VARIABLE)
+    return Path(named) if named else Path.home() / ".cache" / "ssd-edge" / "engines"
+
+
+def prepare_model(path: Path, *, backend: str = "auto", batch: BatchSizes = ONE, progress: bool = True) -> Path:
+    """The file to open in place of `path`: an engine for it where the GPU is to run it, else `path` itself.
+
+    Args:
+        backend: `tensorrt`: an engine, or an error. `onnxruntime`: the file itself. `auto`: an engine where there are
+            TensorRT and a GPU, else the file itself; a build that fails is a warning.
+        batch: batch sizes that the engine has to take.
+        progress: show the build's progress.
+
+    Raises:
+        UsageError: another backend, or one that cannot run this kind of file.
+        SsdEdgeError: with `tensorrt`, as `ssd_edge.export.build.build_engine`.
+    """
+    if backend not in BACKENDS:
+        raise UsageError(f"--backend {backend}: expected {', '.join(BACKENDS)}")
+    wrong = {"tensorrt": (".pt", ".safetensors"), "onnxruntime": (".pt", ".safetensors", ".engine")}
+    if path.suffix in wrong.get(backend, ()):
+        raise UsageError(f"--backend {backend} does not run {path}; leave it out, or give the .onnx file")
+    if path.suffix != ".onnx" or backend == "onnxruntime":
+        return path
+    if backend == "tensorrt":
+        return _cached_engine(path, batch, progress)
+    if not _may_have_tensorrt():
+        return path
+    try:
+        return _cached_engine(path, batch, progress)
+    except (_NoGpuError, MissingDependencyError):
+        return path
+    except ModelFileError:
+        raise  # the file's own fault, which ONNX Runtime would meet too
+    except SsdEdgeError as error:
+        _log.warning("%s runs on the CPU, as no engine could be made of it: %s", path, error)
+        return path
+
+
+class _NoGpuError(SsdEdgeError):
+    """There is no GPU to build or run an engine on."""
+
+
+def _may_have_tensorrt() -> bool:
+    """Without importing it, which takes a while."""
+    return any(importlib.util.find_spec(name) for names in MODULES.values() for name in names)
+
+
+def _cached_engine(onnx: Path, batch: BatchSizes, progress: bool) -> Path:
+    gpu = load_cudart().gpu()
+    if gpu is None:
+        raise _NoGpuError(
+            "--backend tensorrt needs an NVIDIA GPU, and there is no driver or GPU here; --backend onnxruntime runs "
+            f"{onnx} on the CPU"
+        )
+    if not onnx.is_file():
+        raise ModelFileError(f"no model file {onnx}; check the path")
+    trt = load_tensorrt()
+    engine = engine_cache_folder() / _engine_name(onnx, trt, gpu, batch)
+    card = _good_card(engine, trt, gpu) or _build(onnx, engine, trt, batch, progress)
+    if card.layers is None:  # kept all the same, so that the next start does not build it again
+        raise SsdEdgeError(
+            f"{trt} builds an engine of {onnx}, but it does not run on {gpu}, as the build found; install a TensorRT "
+            f"that supports this GPU, or give --backend onnxruntime; delete {engine} to try again"
+        )
+    return engine
+
+
+def _engine_name(onnx: Path, trt: TensorRT, gpu: Gpu, batch: BatchSizes) -> str:
+    key = (file_sha256(onnx), trt.flavour, trt.version, gpu.name, gpu.compute_capability, str(batch))
+    return f"{onnx.stem}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.engine"
+
+
+def _good_card(engine: Path, trt: TensorRT, gpu: Gpu) -> EngineCard | None:
+    if not engine.is_file():
+        return None
+    try:
+        card = read_engine_card(engine)
+        check_fresh(engine, card, engine.read_bytes(), flavour=trt.flavour, version=trt.version, gpu=gpu)
+    except (ModelFileError, OSError) as error:
+        _log.debug("%s is built again: %s", engine, error)
+        return None
+    return card
+
+
+def _build(onnx: Path, engine: Path, trt: TensorRT, batch: BatchSizes, progress: bool) -> EngineCard:
+    # The one place where the runtime builds: what only runs engines does without it.
+    from ssd_edge.export.build import build_engine
+
+    _log.info("building an engine of %s for this GPU, once; it is kept in %s", onnx, engine.parent)
+    report = build_engine(onnx, engine, batch=batch, flavour=trt.flavour, progress=progress)
+    _log.info("%s", report)
+    return report.card

@@ -1,0 +1,119 @@
+"""FP32, FP16 and INT8 from one checkpoint: exported into a folder, then measured like any other files."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssd_edge.bench.measure import unique_names
+from ssd_edge.bench.worker import CHECKPOINTS
+from ssd_edge.data.dataset import DetectionDataset
+from ssd_edge.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+TORCH = "torch"  # the checkpoint itself
+PRECISIONS = (TORCH, "fp32", "fp16", "int8")
+
+
+@dataclass(frozen=True)
+class Int8Options:
+    """How an INT8 export is made: the images it is calibrated on, and for which backend (`cpu` or `tensorrt`)."""
+
+    data: Path
+    target: str
+
+
+@dataclass(frozen=True)
+class PrecisionOptions:
+    """What to make of each checkpoint.
+
+    Attributes:
+        precisions: of `PRECISIONS`, in the order in which they are to be measured; `torch` is the checkpoint itself.
+        int8: needed for `int8`.
+        keep: folder that the files stay in; None: they are removed in the end.
+
+    Raises:
+        UsageError: an unknown precision, or int8 without `int8`.
+    """
+
+    precisions: tuple[str, ...]
+    int8: Int8Options | None = None
+    keep: Path | None = None
+
+    def __post_init__(self) -> None:
+        if unknown := [precision for precision in self.precisions if precision not in PRECISIONS]:
+            raise UsageError(
+                f"unknown precision {', '.join(map(repr, unknown))}; expected some of {', '.join(PRECISIONS)}"
+            )
+        if "int8" in self.precisions and self.int8 is None:
+            raise UsageError("int8 needs images to calibrate on; give --calib DATA")
+
+
+@contextmanager
+def in_precisions(
+    models: Sequence[Path], options: PrecisionOptions | None, *, data: DetectionDataset
+) -> Iterator[list[Path]]:
+    """Give the models, each checkpoint among them replaced by its exports; without options as they are.
+
+    Args:
+        data: images that each export is compared with PyTorch on.
+
+    Raises:
+        UsageError: no checkpoint among the models.
+        SsdEdgeError: as `export_onnx`.
+    """
+    if options is None:
+        yield list(models)
+        return
+    stems = export_stems(models)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.keep or Path(temporary)
+        chosen: list[Path] = []
+        for path in models:
+            if path not in stems:
+                chosen.append(path)
+                continue
+            for precision in dict.fromkeys(options.precisions):
+                output = folder / f"{stems[path]}.{precision}.onnx"
+                chosen.append(path if precision == TORCH else _export(path, output, precision, data, options.int8))
+        yield chosen
+
+
+def export_stems(models: Sequence[Path]) -> dict[Path, str]:
+    """What the exports of each checkpoint are called: its name, with folders where the name alone is another's too.
+
+    Raises:
+        UsageError: no checkpoint among the models.
+    """
+    checkpoints = [path for path in models if path.suffix in CHECKPOINTS]
+    if not checkpoints:
+        raise UsageError("--precisions exports checkpoints (.pt, .safetensors), but none is given; add one")
+    bare = [path.with_suffix("") for path in checkpoints]
+    return {path: name.strip("/").replace("/", "-") for path, name in zip(checkpoints, unique_names(bare), strict=True)}
+
+
+def _export(checkpoint: Path, output: Path, precision: str, data: DetectionDataset, int8: Int8Options | None) -> Path:
+    """Write one export, and say what it is."""
+    from ssd_edge.export.onnx_export import export_onnx
+
+    log.info("exporting %s as %s", checkpoint, precision)
+    options = calibration(int8) if precision == "int8" and int8 is not None else {}
+    log.info("%s", export_onnx(checkpoint, output, precision=precision, data=data, **options))
+    return output
+
+
+def calibration(int8: Int8Options) -> dict[str, Any]:
+    """What `export_onnx` is given besides the precision for an INT8 export.
+
+    Raises:
+        UsageError: not in this version.
+    """
+    raise UsageError(
+        f"--precisions int8: calibration for target {int8.target} is not in this version yet; leave int8 out"
+    )

@@ -1,0 +1,160 @@
+"""`parity`: measure models against a reference, in one pass over the images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ssd_edge.card import ModelCard, file_sha256
+from ssd_edge.data.dataset import DetectionDataset
+from ssd_edge.detections import Detections
+from ssd_edge.errors import DatasetError, GateFailedError, ModelFileError, UsageError
+from ssd_edge.evaluation.evaluate import Evaluation, evaluate_detections, scored_classes
+from ssd_edge.images import load_image
+from ssd_edge.parity.max_drop import MaxDrop
+from ssd_edge.parity.report import ModelParity, ParityReport
+from ssd_edge.parity.stages import RunningComparison
+from ssd_edge.parity.taps import TappedDetector, open_tapped
+
+OPERATING_SCORE = 0.4  # as of `stream`
+
+
+def parity(
+    reference: Path,
+    models: Sequence[Path],
+    dataset: DetectionDataset,
+    *,
+    max_drop: MaxDrop,
+    stages: bool = False,
+    images: int | None = None,
+    score: float = OPERATING_SCORE,
+    threads: int | None = None,
+    progress: bool = True,
+) -> ParityReport:
+    """Measure each model's mAP on `dataset` and compare it with the reference's.
+
+    Every image goes through every network once. All models are open at the same time; of the images and their
+    tensors one is in memory at a time.
+
+    Args:
+        reference: a checkpoint, which runs in PyTorch; or any other model file.
+        stages: compare logits, offsets, decoded boxes, scores and kept detections too. An `.onnx` file then needs the
+            `export` extra.
+        images: compare on so many images, spread evenly over the dataset; on all when None.
+        score: with `stages`, detections above it are counted; a card's threshold where that is higher.
+
+    Raises:
+        ModelFileError: a file that cannot be opened, or a model that detects other classes.
+        GateFailedError: the reference itself finds nothing, so there is nothing to compare with.
+        DatasetError: no images, no class in common, or an image that cannot be read.
+        UsageError: `images` is below 1, or `score` out of range.
+    """
+    if not 0 <= score < 1:
+        raise UsageError(f"score {score}; expected a number from 0 to below 1")
+    dataset = _spread(dataset, images)
+    paths = (reference, *models)
+    with ExitStack() as opened:
+        detectors = []
+        for path in paths:  # all of them before the first image
+            detectors.append(open_tapped(path, threads=threads, heads=stages))
+            opened.callback(detectors[-1].close)
+        cards = [detector.card for detector in detectors]
+        for path, card in zip(models, cards[1:], strict=True):
+            _check_classes(reference, cards[0], path, card)
+        scored_classes(dataset, cards[0].class_names, None)  # refuses before any image is read
+        score = max(score, *(card.score_threshold for card in cards))
+        comparisons = [RunningComparison(cards[0], card, score=score) for card in cards[1:]] if stages else []
+        found = _run(detectors, comparisons, dataset, progress=progress)
+        notes = [*_parent_notes(paths, cards), *(note for detector in detectors for note in detector.notes)]
+    figures = [evaluate_detections(detections, dataset, cards[0].class_names) for detections in found]
+    reference_ap = figures[0].metrics["AP"]
+    if not reference_ap > 0:
+        raise GateFailedError(
+            f"{reference} has AP {reference_ap:.4f} on {dataset.name}: there is nothing to compare with; "
+            "give the data that it was trained for, or train it further"
+        )
+    floor = max_drop.floor(reference_ap)
+    rows = [
+        _row(path, card, figure, reference_ap, floor) for path, card, figure in zip(paths, cards, figures, strict=True)
+    ]
+    for place, comparison in enumerate(comparisons, start=1):
+        staged = comparison.result(ap=rows[place].ap, reference_ap=reference_ap, floor=floor)
+        rows[place] = replace(rows[place], comparison=staged)
+    return ParityReport(
+        dataset=dataset.name,
+        images=len(dataset),
+        max_drop=max_drop,
+        floor=floor,
+        reference=rows[0],
+        models=tuple(rows[1:]),
+        class_names=cards[0].class_names,
+        notes=tuple(dict.fromkeys((*notes, *figures[0].notes))),
+    )
+
+
+def _spread(dataset: DetectionDataset, images: int | None) -> DetectionDataset:
+    if not len(dataset):
+        raise DatasetError(f"{dataset.name}: no images to compare on; give a folder or split that has some")
+    if images is None:
+        return dataset
+    if images < 1:
+        raise UsageError(f"{images} images to compare on; expected at least 1")
+    picks = np.linspace(0, len(dataset) - 1, min(images, len(dataset))).round().astype(int)
+    return replace(dataset, records=tuple(dataset.records[pick] for pick in picks))
+
+
+def _run(
+    detectors: Sequence[TappedDetector],
+    comparisons: Sequence[RunningComparison],
+    dataset: DetectionDataset,
+    *,
+    progress: bool,
+) -> list[list[Detections]]:
+    """The detections of each model in each image; with `comparisons`, each model's is updated on the way."""
+    found: list[list[Detections]] = [[] for _ in detectors]
+    with tqdm(dataset.records, unit="image", leave=False, disable=None if progress else True) as bar:
+        for index, record in enumerate(bar):
+            frame = load_image(record.path)
+            reference = detectors[0].detect(frame)
+            found[0].append(reference[1])
+            for place, detector in enumerate(detectors[1:]):
+                model = detector.detect(frame)
+                found[place + 1].append(model[1])
+                if comparisons:
+                    comparisons[place].update(index, record.path, reference, model)
+    return found
+
+
+def _check_classes(reference_path: Path, reference: ModelCard, path: Path, card: ModelCard) -> None:
+    if card.class_names != reference.class_names:
+        ours, theirs = (", ".join(names.class_names[:5]) for names in (card, reference))
+        raise ModelFileError(
+            f"{path} detects {len(card.class_names)} classes ({ours}, …), but {reference_path} "
+            f"{len(reference.class_names)} ({theirs}, …); compare models that were exported from it"
+        )
+
+
+def _parent_notes(paths: Sequence[Path], cards: Sequence[ModelCard]) -> list[str]:
+    """Which models come from a checkpoint that is neither here nor the reference's own origin."""
+    related = {file_sha256(path) for path in paths} | {cards[0].parent_sha256, None}
+    strangers = [path for path, card in zip(paths, cards, strict=True) if card.parent_sha256 not in related]
+    # An engine's origin is its ONNX file, which need not be among the models.
+    strangers = [path for path in strangers if path.suffix != ".engine"]
+    return [f"{path} was exported from another checkpoint file than {paths[0]}" for path in strangers]
+
+
+def _row(path: Path, card: ModelCard, figure: Evaluation, reference: float, floor: float) -> ModelParity:
+    ap = figure.metrics["AP"]
+    return ModelParity(
+        model=str(path),
+        precision=card.precision,
+        ap=ap,
+        ap50=figure.metrics["AP50"],
+        drop=reference - ap,
+        passed=ap >= floor,
+    )

@@ -1,0 +1,314 @@
+"""A TensorRT and a CUDA runtime made of plain Python, which record what is asked of them.
+
+The engine gives every anchor of an image the score of its first pixel, and boxes that tell the anchor's number.
+"""
+
+import ctypes
+from dataclasses import dataclass, field
+from enum import IntEnum
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from ssd_edge.card import ModelCard
+from ssd_edge.runtime.cuda_runtime import Cuda
+from ssd_edge.runtime.tensorrt_api import TensorRT
+
+ANCHORS = 2
+CARD = ModelCard(
+    arch="fake",
+    height=32,
+    width=32,
+    class_names=("a", "b", "c"),
+    category_ids=(1, 2, 4),
+    mean=(0.0,) * 3,
+    std=(1.0,) * 3,
+    score_threshold=0.5,
+    nms_iou=0.5,
+    candidates=10,
+    detections=10,
+)
+
+
+class Severity(IntEnum):
+    INTERNAL_ERROR = 0
+    ERROR = 1
+    WARNING = 2
+    INFO = 3
+    VERBOSE = 4
+
+
+class DataType(IntEnum):
+    FLOAT = 0
+    HALF = 1
+    UINT8 = 2
+
+
+class CudaStatus(IntEnum):
+    cudaSuccess = 0
+    cudaErrorMemoryAllocation = 2
+    cudaErrorInsufficientDriver = 35
+
+
+class Plain:
+    """Stands for ILogger, IProgressMonitor and IProfiler."""
+
+
+@dataclass
+class Script:
+    """What the fakes shall do, and what was asked of them.
+
+    Attributes:
+        says: what TensorRT logs while it builds, loads or runs: (severity, text).
+        plan: what a build gives; None: it fails.
+        loads: whether an engine can be deserialised.
+        batch: smallest, optimum and largest batch of the engine.
+        classes: of its scores.
+        mallocs: how many allocations succeed.
+        driver: whether there is a GPU.
+    """
+
+    says: list[tuple[Severity, str]] = field(default_factory=list)
+    plan: bytes | None = b"plan"
+    loads: bool = True
+    has_context: bool = True
+    runs: bool = True
+    batch: tuple[int, int, int] = (1, 1, 1)
+    classes: int = 3
+    size: int = 32
+    mallocs: int = 100
+    driver: bool = True
+    dla_cores: int = 0
+    takes_cache: bool = True
+    calls: list[Any] = field(default_factory=list)
+    memory: dict[int, bytearray] = field(default_factory=dict)  # by address; freed memory leaves it
+    logger: Any = None
+
+    def speak(self) -> None:
+        for severity, text in self.says:
+            self.logger.log(severity, text)
+
+
+def fake_tensorrt(script: Script, version: str = "10.3.0", flavour: str = "tensorrt", **members: Any) -> TensorRT:
+    """A TensorRT that follows the script; `members` replace those of its module."""
+
+    def with_logger(make: Any) -> Any:
+        def create(*arguments: Any) -> Any:
+            script.logger = arguments[-1]
+            return make(script)
+
+        return create
+
+    api = SimpleNamespace(
+        __version__=version,
+        ILogger=Plain,
+        IProgressMonitor=Plain,
+        IProfiler=Plain,
+        Builder=with_logger(Builder),
+        OnnxParser=with_logger(lambda script: SimpleNamespace(parse=lambda _: True, num_errors=0)),
+        Runtime=with_logger(Runtime),
+        NetworkDefinitionCreationFlag=SimpleNamespace(STRONGLY_TYPED=1),
+        ProfilingVerbosity=SimpleNamespace(DETAILED="detailed"),
+        MemoryPoolType=SimpleNamespace(WORKSPACE="workspace"),
+        DeviceType=SimpleNamespace(DLA="dla"),
+        BuilderFlag=SimpleNamespace(GPU_FALLBACK="fallback"),
+        TensorIOMode=SimpleNamespace(INPUT="input", OUTPUT="output"),
+        LayerInformationFormat=SimpleNamespace(JSON="json"),
+    )
+    vars(api).update(members)
+    return TensorRT(flavour, version, api)
+
+
+class Builder:
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.num_DLA_cores = script.dla_cores
+
+    def create_network(self, flags: int) -> Any:
+        self.script.calls.append(("create_network", flags))
+        images = SimpleNamespace(name="images", dtype=DataType.UINT8, shape=(-1, 32, 32, 3))
+        return SimpleNamespace(num_layers=5, num_inputs=1, num_outputs=2, get_input=lambda _: images)
+
+    def create_builder_config(self) -> "Config":
+        return Config(self.script)
+
+    def create_optimization_profile(self) -> Any:
+        return SimpleNamespace(set_shape=lambda *shapes: self.script.calls.append(("set_shape", *shapes)))
+
+    def build_serialized_network(self, network: Any, config: "Config") -> bytes | None:
+        self.script.speak()
+        monitor = config.progress_monitor
+        monitor.phase_start("Building engine", None, 2)
+        goes_on = monitor.step_complete("Building engine", 0) and monitor.step_complete("Building engine", 1)
+        monitor.phase_finish("Building engine")
+        self.script.calls.append(("built", tuple(network.get_input(0).shape), goes_on))
+        return self.script.plan if goes_on else None
+
+
+class Config:
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.cache = b""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("profiling_verbosity", "default_device_type", "DLA_core"):
+            self.script.calls.append((name, value))
+        super().__setattr__(name, value)
+
+    def set_memory_pool_limit(self, pool: str, size: int) -> None:
+        self.script.calls.append((pool, size))
+
+    def set_flag(self, flag: str) -> None:
+        self.script.calls.append(("set_flag", flag))
+
+    def add_optimization_profile(self, profile: Any) -> None:
+        self.script.calls.append(("add_profile",))
+
+    def create_timing_cache(self, content: bytes) -> Any:
+        self.script.calls.append(("timing_cache", content))
+        return SimpleNamespace(serialize=lambda: content + b" and more")
+
+    def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
+        self.cache = cache
+        taken, self.script.takes_cache = self.script.takes_cache, True
+        return taken and not ignore_mismatch
+
+    def get_timing_cache(self) -> Any:
+        return self.cache
+
+
+class Runtime:
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.engine_host_code_allowed = True  # so that a test sees it denied
+
+    def deserialize_cuda_engine(self, plan: bytes) -> "Engine | None":
+        self.script.calls.append(("deserialise", bytes(plan), self.engine_host_code_allowed))
+        self.script.speak()
+        return Engine(self.script) if self.script.loads else None
+
+
+class Engine:
+    num_io_tensors = 3
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        smallest, _, largest = script.batch
+        first = smallest if smallest == largest else -1
+        self.shapes = {
+            "scores": (first, ANCHORS, script.classes),
+            "images": (first, script.size, script.size, 3),
+            "boxes": (first, ANCHORS, 4),
+        }
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self.shapes)[index]
+
+    def get_tensor_dtype(self, name: str) -> DataType:
+        return DataType.UINT8 if name == "images" else DataType.FLOAT
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.shapes[name]
+
+    def get_tensor_mode(self, name: str) -> str:
+        return "input" if name == "images" else "output"
+
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
+        return [(size, *self.shapes[name][1:]) for size in self.script.batch]
+
+    def create_execution_context(self) -> "Context | None":
+        return Context(self.script) if self.script.has_context else None
+
+    def create_engine_inspector(self) -> Any:
+        return SimpleNamespace(get_engine_information=lambda _: '{"Layers": []}')
+
+
+class Context:
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.addresses: dict[str, int] = {}
+        self.shape: tuple[int, ...] = ()
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.addresses[name] = address
+        return True
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.script.calls.append(("set_input_shape", name, tuple(shape)))
+        self.shape = tuple(shape)
+        return self.script.batch[0] <= shape[0] <= self.script.batch[-1]
+
+    def execute_async_v3(self, stream: int) -> bool:
+        self.script.calls.append(("execute", stream))
+        if not self.script.runs:
+            self.script.speak()
+            return False
+        count = self.shape[0]
+        read = self.script.memory[self.addresses["images"]][: int(np.prod(self.shape))]
+        first_pixels = np.frombuffer(read, np.uint8).reshape(count, -1)[:, 0]
+        scores = np.repeat(first_pixels.astype(np.float32) / 255, ANCHORS * self.script.classes)
+        boxes = np.tile(np.arange(ANCHORS * 4, dtype=np.float32) / 8, count)
+        for name, values in (("scores", scores), ("boxes", boxes)):
+            self.script.memory[self.addresses[name]][: values.nbytes] = values.tobytes()
+        return True
+
+
+def fake_cuda(script: Script) -> Cuda:
+    """A GPU whose memory is the script's."""
+    return Cuda(Cudart(script))
+
+
+class Cudart:
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice="to_device", cudaMemcpyDeviceToHost="to_host")
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+
+    def cudaGetErrorString(self, status: CudaStatus) -> tuple[CudaStatus, bytes]:
+        return CudaStatus.cudaSuccess, b"as the driver words it"
+
+    def cudaGetDeviceCount(self) -> tuple[CudaStatus, int | None]:
+        return (CudaStatus.cudaSuccess, 1) if self.script.driver else (CudaStatus.cudaErrorInsufficientDriver, None)
+
+    def cudaGetDevice(self) -> tuple[CudaStatus, int]:
+        return CudaStatus.cudaSuccess, 0
+
+    def cudaGetDeviceProperties(self, device: int) -> tuple[CudaStatus, Any]:
+        return CudaStatus.cudaSuccess, SimpleNamespace(name=b"Orin", major=8, minor=7)
+
+    def cudaDriverGetVersion(self) -> tuple[CudaStatus, int]:
+        return CudaStatus.cudaSuccess, 12060
+
+    def cudaStreamCreate(self) -> tuple[CudaStatus, int]:
+        self.script.calls.append(("stream",))
+        return CudaStatus.cudaSuccess, 77
+
+    def cudaStreamDestroy(self, stream: int) -> tuple[CudaStatus]:
+        self.script.calls.append(("destroy", stream))
+        return (CudaStatus.cudaSuccess,)
+
+    def cudaStreamSynchronize(self, stream: int) -> tuple[CudaStatus]:
+        self.script.calls.append(("synchronise", stream))
+        return (CudaStatus.cudaSuccess,)
+
+    def cudaMalloc(self, size: int) -> tuple[CudaStatus, int | None]:
+        if self.script.mallocs == 0:
+            return CudaStatus.cudaErrorMemoryAllocation, None
+        self.script.mallocs -= 1
+        address = 0x1000 * (1 + len(self.script.memory))
+        self.script.memory[address] = bytearray(size)
+        self.script.calls.append(("malloc", size))
+        return CudaStatus.cudaSuccess, address
+
+    def cudaFree(self, address: int) -> tuple[CudaStatus]:
+        del self.script.memory[address]
+        return (CudaStatus.cudaSuccess,)
+
+    def cudaMemcpyAsync(self, to: int, start: int, size: int, kind: str, stream: int) -> tuple[CudaStatus]:
+        self.script.calls.append((kind, size, stream))
+        if kind == "to_device":
+            self.script.memory[to][:size] = ctypes.string_at(start, size)
+        else:
+            ctypes.memmove(to, bytes(self.script.memory[start][:size]), size)
+        return (CudaStatus.cudaSuccess,)

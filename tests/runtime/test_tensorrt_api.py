@@ -1,0 +1,347 @@
+"""Versions of TensorRT and their differences: with fakes, and with TensorRT-RTX where it is installed."""
+
+import _thread
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from fake_tensorrt import Builder, Config, Script, Severity, fake_tensorrt
+from onnx import TensorProto, helper
+
+from ssd_edge.errors import MissingDependencyError, ModelFileError, SsdEdgeError, UsageError
+from ssd_edge.runtime import tensorrt_api
+from ssd_edge.runtime.engine_card import BatchSizes
+from ssd_edge.runtime.tensorrt_api import (
+    CompileOptions,
+    MessageLog,
+    TensorRT,
+    _Phases,
+    compile_network,
+    deserialise,
+    load_tensorrt,
+    parse_onnx,
+)
+
+ONE = BatchSizes(1, 1, 1)
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Decide which TensorRT is installed, by version; None: not."""
+
+    def install(tensorrt: str | None = None, rtx: str | None = None) -> None:
+        for name, version in (("tensorrt", tensorrt), ("tensorrt_rtx_bindings", rtx), ("tensorrt_rtx", None)):
+            module = None
+            if version is not None:
+                module = ModuleType(name)
+                module.__version__ = version
+                module.Builder = object
+            monkeypatch.setitem(sys.modules, name, module)  # None: an import raises ModuleNotFoundError
+
+    return install
+
+
+def compiled(script: Script, options: CompileOptions, trt: TensorRT | None = None, **arguments: object) -> object:
+    network = parse_onnx(trt or fake_tensorrt(script), b"", source="m.onnx")
+    return compile_network(network, options, **arguments)
+
+
+def test_tensorrt_comes_before_rtx(installed: Callable[..., None]) -> None:
+    installed(tensorrt="11.4.1", rtx="1.7.1.116")
+    assert str(load_tensorrt()) == "TensorRT 11.4.1"
+    assert str(load_tensorrt("rtx")) == "TensorRT-RTX 1.7.1.116"
+    installed(rtx="1.7.1.116")
+    assert load_tensorrt().flavour == "rtx"
+    with pytest.raises(UsageError, match="--tensorrt trt: expected tensorrt or rtx"):
+        load_tensorrt("trt")
+
+
+def test_no_tensorrt_names_both_ways_to_it(installed: Callable[..., None]) -> None:
+    installed()
+    with pytest.raises(MissingDependencyError, match=r"JetPack 6 or later brings.*extra tensorrt.*\[rtx\]"):
+        load_tensorrt()
+    with pytest.raises(MissingDependencyError, match=r"no TensorRT is installed.*\[tensorrt\]"):
+        load_tensorrt("tensorrt")
+
+
+@pytest.mark.parametrize("version", ["8.5.2.2", "10.2.0", "9.99"])
+def test_an_old_tensorrt_is_refused(installed: Callable[..., None], version: str) -> None:
+    installed(tensorrt=version)
+    with pytest.raises(SsdEdgeError, match=rf"TensorRT {re.escape(version)} is too old; 10\.3 or later.*JetPack 6"):
+        load_tensorrt()
+
+
+def test_the_oldest_tensorrt_is_taken(installed: Callable[..., None]) -> None:
+    installed(tensorrt="10.3.0")
+    assert load_tensorrt().version == "10.3.0"
+    installed(rtx="1.6.0")
+    with pytest.raises(SsdEdgeError, match=r"TensorRT-RTX 1\.6\.0 is too old"):
+        load_tensorrt()
+
+
+def test_a_broken_tensorrt_and_a_mere_folder(
+    installed: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    installed()
+    monkeypatch.delitem(sys.modules, "tensorrt")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "tensorrt").mkdir()
+    with pytest.raises(MissingDependencyError):
+        load_tensorrt("tensorrt")
+    monkeypatch.delitem(sys.modules, "tensorrt")
+    (tmp_path / "tensorrt" / "__init__.py").write_text("raise ImportError('libnvinfer.so.10: cannot open')")
+    with pytest.raises(SsdEdgeError, match=r"does not load: libnvinfer\.so\.10"):
+        load_tensorrt("tensorrt")
+
+
+def test_ctrl_c_while_it_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: str) -> None:
+        raise ImportError("initialization failed") from KeyboardInterrupt()
+
+    monkeypatch.setattr(tensorrt_api.importlib, "import_module", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load_tensorrt()
+
+
+def test_the_runtime_imports_no_tensorrt_and_no_cuda() -> None:
+    code = (
+        "import sys, ssd_edge.runtime.backend_tensorrt, ssd_edge.runtime.engine_cache; "
+        "heavy = ('tensorrt', 'tensorrt_rtx_bindings', 'cuda', 'onnx', 'torch'); "
+        "print(*[name for name in heavy if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout) == (0, "\n")
+
+
+def test_strong_typing_is_a_flag_only_where_there_is_one() -> None:
+    script = Script()
+    parse_onnx(fake_tensorrt(script, "10.3.0"), b"", source="m.onnx")
+    without_flags = fake_tensorrt(script, "11.4.1", NetworkDefinitionCreationFlag=object())
+    parse_onnx(without_flags, b"", source="m.onnx")
+    assert script.calls == [("create_network", 1 << 1), ("create_network", 0)]
+
+
+def test_one_batch_size_becomes_the_inputs_shape() -> None:
+    script = Script()
+    compiled(script, CompileOptions(BatchSizes(4, 4, 4)))
+    assert script.calls[-1] == ("built", (4, 32, 32, 3), True)
+    assert ("add_profile",) not in script.calls
+
+
+def test_several_batch_sizes_become_a_profile() -> None:
+    script = Script()
+    compiled(script, CompileOptions(BatchSizes(1, 4, 16)))
+    shapes = ((1, 32, 32, 3), (4, 32, 32, 3), (16, 32, 32, 3))
+    assert script.calls[-3:] == [
+        ("set_shape", "images", *shapes),
+        ("add_profile",),
+        ("built", (-1, 32, 32, 3), True),
+    ]
+
+
+def test_a_file_of_fixed_batch() -> None:
+    network = parse_onnx(fake_tensorrt(Script()), b"", source="m.onnx")
+    network.definition.get_input(0).shape = (4, 32, 32, 3)
+    compile_network(network, CompileOptions(BatchSizes(4, 4, 4)))
+    for batch in (ONE, BatchSizes(1, 4, 8)):
+        with pytest.raises(UsageError, match=rf"--batch {batch}: the ONNX file fixes the batch at 4"):
+            compile_network(network, CompileOptions(batch))
+
+
+def test_options_reach_the_builder_and_no_precision_does() -> None:
+    script = Script(dla_cores=2)
+    compiled(script, CompileOptions(ONE, workspace_bytes=2 << 30, dla_core=1))
+    assert script.calls[1:-1] == [
+        ("profiling_verbosity", "detailed"),
+        ("workspace", 2147483648),
+        ("default_device_type", "dla"),
+        ("DLA_core", 1),
+        ("set_flag", "fallback"),
+    ]
+
+
+def test_a_dla_that_is_not_there_or_cannot() -> None:
+    with pytest.raises(UsageError, match=r"--dla 0: TensorRT 10\.3\.0 finds no DLA cores"):
+        compiled(Script(), CompileOptions(ONE, dla_core=0))
+    with pytest.raises(UsageError, match=r"--dla 2: .* finds 2 DLA cores"):
+        compiled(Script(dla_cores=2), CompileOptions(ONE, dla_core=2))
+    with pytest.raises(UsageError, match="--batch 1,4,8: a DLA takes one batch size"):
+        compiled(Script(dla_cores=2), CompileOptions(BatchSizes(1, 4, 8), dla_core=0))
+
+
+def test_timing_caches(caplog: pytest.LogCaptureFixture) -> None:
+    assert compiled(Script(), CompileOptions(ONE)).timing_cache is None
+    assert compiled(Script(), CompileOptions(ONE, timing_cache=b"old")).timing_cache == b"old and more"
+    assert not caplog.messages
+    script = Script(takes_cache=False)  # of another GPU
+    assert compiled(script, CompileOptions(ONE, timing_cache=b"old")).timing_cache == b" and more"
+    assert "another TensorRT or GPU" in caplog.messages[0]
+    script = Script()
+    rtx = fake_tensorrt(script, "1.7.1", "rtx")
+    assert compiled(script, CompileOptions(ONE, timing_cache=b"old"), rtx).timing_cache is None
+    assert "does not use timing caches" in caplog.messages[1]
+
+
+@pytest.mark.parametrize(
+    ("says", "message"),
+    [
+        (  # as in reports of TensorRT 10
+            "IBuilder::buildSerializedNetwork: Error Code 9: API Usage Error "
+            "(Target GPU SM 61 is not supported by this TensorRT release.)",
+            r"does not support this GPU: .*SM 61.*support matrix",
+        ),
+        (
+            "[virtualMemoryBuffer.cpp::resizePhysical::145] Error Code 2: OutOfMemory (no further information)",
+            r"ran out of GPU memory: .*smaller --batch, now 1, .*--workspace, now 2\.1 GB",
+        ),
+        (
+            "[defaultAllocator.cpp::allocate::31] Error Code 1: Cuda Runtime (out of memory)",
+            "ran out of GPU memory",
+        ),
+        (
+            "Error Code 10: Internal Error (Could not find any implementation for node /head/conv + /head/relu.)",
+            r"no kernel for /head/conv \+ /head/relu.*--workspace",
+        ),
+        ("Error Code 4: API Usage Error (conv_7: kernel weights has count 3)", "cannot build the engine: .*conv_7"),
+    ],
+)
+def test_failures_quote_tensorrt_and_name_the_remedy(says: str, message: str) -> None:
+    script = Script(plan=None, says=[(Severity.VERBOSE, "out of memory"), (Severity.ERROR, says)])
+    with pytest.raises(SsdEdgeError, match=message):
+        compiled(script, CompileOptions(ONE, workspace_bytes=2 << 30))
+
+
+def test_a_log_keeps_what_matters() -> None:
+    script = Script()
+    log = MessageLog(fake_tensorrt(script))
+    for severity in Severity:
+        log.logger.log(severity, f"a {severity.name}\nof two lines")
+    log.logger.log(Severity.ERROR, "again. In f at /_src/x.cpp:12)")
+    log.logger.log(Severity.ERROR, "again. In f at /_src/x.cpp:13)")
+    assert [message.severity for message in log.messages[:4]] == ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO"]
+    assert len(log.messages) == 6
+    assert log.quote() == "a INTERNAL_ERROR of two lines; a ERROR of two lines; again.)"
+
+
+def test_progress_of_phases_inside_each_other_only_rises() -> None:
+    phases = _Phases()
+    phases.start("build", None, 4)
+    phases.start("optimise", "build", 2)
+    seen = []
+    for name, step in (("optimise", 0), ("optimise", 1), ("build", 0), ("unheard of", 3), ("build", 3), ("build", 9)):
+        phases.step(name, step)
+        seen.append(phases.fraction)
+    assert seen == [0.125, 0.25, 0.25, 0.25, 1, 1]
+    phases.start("build", None, 4)
+    phases.step("build", 0)
+    assert phases.fraction == 1
+
+
+def test_progress_is_told() -> None:
+    told = []
+    compiled(Script(), CompileOptions(ONE), progress=lambda fraction, phase: told.append((fraction, phase)))
+    assert told == [(0.5, "Building engine"), (1.0, "Building engine")]
+
+
+def test_ctrl_c_cancels_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script()
+    original = Builder.build_serialized_network
+
+    def interrupted(builder: Builder, network: object, config: Config) -> bytes | None:
+        _thread.interrupt_main()  # what Ctrl-C does
+        while config.progress_monitor.step_complete("Building engine", 0):
+            pass
+        return original(builder, network, config)
+
+    monkeypatch.setattr(Builder, "build_serialized_network", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compiled(script, CompileOptions(ONE))
+    assert script.calls[-1] == ("built", (1, 32, 32, 3), False)  # it had ended before the exception went on
+
+
+def test_an_error_in_the_builders_thread_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Builder, "build_serialized_network", fails)
+    with pytest.raises(ZeroDivisionError):
+        compiled(Script(), CompileOptions(ONE))
+
+
+def test_a_builder_that_does_not_start() -> None:
+    script = Script(says=[(Severity.ERROR, "CUDA initialization failure with error: 35")])
+
+    def builder(logger: object) -> None:
+        script.logger = logger
+        script.speak()
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    with pytest.raises(SsdEdgeError, match=r"does not start: CUDA initialization failure.*--tensorrt rtx"):
+        parse_onnx(fake_tensorrt(script, Builder=builder), b"", source="m.onnx")
+
+
+def test_engines_may_not_bring_code_for_the_host() -> None:
+    script = Script()
+    deserialise(fake_tensorrt(script), b"plan", source="m.engine")
+    assert script.calls == [("deserialise", b"plan", False)]
+
+
+@pytest.mark.parametrize(
+    ("says", "kind", "message"),
+    [
+        (  # as TensorRT 10 says it
+            "IRuntime::deserializeCudaEngine: Error Code 1: Serialization (Serialization assertion stdVersionRead == "
+            "kSERIALIZATION_VERSION failed.Version tag does not match. Note: Current Version: 239, Serialized Engine "
+            "Version: 240)",
+            ModelFileError,
+            "Version tag does not match.*build it again here",
+        ),
+        ("Error Code 1: Cuda Runtime (out of memory)", SsdEdgeError, "ran out of GPU memory"),
+        ("cudaError 35: CUDA driver version is insufficient", SsdEdgeError, "no NVIDIA driver or GPU.*onnx"),
+    ],
+)
+def test_engines_that_do_not_load(says: str, kind: type[SsdEdgeError], message: str) -> None:
+    script = Script(loads=False, says=[(Severity.ERROR, says)])
+    with pytest.raises(kind, match=rf"m\.engine: TensorRT 10\.3\.0 .*{message}") as caught:
+        deserialise(fake_tensorrt(script), b"", source="m.engine")
+    assert type(caught.value) is kind
+
+
+@pytest.fixture
+def rtx() -> TensorRT:
+    pytest.importorskip("tensorrt_rtx_bindings")
+    return load_tensorrt("rtx")
+
+
+def test_rtx_reads_and_builds(rtx: TensorRT, model_path: Path) -> None:
+    network = parse_onnx(rtx, model_path.read_bytes(), source="colour.onnx")
+    assert [(t.name, t.dtype, t.shape[1:], t.is_input) for t in network.tensors()] == [
+        ("images", "UINT8", (32, 32, 3), True),
+        ("boxes", "FLOAT", (16, 4), False),
+        ("scores", "FLOAT", (16, 3), False),
+    ]
+    told: list[float] = []
+    result = compile_network(network, CompileOptions(BatchSizes(1, 2, 4)), lambda fraction, _: told.append(fraction))
+    assert len(result.plan) > 1000
+    assert told == sorted(told)
+    assert 0.5 < told[-1] <= 1
+
+
+def test_rtx_names_the_node_that_it_cannot_read(rtx: TensorRT) -> None:
+    image = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", 4, 4, 3])
+    planes = helper.make_tensor_value_info("planes", TensorProto.UINT8, ["batch", 3, 4, 4])
+    node = helper.make_node("Transpose", ["images"], ["planes"], name="to_planes", perm=[0, 3, 1, 2])
+    graph = helper.make_graph([node], "g", [image], [planes])
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+    with pytest.raises(ModelFileError, match=r"m\.onnx: TensorRT-RTX .* node to_planes \(Transpose\): .*type UInt8"):
+        parse_onnx(rtx, model.SerializeToString(), source="m.onnx")
+
+
+@pytest.mark.parametrize("content", [b"this is no protobuf", b"\x08", b""])
+def test_rtx_refuses_what_is_no_onnx(rtx: TensorRT, content: bytes) -> None:
+    with pytest.raises(ModelFileError, match=r"m\.onnx"):
+        parse_onnx(rtx, content, source="m.onnx")
