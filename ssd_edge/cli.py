@@ -246,7 +246,7 @@ def _bench(args: argparse.Namespace) -> None:
     from ssd_edge.bench.measure import bench, check_models
     from ssd_edge.bench.options import BenchOptions
     from ssd_edge.bench.outputs import Outputs
-    from ssd_edge.bench.precisions import Int8Options, PrecisionOptions, in_precisions
+    from ssd_edge.bench.precisions import CalibrationChoice, PrecisionOptions, in_precisions
 
     if args.plot and not args.accuracy:
         raise UsageError("--plot draws accuracy against speed; leave out --no-accuracy")
@@ -266,7 +266,7 @@ def _bench(args: argparse.Namespace) -> None:
     )
     precisions = None
     if args.precisions:
-        int8 = Int8Options(args.calib, args.target or "cpu") if args.calib else None
+        int8 = CalibrationChoice(args.calib, args.target or "cpu") if args.calib else None
         precisions = PrecisionOptions(tuple(args.precisions.split(",")), int8, args.keep)
     outputs = Outputs(args.json, args.markdown, args.plot)
     outputs.check()  # before the long work

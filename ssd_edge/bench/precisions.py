@@ -8,12 +8,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ssd_edge.bench.measure import unique_names
 from ssd_edge.bench.worker import CHECKPOINTS
 from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.errors import UsageError
+
+if TYPE_CHECKING:
+    from ssd_edge.export.int8 import Int8Options
 
 log = logging.getLogger(__name__)
 
@@ -22,11 +25,22 @@ PRECISIONS = (TORCH, "fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)
-class Int8Options:
+class CalibrationChoice:
     """How an INT8 export is made: the images it is calibrated on, and for which backend (`cpu` or `tensorrt`)."""
 
     data: Path
     target: str
+
+    def export_options(self) -> Int8Options:
+        """The same as `export_onnx` takes it.
+
+        Raises:
+            DatasetError: no images to calibrate on.
+        """
+        from ssd_edge.calib.images import calibration_images
+        from ssd_edge.export.int8 import Int8Options
+
+        return Int8Options(calibration_images(self.data), target=self.target)
 
 
 @dataclass(frozen=True)
@@ -43,7 +57,7 @@ class PrecisionOptions:
     """
 
     precisions: tuple[str, ...]
-    int8: Int8Options | None = None
+    int8: CalibrationChoice | None = None
     keep: Path | None = None
 
     def __post_init__(self) -> None:
@@ -98,22 +112,13 @@ def export_stems(models: Sequence[Path]) -> dict[Path, str]:
     return {path: name.strip("/").replace("/", "-") for path, name in zip(checkpoints, unique_names(bare), strict=True)}
 
 
-def _export(checkpoint: Path, output: Path, precision: str, data: DetectionDataset, int8: Int8Options | None) -> Path:
+def _export(
+    checkpoint: Path, output: Path, precision: str, data: DetectionDataset, int8: CalibrationChoice | None
+) -> Path:
     """Write one export, and say what it is."""
     from ssd_edge.export.onnx_export import export_onnx
 
     log.info("exporting %s as %s", checkpoint, precision)
-    options = calibration(int8) if precision == "int8" and int8 is not None else {}
-    log.info("%s", export_onnx(checkpoint, output, precision=precision, data=data, **options))
+    made = int8.export_options() if precision == "int8" and int8 is not None else None
+    log.info("%s", export_onnx(checkpoint, output, precision=precision, data=data, int8=made))
     return output
-
-
-def calibration(int8: Int8Options) -> dict[str, Any]:
-    """What `export_onnx` is given besides the precision for an INT8 export.
-
-    Raises:
-        UsageError: not in this version.
-    """
-    raise UsageError(
-        f"--precisions int8: calibration for target {int8.target} is not in this version yet; leave int8 out"
-    )
