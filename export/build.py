@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ssd_edge.card import ONNX_METADATA_KEY, ModelCard
+from ssd_edge.card import ONNX_METADATA_KEY, ModelCard, int8_target
 from ssd_edge.errors import ModelFileError, SsdEdgeError, UsageError
 from ssd_edge.export.engine_layers import check_precision, layer_shares
 from ssd_edge.files import atomic_path
@@ -164,6 +164,12 @@ def _read_onnx_card(onnx: Path) -> tuple[ModelCard, str | None]:
         raise ModelFileError(
             f"{onnx} has no model card ({ONNX_METADATA_KEY} in its metadata){misfits}; "
             "write the file with: ssd-edge export CHECKPOINT -o model.onnx"
+        )
+    if int8_target(file.metadata) == "cpu":
+        raise ModelFileError(
+            f"{onnx} is an int8 file for ONNX Runtime on the CPU, whose uint8 activations TensorRT does not read; "
+            "write one for TensorRT with: "
+            "ssd-edge export CHECKPOINT -o model.onnx --precision int8 --calib DATA --target tensorrt"
         )
     card = ModelCard.from_json(file.metadata[ONNX_METADATA_KEY], source=str(onnx))
     return card, file.metadata.get(CALIBRATION_METADATA_KEY)

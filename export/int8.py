@@ -29,11 +29,11 @@ from ssd_edge.calib.placement_cpu import layers_for_cpu, place_for_cpu
 from ssd_edge.calib.placement_tensorrt import layers_for_tensorrt, place_for_tensorrt
 from ssd_edge.calib.recovery import Recovery, Trials, recover
 from ssd_edge.calib.table import METHODS, CalibrationSettings, CalibrationTable
-from ssd_edge.card import ONNX_METADATA_KEY, ModelCard
+from ssd_edge.card import INT8_METADATA_KEY, ONNX_METADATA_KEY, ModelCard
 from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.errors import GateFailedError, UsageError
 from ssd_edge.evaluation.evaluate import evaluate
-from ssd_edge.export.fp16 import half_from_float
+from ssd_edge.export.fp16 import emulated_half, half_from_float
 from ssd_edge.files import atomic_path
 from ssd_edge.images import load_image
 from ssd_edge.parity.max_drop import MaxDrop
@@ -45,7 +45,6 @@ log = logging.getLogger(__name__)
 TARGETS = ("tensorrt", "cpu")
 DEFAULT_METHOD = "minmax"
 CALIBRATION_METADATA_KEY = "ssd_edge_calibration"  # the fingerprint of the table of ranges
-INT8_METADATA_KEY = "ssd_edge_int8"  # target, method, images and the layers that stay float, as JSON
 ERROR_IMAGES = 8  # that a layer's sensitivity is measured on
 TIMED_RUNS = 15
 OVERFLOW_IMAGES = 8  # that the float part is looked at for overflow of half
@@ -155,6 +154,7 @@ def int8_from_float(graph: onnx.ModelProto, card: ModelCard, options: Int8Option
     table = _table(graph, options, size_hw)
     notes = [f"ranges by {options.method} over {table.images} images, Q/DQ placed for {options.target}"]
     if options.validation is not None:
+        notes += _overlap(options)
         paths = [record.path for record in options.validation.records]
         warning = ranges_warning(
             table, graph, paths, size_hw=size_hw, threads=options.threads, progress=options.progress
@@ -168,11 +168,8 @@ def int8_from_float(graph: onnx.ModelProto, card: ModelCard, options: Int8Option
         recovery = _recover(placement, card, options)
         notes += str(recovery).splitlines()
     kept = recovery.chosen.kept_float if recovery else ()
-    model = placement.place(kept)
-    if options.target == "tensorrt":
-        picks = options.images.paths[:OVERFLOW_IMAGES]
-        model, report = half_from_float(model, [preprocess(load_image(path), size_hw) for path in picks])
-        notes += [line for line in str(report).splitlines() if line.startswith(("kept in float32", "note"))]
+    model, half_notes = placement.final(kept)
+    notes += half_notes
     integer = len(placement.layers) - len(kept)
     notes.append(f"{integer} of {placement.convolutions} convolutions in int8")
     _describe(model, table, options, kept)
@@ -210,6 +207,21 @@ def _size_hw(graph: onnx.ModelProto) -> tuple[int, int]:
     return height, width
 
 
+def _overlap(options: Int8Options) -> list[str]:
+    """A warning where mAP is measured on images that the ranges, or the fine-tuned weights, come from."""
+    assert options.validation is not None
+    judged = {record.path.resolve() for record in options.validation.records}
+    seen = {path.resolve() for path in options.images.paths}
+    if options.qat is not None:
+        seen |= {record.path.resolve() for record in options.qat.data.records}
+    shared = len(judged & seen)
+    if not shared:
+        return []
+    warning = f"warning: {shared} of {len(judged)} images that mAP is measured on are calibrated or trained on too"
+    log.warning("%s", warning)
+    return [warning]
+
+
 class Placement:
     """A float graph, its ranges, and the placement of a target; layers are named as in the checkpoint.
 
@@ -231,6 +243,16 @@ class Placement:
             lambda tensor: self._table.range_of(tensor, self._options.method),
             keep_float=[self._nodes[name].output[0] for name in keep_float],
         )
+
+    def final(self, keep_float: Collection[str] = ()) -> tuple[onnx.ModelProto, list[str]]:
+        """The model as it is written, for `tensorrt` with its float part in half, and what there is to say of that."""
+        model = self.place(keep_float)
+        if self._options.target != "tensorrt":
+            return model, []
+        _, height, width, _ = (dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim)
+        images = [load_image(path) for path in self._options.images.paths[:OVERFLOW_IMAGES]]
+        half, report = half_from_float(model, [preprocess(image, (height, width)) for image in images])
+        return half, [line for line in str(report).splitlines() if line.startswith(("kept in float32", "note"))]
 
     def products(self) -> dict[str, int]:
         """Multiplications for one image, of each layer."""
@@ -273,7 +295,7 @@ def _recover(placement: Placement, card: ModelCard, options: Int8Options) -> Rec
     return recover(
         placement.layers,
         Trials(
-            ap=lambda kept: measure_ap(placement.place(kept)),
+            ap=lambda kept: measure_ap(_emulated(placement.final(kept)[0], options.target)),
             error=_error_of(placement, batch, options.threads),
             cost=cost,
         ),
@@ -284,13 +306,19 @@ def _recover(placement: Placement, card: ModelCard, options: Int8Options) -> Rec
     )
 
 
+def _emulated(model: onnx.ModelProto, target: str) -> onnx.ModelProto:
+    """What computes on the CPU as the file does where it is meant to run: each half tensor rounded."""
+    return model if target == "cpu" else emulated_half(model)
+
+
 def _ap_of(card: ModelCard, data: DetectionDataset, options: Int8Options) -> Callable[[onnx.ModelProto], float]:
     """Measures a model's AP by way of a file, as every other measurement does."""
 
     def ap(model: onnx.ModelProto) -> float:
         whole = onnx.ModelProto()
         whole.CopyFrom(model)
-        onnx.helper.set_model_props(whole, {ONNX_METADATA_KEY: replace(card, precision="int8").to_json()})
+        metadata = {ONNX_METADATA_KEY: replace(card, precision="int8").to_json()}
+        onnx.helper.set_model_props(whole, metadata | {INT8_METADATA_KEY: json.dumps({"target": options.target})})
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trial.onnx"
             path.write_bytes(whole.SerializeToString())

@@ -52,6 +52,8 @@ from ssd_edge.runtime.backend_torch import TorchDetector
 from ssd_edge.runtime.detector import Detector
 from ssd_edge.runtime.preprocess import preprocess
 
+log = logging.getLogger(__name__)
+
 OPSET = 18
 IR_VERSION = 8  # the one that came with opset 18, so that runtimes from 2023 on load the file
 TORCH_NEEDED = (2, 6)  # the first with torch.onnx.export(dynamo=True, dynamic_shapes=...) as used here
@@ -93,12 +95,17 @@ class ExportReport:
 
     def __str__(self) -> str:
         rest = "" if self.detections_equal == self.detections else ", the others tie or sit on a threshold"
+        equal = f"{self.detections_equal} of {self.detections} detections equal{rest}"
+        if self.precision == "int8":
+            equal = (
+                f"{self.detections_equal} of {self.detections} detections with scores above {INT8_SCORE} found again "
+                f"(within {INT8_TOLERANCE} of the score and of the image's size)"
+            )
         return (
             f"{self.path}: {self.size_bytes / 1e6:.1f} MB, {self.nodes} nodes, opset {self.opset}, {self.precision}\n"
             f"against PyTorch on {self.images} images: boxes differ by at most {self.boxes_difference:.1e}, "
             f"scores by {self.scores_difference:.1e}; "
-            f"{self.detections_equal} of {self.detections} detections equal{rest}"
-            + "".join(f"\n{note}" for note in self.notes)
+            f"{equal}" + "".join(f"\n{note}" for note in self.notes)
         )
 
 
@@ -150,7 +157,9 @@ def export_onnx(
         if result.recovery is not None:
             write_recovery(output, result.recovery, title=f"{card.arch}, int8 for {int8.target}")
         if result.wants_finetuning and int8.qat is not None:
-            return _export_finetuned(checkpoint, output, graph, int8, result, data)
+            tuned = _export_finetuned(checkpoint, output, graph, int8, result, data)
+            if tuned is not None:
+                return tuned
         result.check()
         graph, notes = result.model, result.notes
     add_metadata(graph, {ONNX_METADATA_KEY: card.to_json()})
@@ -209,11 +218,22 @@ def _export_finetuned(
     int8: Int8Options,
     result: Int8Result,
     data: DetectionDataset | None,
-) -> ExportReport:
-    """Export again, from a checkpoint fine-tuned under the rounding of int8; the bound stays that of the first one."""
+) -> ExportReport | None:
+    """Export again, from a checkpoint fine-tuned under the rounding of int8; the bound stays that of the first one.
+
+    None where that does not hold the bound either, or costs no less: the first result is the better one then.
+    """
     assert result.recovery is not None
     tuned = finetuned_checkpoint(checkpoint, output.with_suffix(".qat.pt"), graph, int8)
     again = replace(int8, qat=None, table=None, reference_ap=result.recovery.reference_ap)
+    model, card = model_from_checkpoint(tuned)
+    tuned_graph = onnx_from_predictor(Predictor(model).eval(), size_hw=(card.height, card.width))
+    recovery = int8_from_float(tuned_graph, card, again).recovery
+    assert recovery is not None
+    first = result.recovery
+    if not recovery.enough or (first.enough and recovery.cost_ratio >= first.cost_ratio):
+        log.warning("fine-tuning did not help (%s); what giving layers back found is kept", recovery)
+        return None
     report = export_onnx(tuned, output, precision="int8", data=data, int8=again)
     return replace(report, notes=(f"fine-tuned under int8 rounding: {tuned}", *report.notes))
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from ssd_edge.card import ONNX_METADATA_KEY, ModelCard
+from ssd_edge.card import ONNX_METADATA_KEY, ModelCard, int8_target
 from ssd_edge.errors import ModelFileError
 from ssd_edge.runtime.detector import Detector
 from ssd_edge.runtime.onnx_file import REMEDY, OnnxFile, check_onnx_file, contract_misfits
@@ -32,7 +33,7 @@ class OnnxDetector(Detector):
     ) -> None:
         file = check_onnx_file(path)
         super().__init__(_read_card(file), score_threshold=score_threshold)
-        self._session = _open_session(path, threads, spin)
+        self._session = _open_session(path, file, threads, spin)
         _check_signature(file, self._session, self.card)
         self._check_run(path)
 
@@ -58,11 +59,22 @@ class OnnxDetector(Detector):
             )
 
 
-def _open_session(path: Path, threads: int | None, spin: bool) -> ort.InferenceSession:
+def leave_pairs_alone(options: ort.SessionOptions, metadata: Mapping[str, str]) -> None:
+    """Let ONNX Runtime compute Q/DQ pairs that were placed for TensorRT as they stand.
+
+    It has no kernels for them, and what it makes of pairs in half instead is garbage (1.32 on x86-64: convolutions give
+    values in the ten thousands).
+    """
+    if int8_target(metadata) == "tensorrt":
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+
+
+def _open_session(path: Path, file: OnnxFile, threads: int | None, spin: bool) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or 0  # 0: one a physical core
     options.log_severity_level = 3  # errors only
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
+    leave_pairs_alone(options, file.metadata)
     try:
         return ort.InferenceSession(str(path), options, providers=list(PROVIDERS))
     except Exception as error:  # ONNX Runtime's errors share no base but Exception

@@ -12,10 +12,11 @@ import logging
 import os
 from pathlib import Path
 
-from ssd_edge.card import file_sha256
+from ssd_edge.card import file_sha256, int8_target
 from ssd_edge.errors import MissingDependencyError, ModelFileError, SsdEdgeError, UsageError
 from ssd_edge.runtime.cuda_runtime import Gpu, load_cudart
 from ssd_edge.runtime.engine_card import BatchSizes, EngineCard, check_fresh, read_engine_card
+from ssd_edge.runtime.onnx_file import check_onnx_file
 from ssd_edge.runtime.tensorrt_api import MODULES, TensorRT, load_tensorrt
 
 _log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def prepare_model(path: Path, *, backend: str = "auto", batch: BatchSizes = ONE,
         return path
     if backend == "tensorrt":
         return _cached_engine(path, batch, progress)
-    if not _may_have_tensorrt():
+    if not _may_have_tensorrt() or _is_for_the_cpu(path):
         return path
     try:
         return _cached_engine(path, batch, progress)
@@ -68,6 +69,11 @@ def prepare_model(path: Path, *, backend: str = "auto", batch: BatchSizes = ONE,
 
 class _NoGpuError(SsdEdgeError):
     """There is no GPU to build or run an engine on."""
+
+
+def _is_for_the_cpu(onnx: Path) -> bool:
+    """An int8 file whose Q/DQ pairs TensorRT does not read."""
+    return onnx.is_file() and int8_target(check_onnx_file(onnx).metadata) == "cpu"
 
 
 def _may_have_tensorrt() -> bool:

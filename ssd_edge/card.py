@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from ssd_edge.errors import ModelFileError
 
 CARD_VERSION = 1
 ONNX_METADATA_KEY = "ssd_edge_card"  # in the ONNX file's metadata_props
+INT8_METADATA_KEY = "ssd_edge_int8"  # there too, of an int8 file: JSON with the target that it was made for, and how
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,15 @@ _TYPES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         ("default_boxes",),
     ),
 )
+
+
+def int8_target(metadata: Mapping[str, str]) -> str | None:
+    """Whose kernels an int8 file was made for, `tensorrt` or `cpu`, by the ONNX file's metadata; None: not told."""
+    try:
+        target = json.loads(metadata.get(INT8_METADATA_KEY, "{}")).get("target")
+    except (ValueError, AttributeError):
+        return None
+    return target if isinstance(target, str) else None
 
 
 def file_sha256(path: Path) -> str:

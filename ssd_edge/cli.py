@@ -166,10 +166,16 @@ def _eval_device(args: argparse.Namespace) -> str | None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from ssd_edge.export.onnx_export import export_onnx
-
     if args.precision != "int8" and (args.calib or args.max_drop or args.qat or args.table):
         raise UsageError("--calib, --table, --max-drop and --qat are about int8; give --precision int8 too")
+    if args.precision == "int8" and args.calib is None:
+        raise UsageError("int8 needs images to calibrate on, a dataset or any folder of images; give --calib DATA")
+    if args.max_drop and args.data is None:
+        raise UsageError("--max-drop needs labelled images to measure mAP on; give --data VALIDATION")
+    if args.qat and not args.max_drop:
+        raise UsageError("--qat is for where a bound fails; give --max-drop too")
+    from ssd_edge.export.onnx_export import export_onnx
+
     data = _usable_dataset(args) if args.data else None
     int8 = _int8_options(args, data) if args.precision == "int8" else None
     print(export_onnx(args.checkpoint, args.output, precision=args.precision, data=data, int8=int8))
@@ -181,21 +187,21 @@ def _int8_options(args: argparse.Namespace, validation: DetectionDataset | None)
     from ssd_edge.export.int8 import Int8Options, QatOptions
     from ssd_edge.parity.max_drop import MaxDrop
 
-    if args.calib is None:
-        raise UsageError("int8 needs images to calibrate on, a dataset or any folder of images; give --calib DATA")
+    max_drop = MaxDrop.parse(args.max_drop) if args.max_drop else None  # before the long work
     qat = None
     if args.qat:
         from ssd_edge.data.lint import lint
-        from ssd_edge.data.readers import read_dataset
+        from ssd_edge.data.readers import find_split, list_splits, read_dataset
 
-        qat = QatOptions(args.qat, lint(read_dataset(args.calib, args.calib_split))[0])
+        split = args.calib_split or find_split(list_splits(args.calib), "train")  # as for the calibration images
+        qat = QatOptions(args.qat, lint(read_dataset(args.calib, split))[0])
     return Int8Options(
         calibration_images(args.calib, args.images, split=args.calib_split, seed=args.seed),
         target=args.target,
         method=args.method,
         table=args.table,
         settings=CalibrationSettings(seed=args.seed),
-        max_drop=MaxDrop.parse(args.max_drop) if args.max_drop else None,
+        max_drop=max_drop,
         validation=validation,
         qat=qat,
         threads=args.threads,

@@ -15,6 +15,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ssd_edge.parity.taps import RawTensors, Tap
+from ssd_edge.runtime.backend_onnx import leave_pairs_alone
 from ssd_edge.runtime.detector import Detector
 
 # They tell of a tensor's shape, not of its values, so nothing is decoded through them.
@@ -127,4 +128,5 @@ def _session(model: onnx.ModelProto, outputs: list[str], threads: int | None) ->
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3  # errors only
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    leave_pairs_alone(options, {prop.key: prop.value for prop in model.metadata_props})
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

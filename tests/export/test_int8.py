@@ -20,6 +20,7 @@ from ssd_edge.export import onnx_export
 from ssd_edge.export.int8 import Int8Options, int8_from_float
 from ssd_edge.export.onnx_export import export_onnx
 from ssd_edge.parity.max_drop import MaxDrop
+from ssd_edge.runtime import backend_onnx, engine_cache
 from ssd_edge.runtime.detector import open_detector
 
 
@@ -51,6 +52,44 @@ def test_a_file_says_what_it_is(tiny: Tiny, images: CalibrationImages, target: s
     assert f"Q/DQ placed for {target}" in str(report)
     with open_detector(path) as detector:
         assert evaluate(detector, tiny.dataset, progress=False).metrics["AP50"] > 0.7
+
+
+def test_pairs_in_half_are_computed_as_they_stand(
+    tiny: Tiny, images: CalibrationImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime's optimisations make garbage of them in some graphs; here it is enough that they are off."""
+    asked: list[dict[str, str]] = []
+    real = backend_onnx.leave_pairs_alone
+
+    def watched(options: Any, metadata: dict[str, str]) -> None:
+        real(options, metadata)
+        asked.append({name: options.get_session_config_entry(name) for name in ("session.disable_quant_qdq",)})
+
+    for target in ("cpu", "tensorrt"):
+        path = tmp_path / f"{target}.onnx"
+        export_onnx(tiny.checkpoint, path, precision="int8", int8=Int8Options(images, target=target))
+    monkeypatch.setattr(backend_onnx, "leave_pairs_alone", watched)
+    with open_detector(tmp_path / "tensorrt.onnx"):
+        pass
+    assert asked == [{"session.disable_quant_qdq": "1"}]
+
+
+def test_build_refuses_a_file_for_the_cpu(
+    tiny: Tiny, images: CalibrationImages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "int8.onnx"
+    export_onnx(tiny.checkpoint, path, precision="int8", int8=Int8Options(images, target="cpu"))
+    assert main(["build", str(path), "-o", str(tmp_path / "int8.engine")]) == 1
+    assert "--precision int8 --calib DATA --target tensorrt" in capsys.readouterr().err
+    assert engine_cache._is_for_the_cpu(path)  # so that `stream` on a GPU runs it on the CPU
+
+
+def test_judging_on_calibration_images_is_told(
+    tiny: Tiny, images: CalibrationImages, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = Int8Options(images, target="cpu", validation=tiny.dataset)
+    result = int8_from_float(onnx.load(tiny.onnx), tiny.card, options)
+    assert "warning: 6 of 6 images that mAP is measured on are calibrated or trained on too" in result.notes
 
 
 def test_both_targets_use_one_table(tiny: Tiny, images: CalibrationImages, tmp_path: Path) -> None:
@@ -179,6 +218,7 @@ def test_options_that_cannot_be(images: CalibrationImages, change: dict[str, Any
         ("--calib {data}", "give --precision int8 too"),
         ("--precision fp16 --max-drop 1%", "give --precision int8 too"),
         ("--precision int8 --calib {data} --max-drop 1%", "give --data VALIDATION"),
+        ("--precision int8 --calib {data} --data {data} --max-drop lots", "'lots' is not understood"),
         ("--precision int8 --calib {data} --data {data} --qat 2", "give --max-drop too"),
     ],
 )
