@@ -221,6 +221,7 @@ class _Walk:
         self.depth = 0
         self.operators: Counter[str] = Counter()
         self.shapes: dict[str, list[int]] = {}  # short int64 constants by name
+        self.made_constants: set[str] = set()  # what Constant nodes give, in whichever of a dozen forms
 
     def refuse(self, problem: str) -> NoReturn:
         raise ModelFileError(f"{self.path}: {problem}; {REMEDY}")
@@ -439,12 +440,19 @@ class _Walk:
         self.operators[op_type if domain in ("", "ai.onnx") else f"{domain}::{op_type}"] += 1
         for value in attributes:
             self.inner(self.attribute, value)
+        if op_type == "Constant":
+            self.made_constants.update(outputs)
         self.check_made(op_type, name or ", ".join(outputs), inputs)
 
     def check_made(self, op_type: str, name: str, inputs: list[str]) -> None:
         """Small operators that make large tensors: their size is a constant that folding would fill in on loading."""
-        place = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1}.get(op_type)
-        if place is None or place >= len(inputs) or inputs[place] not in self.shapes:
+        place = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1, "Range": 1}.get(op_type)
+        if place is not None and place < len(inputs) and inputs[place] in self.made_constants:
+            self.refuse(
+                f"{op_type} {name!r:.100} makes a tensor whose size is in a Constant node; expected sizes among the "
+                "graph's own constants, as ssd-edge export writes them"
+            )
+        if op_type == "Range" or place is None or place >= len(inputs) or inputs[place] not in self.shapes:
             return
         shape = self.shapes[inputs[place]]
         if math.prod(max(size, 1) for size in shape) > LARGEST_BYTES:

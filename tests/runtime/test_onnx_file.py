@@ -268,6 +268,18 @@ def test_a_small_operator_that_makes_a_huge_tensor(write: Write, op_type: str, r
         check_onnx_file(write(model))
 
 
+@pytest.mark.parametrize("op_type", ["ConstantOfShape", "Expand", "Tile", "Range"])
+def test_a_size_hidden_in_a_constant_node(write: Write, op_type: str) -> None:
+    for hidden in ({"value": helper.make_tensor("", TensorProto.INT64, [2], [1 << 20] * 2)}, {"value_ints": [1 << 30]}):
+        inputs = {"ConstantOfShape": ["n"], "Range": ["x", "n", "x"]}.get(op_type, ["x", "n"])
+        nodes = [
+            helper.make_node("Constant", [], ["n"], **hidden),
+            helper.make_node(op_type, inputs, ["y"], name="big"),
+        ]
+        with pytest.raises(ModelFileError, match=f"{op_type} 'big' makes a tensor whose size is in a Constant node"):
+            check_onnx_file(write(make_model(nodes=nodes)))
+
+
 def test_graphs_inside_graphs_end_somewhere(write: Write) -> None:
     graph = helper.make_graph([], "deepest", [], [])
     for _ in range(30):
