@@ -73,7 +73,10 @@ class _NoGpuError(SsdEdgeError):
 
 def _is_for_the_cpu(onnx: Path) -> bool:
     """An int8 file whose Q/DQ pairs TensorRT does not read."""
-    return onnx.is_file() and int8_target(check_onnx_file(onnx).metadata) == "cpu"
+    try:
+        return int8_target(check_onnx_file(onnx).metadata) == "cpu"
+    except ModelFileError:
+        return False  # who opens it says what is wrong with it
 
 
 def _may_have_tensorrt() -> bool:

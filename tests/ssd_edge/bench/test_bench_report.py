@@ -167,7 +167,7 @@ def test_each_checkpoint_is_replaced_by_its_exports(
 
     asked: list[tuple[str, str, str]] = []
 
-    def export_nothing(checkpoint: Path, output: Path, *, precision: str, data: object) -> None:
+    def export_nothing(checkpoint: Path, output: Path, *, precision: str, data: object, int8: object) -> None:
         asked.append((checkpoint.name, output.name, precision))
 
     monkeypatch.setattr(onnx_export, "export_onnx", export_nothing)
