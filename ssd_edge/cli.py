@@ -405,7 +405,7 @@ def _boxes_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _eval_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, metavar="MODEL", help="checkpoint (.pt, .safetensors) or .onnx")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="checkpoint (.pt, .safetensors), .onnx or .engine")
     parser.add_argument("data", type=Path, metavar="DATA", help=DATA_HELP)
     _split_argument(parser)
     parser.add_argument("--classes", type=_names, metavar="A,B", help="score these classes only (all)")
