@@ -130,7 +130,8 @@ def _sorted(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
         waiting = [start]
         while waiting:
             index = waiting[-1]
-            missing = [producer[name] for name in nodes[index].input if producer.get(name, index) not in done | {index}]
+            made_by = (producer.get(name, index) for name in nodes[index].input)
+            missing = [maker for maker in made_by if maker != index and maker not in done]
             if missing:
                 waiting += missing
                 continue

@@ -92,9 +92,8 @@ class _Placement:
                 self._store(node.output[0])
         for node in integer:
             self._quantize_constants(node)
-        insert_pairs(
-            graph, self.storages, readers=graph.nodes
-        )  # all: a kernel that stores integers has no float output
+        # All nodes read them: a kernel that stores integers has no float output.
+        insert_pairs(graph, self.storages, readers=graph.nodes)
 
     def _store(self, tensor: str, storage: Storage | None = None) -> None:
         self.storages.setdefault(tensor, storage or uint8_storage(*self.range_of(tensor)))
@@ -125,9 +124,7 @@ class _Placement:
         _, high = self.range_of(tensor)
         k = int(HARDSWISH_END * LEVELS / (max(high, 0.0) + HARDSWISH_END))  # levels from −3 to 0
         self._store(output)
-        if (
-            k < 1 or tensor in self.storages
-        ):  # a range of hundreds, or one that others have fixed: it is computed in float
+        if k < 1 or tensor in self.storages:  # a range of hundreds, or one that others have fixed: computed in float
             self._store(tensor)
             return
         self._store(tensor, Storage(HARDSWISH_END / k, np.uint8(k)))

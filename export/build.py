@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ssd_edge.card import ONNX_METADATA_KEY, ModelCard, int8_target
+from ssd_edge.card import CALIBRATION_METADATA_KEY, ONNX_METADATA_KEY, ModelCard, int8_target
 from ssd_edge.errors import ModelFileError, SsdEdgeError, UsageError
 from ssd_edge.export.engine_layers import check_precision, layer_shares
 from ssd_edge.files import atomic_path
@@ -34,7 +34,6 @@ from ssd_edge.runtime.tensorrt_api import (
     parse_onnx,
 )
 
-CALIBRATION_METADATA_KEY = "ssd_edge_calibration"  # in the ONNX file's metadata_props
 TIMED_RUNS = 10
 ONE = BatchSizes(1, 1, 1)
 

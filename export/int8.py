@@ -29,7 +29,7 @@ from ssd_edge.calib.placement_cpu import layers_for_cpu, place_for_cpu
 from ssd_edge.calib.placement_tensorrt import layers_for_tensorrt, place_for_tensorrt
 from ssd_edge.calib.recovery import Recovery, Trials, recover
 from ssd_edge.calib.table import METHODS, CalibrationSettings, CalibrationTable
-from ssd_edge.card import INT8_METADATA_KEY, ONNX_METADATA_KEY, ModelCard
+from ssd_edge.card import CALIBRATION_METADATA_KEY, INT8_METADATA_KEY, ONNX_METADATA_KEY, ModelCard
 from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.errors import GateFailedError, UsageError
 from ssd_edge.evaluation.evaluate import evaluate
@@ -44,7 +44,6 @@ log = logging.getLogger(__name__)
 
 TARGETS = ("tensorrt", "cpu")
 DEFAULT_METHOD = "minmax"
-CALIBRATION_METADATA_KEY = "ssd_edge_calibration"  # the fingerprint of the table of ranges
 ERROR_IMAGES = 8  # that a layer's sensitivity is measured on
 TIMED_RUNS = 15
 OVERFLOW_IMAGES = 8  # that the float part is looked at for overflow of half
@@ -249,9 +248,8 @@ class Placement:
         model = self.place(keep_float)
         if self._options.target != "tensorrt":
             return model, []
-        _, height, width, _ = (dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim)
         images = [load_image(path) for path in self._options.images.paths[:OVERFLOW_IMAGES]]
-        half, report = half_from_float(model, [preprocess(image, (height, width)) for image in images])
+        half, report = half_from_float(model, [preprocess(image, _size_hw(model)) for image in images])
         return half, [line for line in str(report).splitlines() if line.startswith(("kept in float32", "note"))]
 
     def products(self) -> dict[str, int]:

@@ -14,6 +14,7 @@ from ssd_edge.errors import ModelFileError
 
 CARD_VERSION = 1
 ONNX_METADATA_KEY = "ssd_edge_card"  # in the ONNX file's metadata_props
+CALIBRATION_METADATA_KEY = "ssd_edge_calibration"  # there too, of an int8 file: fingerprint of the table of ranges
 INT8_METADATA_KEY = "ssd_edge_int8"  # there too, of an int8 file: JSON with the target that it was made for, and how
 
 

@@ -144,7 +144,8 @@ def _eval(args: argparse.Namespace) -> None:
     if args.score is not None and not args.report:
         raise UsageError("--score is the threshold of the report's confusion matrix and images; give --report DIR too")
     if args.report:  # what it may lack shows before the long work
-        from ssd_edge.evaluation.report import check_folder, write_report
+        from ssd_edge.evaluation.report import write_report
+        from ssd_edge.files import check_folder
 
         check_folder(args.report)
     with open_detector(args.model, threads=args.threads, device=_eval_device(args)) as detector:
@@ -229,7 +230,8 @@ def _parity(args: argparse.Namespace) -> None:
 
     max_drop = MaxDrop.parse(args.max_drop)  # before the long work
     if args.html:
-        from ssd_edge.parity.html import check_folder, write_html
+        from ssd_edge.files import check_folder
+        from ssd_edge.parity.html import write_html
 
         check_folder(args.html)
     report = parity(

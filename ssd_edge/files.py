@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,3 +35,19 @@ def atomic_path(final: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # a parent that is no folder; the error above has said so
             part.unlink()
+
+
+def check_folder(folder: Path) -> None:
+    """Make the folder and write to it: to be called before the long work.
+
+    Raises:
+        SinkError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SinkError(
+            f"cannot write a report to {folder}: {error.strerror or error}; give a folder that is writable"
+        ) from error

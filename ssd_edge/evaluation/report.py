@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from pathlib import Path
 
 from ssd_edge.data.dataset import DetectionDataset
-from ssd_edge.errors import SinkError
 from ssd_edge.evaluation.confusion import Confusion, confusion
 from ssd_edge.evaluation.evaluate import Evaluation
 from ssd_edge.evaluation.plot_images import plot_worst_images
@@ -52,22 +50,6 @@ def write_report(
         content = _content(evaluation, dataset, counted, worst)
         part.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     return paths
-
-
-def check_folder(folder: Path) -> None:
-    """Make the folder and write to it: to be called before the long work.
-
-    Raises:
-        SinkError: it cannot be made or written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise SinkError(
-            f"cannot write a report to {folder}: {error.strerror or error}; give a folder that is writable"
-        ) from error
 
 
 def _content(

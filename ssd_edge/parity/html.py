@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import tempfile
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -11,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_edge.errors import SinkError
 from ssd_edge.files import atomic_path
 from ssd_edge.images import load_image
 from ssd_edge.parity.compare_detections import DetectionsDifference
@@ -55,22 +53,6 @@ def write_html(folder: Path, report: ParityReport) -> Path:
         for piece in _page(report):  # as they come: only one pair of pictures is in memory
             file.write(piece)
     return path
-
-
-def check_folder(folder: Path) -> None:
-    """Make the folder and write to it: to be called before the long work.
-
-    Raises:
-        SinkError: it cannot be made or written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise SinkError(
-            f"cannot write a report to {folder}: {error.strerror or error}; give a folder that is writable"
-        ) from error
 
 
 def _page(report: ParityReport) -> Iterable[str]:

@@ -240,3 +240,11 @@ def test_images_of_another_domain_are_told(tiny: Tiny, tmp_path: Path, caplog: p
     result = int8_from_float(onnx.load(tiny.onnx), tiny.card, options)
     assert "another domain" in caplog.text
     assert any("another domain" in note for note in result.notes)
+
+
+def test_the_command_line_knows_the_methods() -> None:
+    from ssd_edge import cli
+    from ssd_edge.calib.table import METHODS
+    from ssd_edge.export.int8 import DEFAULT_METHOD
+
+    assert (cli.METHODS, cli.DEFAULT_METHOD) == (METHODS, DEFAULT_METHOD)

@@ -17,9 +17,10 @@ from ssd_edge.evaluation.evaluate import evaluate_detections
 from ssd_edge.evaluation.plot_images import FALSE, FOUND, MISSED, Mark, _draw_image, _Tile, plot_worst_images
 from ssd_edge.evaluation.plots import CURVE_COLOURS, draw_confusion, draw_curves
 from ssd_edge.evaluation.precision_recall import PrecisionRecall
-from ssd_edge.evaluation.report import check_folder, write_report
+from ssd_edge.evaluation.report import write_report
 from ssd_edge.evaluation.voc_matching import Matches, match_boxes
 from ssd_edge.evaluation.worst_images import worst_images
+from ssd_edge.files import check_folder
 
 NAMES = ("cat", "dog")
 LEFT, RIGHT, BELOW = [0, 0, 20, 20], [30, 0, 50, 20], [0, 30, 20, 50]
