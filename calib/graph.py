@@ -96,11 +96,15 @@ class Graph:
         return default
 
     def finish(self) -> onnx.ModelProto:
-        """The model with the changed nodes in topological order, and without constants that nothing reads."""
+        """The model with the changed nodes in topological order, without nodes and constants that nothing reads."""
         graph = self.model.graph
-        used = {name for node in self.nodes for name in node.input} | self.outputs
+        used, kept = set(self.outputs), []
+        for node in reversed(_sorted(self.nodes)):
+            if used.intersection(node.output):
+                used.update(node.input)
+                kept.append(node)
         del graph.node[:], graph.initializer[:], graph.value_info[:]
-        graph.node.extend(_sorted(self.nodes))
+        graph.node.extend(reversed(kept))
         graph.initializer.extend(tensor for name, tensor in self.constants.items() if name in used)
         return self.model
 

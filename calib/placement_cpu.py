@@ -5,9 +5,13 @@ onnxruntime.ai/docs/performance/model-optimizations/quantization.html). What is 
 kernels are good at:
 
 - The first layers of a light network move many bytes and multiply little; the float kernels, in their blocked layout,
-  are faster there. `_float_beginning` says up to where.
+  are faster there. `_float_beginning` says up to where, behind a block where little crosses to the integer side.
 - Hardswish has no integer kernel. As a product it has: for x ≥ −3 it is x · min(x + 3, 6) / 6, and where x is stored
   with scale 3/k and zero point k, the same bytes read with scale 1/2k and zero point 0 *are* (x + 3) / 6.
+- The kernel for 3×3 convolutions wants input channels by fours: the normalisation of the image becomes an integer 1×1
+  convolution from three channels to four. Where the first convolution stays float, the image's bytes are read with the
+  mean as zero point, and what the mean has behind the decimal point goes into the bias: only the padding notices.
+- Hardsigmoid is what storing x + 3 from 0 to 6 does: those bytes read with scale 1/255 are clip((x + 3) / 6, 0, 1).
 - The mean of a feature map has an integer kernel under the name GlobalAveragePool.
 - Processors without VNNI add two products of uint8 and int8 in 16 bits, and saturate; weights of 7 bits cannot. A file
   then detects the same on every processor.
@@ -15,10 +19,11 @@ kernels are good at:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from ssd_edge.calib.graph import Graph, RangeOf
 from ssd_edge.calib.qdq import Storage, dequantize, insert_pairs, quantized, store_constant, symmetric_weights
@@ -35,6 +40,7 @@ FLOAT_DEPTHWISE_NS = 1 / 23
 INTEGER_NS = 1 / 90
 INTEGER_DEPTHWISE_NS = 1 / 10
 INTEGER_VALUE_NS = 0.25  # rounding and storing the value
+BOUNDARY_NS = 1.0  # a value that crosses from float to integer kernels: out of the blocked layout, stored, transposed
 
 
 def place_for_cpu(model: onnx.ModelProto, range_of: RangeOf, *, keep_float: Collection[str] = ()) -> onnx.ModelProto:
@@ -74,11 +80,15 @@ class _Placement:
     def __init__(self, graph: Graph, range_of: RangeOf, keep_float: frozenset[str]) -> None:
         self.graph, self.range_of, self.keep_float = graph, range_of, keep_float
         self.storages: dict[str, Storage] = {}  # of the tensors that are stored as integers
+        self.made_of_bytes: set[str] = set()  # those of them that are another one's bytes, read with other numbers
 
     def run(self) -> None:
         graph = self.graph
         _pool_by_name(graph)
         integer = [node for node in _integer_convolutions(graph) if node.name not in self.keep_float]
+        first = next((node for node in graph.nodes if node.op_type == "Conv"), None)
+        if first is not None:
+            integer += self._normalise(first, in_integers=first in integer)
         names = {node.name for node in integer}
         read = {node.input[0] for node in integer}
         for tensor in read - set(graph.producer):  # the model's input
@@ -93,10 +103,60 @@ class _Placement:
         for node in integer:
             self._quantize_constants(node)
         # All nodes read them: a kernel that stores integers has no float output.
-        insert_pairs(graph, self.storages, readers=graph.nodes)
+        pairs = {tensor: storage for tensor, storage in self.storages.items() if tensor not in self.made_of_bytes}
+        insert_pairs(graph, pairs, readers=graph.nodes)
+
+    def _normalise(self, first: onnx.NodeProto, *, in_integers: bool) -> list[onnx.NodeProto]:
+        """Write the image's normalisation as `first`, the convolution that reads it, is faster with.
+
+        Returns:
+            Convolutions that became integer by it.
+        """
+        graph, normalised = self.graph, first.input[0]
+        steps = _normalisation(graph, first)
+        if not steps:
+            return []
+        cast, transpose, *arithmetic = steps
+        constants = {step.op_type: graph.floats(step.input[1]).reshape(-1) for step in arithmetic}
+        mean, std = np.broadcast_to(constants["Sub"], 3), np.broadcast_to(constants.get("Div", 1.0), 3)
+        if in_integers:
+            weights, bias = np.zeros((4, 3, 1, 1)), np.zeros(4)
+            weights[:3, :, 0, 0], bias[:3] = np.diag(1 / std), -mean / std
+            inputs = [transpose.output[0], self._constant("normalise", weights), self._constant("minus_mean", bias)]
+            made = [graph.node("Conv", inputs, normalised, kernel_shape=[1, 1])]
+            wide = np.pad(graph.floats(first.input[1]), ((0, 0), (0, 1), (0, 0), (0, 0)))
+            first.input[1] = self._constant(f"{first.input[1]}_wide", wide)
+            storage = Storage(1.0, np.uint8(0))
+        elif len(first.input) > 2 and len({*zip(mean, std, strict=True)}) == 1:
+            made = []
+            storage = Storage(1 / std[0], np.uint8(np.rint(mean[0]).clip(0, LEVELS)))
+            rest = (storage.zero_point - mean[0]) / std[0]
+            bias = graph.floats(first.input[2]) + rest * graph.floats(first.input[1]).sum((1, 2, 3))
+            first.input[0] = transpose.output[0]
+            first.input[2] = self._constant(f"{first.input[2]}_shifted", bias)
+        else:
+            return []
+        index = graph.nodes.index(arithmetic[0])
+        graph.nodes[index : index + len(arithmetic)] = made
+        self._read_bytes(cast, cast.input[0], storage)
+        self._store(transpose.output[0], storage)
+        self.made_of_bytes.add(transpose.output[0])
+        return made
+
+    def _constant(self, wish: str, value: NDArray[np.float64]) -> str:
+        return self.graph.add_constant(wish, value.astype(np.float32))
+
+    def _read_bytes(self, node: onnx.NodeProto, stored: str, storage: Storage) -> None:
+        """Replace a node by the bytes of another tensor, read with these numbers."""
+        tensor = node.output[0]
+        self._store(tensor, storage)
+        self.made_of_bytes.add(tensor)
+        self.graph.nodes[self.graph.nodes.index(node)] = dequantize(self.graph, stored, tensor, storage)
+        self.graph.reindex()
 
     def _store(self, tensor: str, storage: Storage | None = None) -> None:
-        self.storages.setdefault(tensor, storage or uint8_storage(*self.range_of(tensor)))
+        if tensor not in self.storages:
+            self.storages[tensor] = storage or uint8_storage(*self.range_of(tensor))
 
     def _store_result(self, node: onnx.NodeProto) -> None:
         """What an integer convolution stores: the result of the activation behind it, where storing includes that."""
@@ -105,6 +165,8 @@ class _Placement:
             self._store(follower.output[0])
         elif follower is not None and follower.op_type == "HardSwish" and follower.name not in self.keep_float:
             self._hardswish_by_product(follower)
+        elif follower is not None and follower.op_type == "HardSigmoid" and len(node.input) > 2:
+            self._hardsigmoid_by_storing(node, follower)
         else:
             self._store(node.output[0])
 
@@ -138,6 +200,15 @@ class _Placement:
         ]
         graph.reindex()
 
+    def _hardsigmoid_by_storing(self, convolution: onnx.NodeProto, node: onnx.NodeProto) -> None:
+        """Shift a convolution's result so that what storing it clips, and nothing else, is what hardsigmoid clips."""
+        graph, tensor = self.graph, node.input[0]
+        alpha, beta = (float(str(graph.attribute(node, name, 0.0))) for name in ("alpha", "beta"))
+        bias = graph.floats(convolution.input[2]) + beta / alpha
+        convolution.input[2] = self._constant(f"{convolution.input[2]}_shifted", bias)
+        self._store(tensor, Storage(1 / (alpha * LEVELS), np.uint8(0)))
+        self._read_bytes(node, quantized(tensor), Storage(1 / LEVELS, np.uint8(0)))
+
     def _quantize_constants(self, node: onnx.NodeProto) -> None:
         """Weights as int8, one scale an output channel; the bias as int32 in units of one product."""
         graph = self.graph
@@ -148,6 +219,20 @@ class _Placement:
             bounds = np.iinfo(np.int32)
             bias = np.rint(graph.floats(node.input[2]) / units).clip(bounds.min, bounds.max).astype(np.int32)
             node.input[2] = store_constant(graph, node.input[2], bias, units)
+
+
+def _normalisation(graph: Graph, convolution: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Cast, Transpose, Sub and perhaps Div, from the bytes of the image to the one convolution that reads it; or []."""
+    steps: list[onnx.NodeProto] = []
+    reader = convolution
+    for op_type in ("Div", "Sub", "Transpose", "Cast"):
+        maker = graph.producer.get(reader.input[0])
+        if maker is not None and maker.op_type == op_type and graph.only_reader(maker.output[0]) is reader:
+            steps.insert(0, maker)
+            reader = maker
+        elif op_type != "Div":
+            return []
+    return steps if all(step.input[1] in graph.constants for step in steps[2:]) else []
 
 
 def _pool_by_name(graph: Graph) -> None:
@@ -162,10 +247,23 @@ def _pool_by_name(graph: Graph) -> None:
 
 
 def _float_beginning(graph: Graph, convolutions: Sequence[onnx.NodeProto]) -> int:
-    """How many convolutions at the beginning are faster in float, taken together."""
+    """How many convolutions at the beginning are faster in float, taken together with what crosses the boundary."""
     gains = [_gain_ns(graph, node) for node in convolutions]
-    lost = np.concatenate([[0.0], -np.cumsum(gains)])  # [convolutions + 1]: time saved by leaving the first ones float
-    return int(lost.argmax())
+    lost = np.concatenate([[0.0], np.cumsum(gains)])  # [convolutions + 1]: by leaving the first ones float
+    position = {node.name: index for index, node in enumerate(graph.nodes)}
+    starts = [position[node.name] for node in convolutions]
+    crossing = [_values_crossing(graph, position, start) for start in starts]
+    lost[1:-1] += BOUNDARY_NS * np.array(crossing[1:])  # all integer, or nothing: no boundary
+    return int(lost.argmin())
+
+
+def _values_crossing(graph: Graph, position: Mapping[str, int], start: int) -> int:
+    """Values that nodes before a position make and nodes from there on read."""
+    return sum(
+        graph.values(tensor)
+        for tensor, maker in graph.producer.items()
+        if position[maker.name] < start and any(position[node.name] >= start for node in graph.readers[tensor])
+    )
 
 
 def _gain_ns(graph: Graph, node: onnx.NodeProto) -> float:

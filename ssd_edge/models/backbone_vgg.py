@@ -8,7 +8,6 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import VGG16_Weights
 from torchvision.models.detection import SSD300_VGG16_Weights
@@ -24,6 +23,7 @@ from ssd_edge.models.ssd import SSDConfig
 # Positions of the pooling layers in torchvision's vgg16().features, and their number with the last one
 POOL1, POOL2, POOL3, POOL4, POOL5 = 4, 9, 16, 23, 30
 L2_NORM_SCALE = 20.0  # start of the learnt scale on conv4_3; section 3.1 and the prototxt's conv4_3_norm
+L2_NORM_EPS = 1e-12
 
 
 class ExtraBlock(NamedTuple):
@@ -85,7 +85,9 @@ class VGGFeatures(Backbone):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.features(x)
-        outputs = [self.scale_weight[:, None, None] * F.normalize(x)]
+        # As F.normalize, whose `expand` would stand as a node of its own in an exported graph
+        length = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(L2_NORM_EPS)
+        outputs = [self.scale_weight[:, None, None] * (x / length)]
         for block in self.extra:
             x = block(x)
             outputs.append(x)

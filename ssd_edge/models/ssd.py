@@ -84,7 +84,10 @@ class SSD(nn.Module):
         Args:
             images: float32 [batch, 3, height, width], RGB in 0–255, already of the model's size.
         """
-        features = self.backbone((images - self.mean) / self.std)
+        images = images - self.mean
+        if self.config.std != (1.0, 1.0, 1.0):  # Caffe's VGG divides by nothing: no node in an exported graph
+            images = images / self.std
+        features = self.backbone(images)
         return RawOutputs(*self.head(features))
 
     def freeze(self, modules: Iterable[nn.Module]) -> None:

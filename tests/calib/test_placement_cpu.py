@@ -179,13 +179,14 @@ def test_the_given_model_is_left_as_it_was() -> None:
     assert model.SerializeToString() == before
 
 
-def test_a_beginning_of_few_products_stays_float() -> None:
-    """3 → 16 channels, depthwise, 16 → 16: 27, 9 and 16 products a value; then 16 → 128 and 128 → 64 gain."""
+@pytest.mark.parametrize(("crossing", "float_ones"), [(4, {"w0", "w1", "w2"}), (16, set())])
+def test_a_beginning_of_few_products_stays_float_where_little_crosses(crossing: int, float_ones: set[str]) -> None:
+    """3 → 16 channels, depthwise, 16 → 4 or 16: few products a value; then → 128 and 128 → 64 gain."""
     shapes = {
         "w0": (16, 3, 3, 3),
         "w1": (16, 1, 3, 3),
-        "w2": (16, 16, 1, 1),
-        "w3": (128, 16, 3, 3),
+        "w2": (crossing, 16, 1, 1),
+        "w3": (128, crossing, 3, 3),
         "w4": (64, 128, 1, 1),
     }
     nodes = [
@@ -199,9 +200,90 @@ def test_a_beginning_of_few_products_stays_float() -> None:
     model = place_for_cpu(
         make_model(nodes, {"x": [1, 3, 16, 16]}, {"y": [1, 64, 16, 16]}, weights), lambda _: (-1.0, 1.0)
     )
-    names = {tensor.name for tensor in model.graph.initializer}
-    assert {"w0", "w1", "w2", "w3_quantized", "w4_quantized"} <= names
-    assert not {"w0_quantized", "w1_quantized", "w2_quantized"} & names
+    assert set(shapes) & {tensor.name for tensor in model.graph.initializer} == float_ones
+    assert {n.input[0] for n in model.graph.node if n.op_type == "QuantizeLinear"} >= {"c2", "c3"}
+
+
+def normalised_image(mean: list[float], std: list[float], out: int) -> onnx.ModelProto:
+    """images, uint8 [1, 12, 12, 3] → normalised, 3×3 convolution with padding, Relu → y [1, out, 12, 12]."""
+    nodes = [
+        node("Cast", "images", "f", to=onnx.TensorProto.FLOAT),
+        node("Transpose", "f", "t", perm=[0, 3, 1, 2]),
+        node("Sub", "t mean", "s"),
+        node("Div", "s std", "n"),
+        node("Conv", "n w b", "c", pads=[1, 1, 1, 1]),
+        node("Relu", "c", "r"),
+        node("Identity", "r", "y"),
+    ]
+    random = np.random.default_rng(3)
+    constants = {
+        "mean": np.array(mean, np.float32).reshape(-1, 1, 1),
+        "std": np.array(std, np.float32).reshape(-1, 1, 1),
+        "w": random.normal(size=(out, 3, 3, 3)).astype(np.float32),
+        "b": random.normal(size=out).astype(np.float32),
+    }
+    inputs = [onnx.helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, [1, 12, 12, 3])]
+    outputs = [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, out, 12, 12])]
+    tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = onnx.helper.make_graph(nodes, "normalised", inputs, outputs, tensors)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def test_normalisation_is_an_integer_convolution_where_the_first_one_is(tmp_path: Path) -> None:
+    mean, std = [123.7, 116.3, 103.5], [58.4, 57.1, 57.4]
+    float_model = normalised_image(mean, std, 64)
+    ranges = {"n": (-123.7 / 57, 151.5 / 57), "r": (0.0, 20.0)}
+    model = place_for_cpu(float_model, ranges.__getitem__)
+    found = operators(model, tmp_path)
+    assert (found["QLinearConv"], found["Cast"], found["Sub"], found["Div"], found["QuantizeLinear"]) == (2, 0, 0, 0, 0)
+    images = RANDOM.integers(0, 256, (1, 12, 12, 3), np.uint8)
+    expected = run(float_model, "y", images=images)
+    # 27 inputs, each rounded by up to half a step, weights by up to 1/128 of the largest
+    error = run(model, "y", images=images) - expected
+    assert np.sqrt(np.mean(error**2)) < 0.02 * expected.max()
+    assert abs(error.mean()) < 0.005 * expected.max()
+
+
+def test_normalisation_by_one_mean_is_the_zero_point_of_a_float_beginning(tmp_path: Path) -> None:
+    float_model = normalised_image([127.5] * 3, [127.5] * 3, 64)
+    model = place_for_cpu(float_model, {}.__getitem__, keep_float=["c"])
+    found = operators(model, tmp_path)
+    assert (found["DequantizeLinear"], found["Cast"], found["Sub"], found["Div"]) == (1, 0, 0, 0)
+    images = RANDOM.integers(0, 256, (1, 12, 12, 3), np.uint8)
+    y, expected = run(model, "y", images=images), run(float_model, "y", images=images)
+    inside = np.s_[:, :, 1:-1, 1:-1]
+    np.testing.assert_allclose(y[inside], expected[inside], atol=2e-5)
+    assert 0 < np.abs(y - expected).max() < 27 * 3 * 0.5 / 127.5  # padding is half a level off
+
+
+def test_a_mean_for_each_channel_stays_in_a_float_beginning() -> None:
+    float_model = normalised_image([123.7, 116.3, 103.5], [1.0] * 3, 64)
+    model = place_for_cpu(float_model, {}.__getitem__, keep_float=["c"])
+    assert [n.op_type for n in model.graph.node] == ["Cast", "Transpose", "Sub", "Div", "Conv", "Relu", "Identity"]
+
+
+def test_hardsigmoid_is_what_storing_clips(tmp_path: Path) -> None:
+    """Squeeze and excitation: the gate is stored by its convolution, the product reads those bytes."""
+    nodes = [
+        node("Conv", "x w0 b0", "c"),
+        node("HardSigmoid", "c", "g", alpha=1 / 6, beta=0.5),
+        node("Conv", "x w1 b1", "d"),
+        node("Mul", "g d", "z"),
+        node("Conv", "z w1 b1", "e"),
+        node("Identity", "e", "y"),
+    ]
+    eye = np.eye(64, dtype=np.float32)[:, :, None, None]
+    weights = {"w0": 2 * eye, "w1": eye, "b0": np.full(64, -0.5, np.float32), "b1": np.zeros(64, np.float32)}
+    float_model = make_model(nodes, {"x": [1, 64, 8, 8]}, {"y": [1, 64, 8, 8]}, weights)
+    reach = {"x": 4.0, "c": 9.0, "g": 1.0, "d": 4.0, "z": 4.0, "e": 4.0}
+    model = place_for_cpu(float_model, lambda name: (-reach[name], reach[name]))
+    found = operators(model, tmp_path)
+    assert (found["QLinearConv"], found["QLinearMul"], found["HardSigmoid"], found["QuantizeLinear"]) == (3, 1, 0, 1)
+    x = np.linspace(-4, 4, 64 * 64, dtype=np.float32).reshape(1, 64, 8, 8)  # from far below the clip to far above it
+    step = 8 / 255
+    assert np.abs(run(model, "y", x=x) - run(float_model, "y", x=x)).max() < 4 * (step / 3 + 1 / 510) + 2 * step
 
 
 def test_the_bundled_model_keeps_its_contract_and_detections(tmp_path: Path) -> None:

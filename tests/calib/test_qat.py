@@ -384,9 +384,12 @@ def test_the_loss_under_quantisation_falls(
     assert before > 1.2 * loss_under(SCHEMES[target], model_from_checkpoint(trained)[0], squares)
     after = {}
     for bits in (4, 8):
-        output = tmp_path / f"{bits}.pt"
-        tuned = finetune(trained, output, squares, epochs=6, bits=bits, target=target, lr=3e-4)
-        after[bits] = loss_under(scheme, model_from_checkpoint(tuned)[0], squares)
+        losses = []
+        for seed in range(4):  # one alone varies with the order of images, and of additions from processor to processor
+            output = tmp_path / f"{bits}_{seed}.pt"
+            tuned = finetune(trained, output, squares, epochs=6, bits=bits, target=target, lr=3e-4, seed=seed)
+            losses.append(loss_under(scheme, model_from_checkpoint(tuned)[0], squares))
+        after[bits] = np.mean(losses)
     assert after[4] < 0.85 * before
     assert after[4] < 0.92 * after[8]
 
