@@ -411,6 +411,12 @@ def add_metadata(model: onnx.ModelProto, values: Mapping[str, str]) -> None:
     onnx.helper.set_model_props(model, {prop.key: prop.value for prop in model.metadata_props} | dict(values))
 
 
+def remove_recovery(output: Path) -> None:
+    """Remove the curve of an earlier model of this name, which says nothing of the one that took its place."""
+    for suffix in (".recovery.json", ".recovery.png"):
+        output.with_suffix(suffix).unlink(missing_ok=True)
+
+
 def write_recovery(output: Path, recovery: Recovery, *, title: str) -> None:
     """Write the curve of accuracy against speed beside the model: JSON, and a PNG where matplotlib is installed.
 

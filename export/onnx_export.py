@@ -42,9 +42,10 @@ from ssd_edge.export.int8 import (
     add_metadata,
     finetuned_checkpoint,
     int8_from_float,
+    remove_recovery,
     write_recovery,
 )
-from ssd_edge.files import atomic_path
+from ssd_edge.files import atomic_path, check_folder
 from ssd_edge.images import load_image
 from ssd_edge.models.predict import Predictor
 from ssd_edge.runtime.backend_onnx import OnnxDetector
@@ -144,6 +145,9 @@ def export_onnx(
         raise UsageError(f"unknown precision {precision!r}; expected {', '.join(PRECISIONS)}")
     if (precision == "int8") != (int8 is not None):
         raise UsageError("int8 needs images to calibrate on, and only int8 does; give --precision int8 --calib DATA")
+    for file in (output, int8.table if int8 else None):
+        if file is not None:
+            check_folder(file.absolute().parent)  # before the long work
     model, card = model_from_checkpoint(checkpoint)
     images = _images(data, COMPARED_IMAGES) if data or not int8 else _load(int8.images.paths[:COMPARED_IMAGES])
     card = replace(card, precision=precision, parent_sha256=file_sha256(checkpoint))
@@ -175,6 +179,8 @@ def export_onnx(
         else:
             kept = [_equal_detections(expected, got, TOLERANCES[precision]) for expected, got in pairs]
             _refuse_departure(output, boxes_difference, scores_difference, TOLERANCES[precision])
+    if int8 is None or result.recovery is None:
+        remove_recovery(output)
     return ExportReport(
         path=output,
         size_bytes=output.stat().st_size,

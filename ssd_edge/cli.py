@@ -166,9 +166,27 @@ def _eval_device(args: argparse.Namespace) -> str | None:
     return device
 
 
+# Options of export that only int8 has
+INT8_DEFAULTS = {
+    "calib": None,
+    "calib_split": None,
+    "images": 512,
+    "seed": 0,
+    "target": "tensorrt",
+    "method": DEFAULT_METHOD,
+    "table": None,
+    "max_drop": None,
+    "qat": None,
+}
+
+
 def _export(args: argparse.Namespace) -> None:
-    if args.precision != "int8" and (args.calib or args.max_drop or args.qat or args.table):
-        raise UsageError("--calib, --table, --max-drop and --qat are about int8; give --precision int8 too")
+    given = [option for option in INT8_DEFAULTS if getattr(args, option) is not None]
+    if args.precision != "int8" and given:
+        names = ", ".join(f"--{option.replace('_', '-')}" for option in given)
+        raise UsageError(f"{names}: about int8 alone; give --precision int8 too, or leave it out")
+    for option in INT8_DEFAULTS.keys() - given:
+        setattr(args, option, INT8_DEFAULTS[option])
     if args.precision == "int8" and args.calib is None:
         raise UsageError("int8 needs images to calibrate on, a dataset or any folder of images; give --calib DATA")
     if args.max_drop and args.data is None:
@@ -434,10 +452,10 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     add = int8.add_argument
     add("--calib", type=Path, metavar="DATA", help="images to calibrate on: a dataset, or a folder without labels")
     add("--calib-split", metavar="SPLIT", help="part of that dataset (train, where there is one)")
-    add("--images", type=_positive_int, default=512, metavar="N", help="choose N of them (%(default)s)")
-    add("--seed", type=_whole_number, default=0, help="another seed chooses other ones (%(default)s)")
-    add("--target", choices=("tensorrt", "cpu"), default="tensorrt", help="whose kernels it is for (%(default)s)")
-    add("--method", choices=METHODS, default=DEFAULT_METHOD, help="how ranges follow from activations (%(default)s)")
+    add("--images", type=_positive_int, metavar="N", help=f"choose N of them ({INT8_DEFAULTS['images']})")
+    add("--seed", type=_whole_number, help=f"another seed chooses other ones ({INT8_DEFAULTS['seed']})")
+    add("--target", choices=("tensorrt", "cpu"), help=f"whose kernels it is for ({INT8_DEFAULTS['target']})")
+    add("--method", choices=METHODS, help=f"how ranges follow from activations ({DEFAULT_METHOD})")
     add("--table", type=Path, metavar="FILE", help="keep the ranges in this JSON file, and use them again")
     drop_help = "leave layers in float until no more mAP is lost on --data: 1%% of the checkpoint's, or 0.005"
     add("--max-drop", metavar="DROP", help=drop_help)

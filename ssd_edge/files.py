@@ -49,5 +49,5 @@ def check_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise SinkError(
-            f"cannot write a report to {folder}: {error.strerror or error}; give a folder that is writable"
+            f"cannot write to {folder}: {error.strerror or error}; give a folder that is writable"
         ) from error

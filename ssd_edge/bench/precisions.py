@@ -31,8 +31,11 @@ class CalibrationChoice:
     data: Path
     target: str
 
-    def export_options(self) -> Int8Options:
+    def export_options(self, validation: DetectionDataset) -> Int8Options:
         """The same as `export_onnx` takes it.
+
+        Args:
+            validation: the images to measure on; ranges far from theirs, and images that are in both, are warned of.
 
         Raises:
             DatasetError: no images to calibrate on.
@@ -40,7 +43,7 @@ class CalibrationChoice:
         from ssd_edge.calib.images import calibration_images
         from ssd_edge.export.int8 import Int8Options
 
-        return Int8Options(calibration_images(self.data), target=self.target)
+        return Int8Options(calibration_images(self.data), target=self.target, validation=validation)
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,6 @@ def _export(
     from ssd_edge.export.onnx_export import export_onnx
 
     log.info("exporting %s as %s", checkpoint, precision)
-    made = int8.export_options() if precision == "int8" and int8 is not None else None
+    made = int8.export_options(data) if precision == "int8" and int8 is not None else None
     log.info("%s", export_onnx(checkpoint, output, precision=precision, data=data, int8=made))
     return output

@@ -145,6 +145,8 @@ def test_recovery_gives_back_the_layer_that_hurts(
     assert f"1 of {len(recovery['ranking'])} layers given back to float" in str(report)
     with open_detector(tmp_path / "int8.onnx") as detector:
         assert evaluate(detector, tiny.dataset, progress=False).metrics["AP"] == pytest.approx(recovery["chosen"]["ap"])
+    export_onnx(tiny.checkpoint, tmp_path / "int8.onnx")  # another model of this name: the curve is not its
+    assert not [*tmp_path.glob("int8.recovery.*")]
 
 
 def test_without_a_bound_a_spoiled_model_is_refused(
@@ -217,6 +219,7 @@ def test_options_that_cannot_be(images: CalibrationImages, change: dict[str, Any
         ("--precision int8", "give --calib DATA"),
         ("--calib {data}", "give --precision int8 too"),
         ("--precision fp16 --max-drop 1%", "give --precision int8 too"),
+        ("--target cpu --images 5", "--images, --target: about int8 alone"),
         ("--precision int8 --calib {data} --max-drop 1%", "give --data VALIDATION"),
         ("--precision int8 --calib {data} --data {data} --max-drop lots", "'lots' is not understood"),
         ("--precision int8 --calib {data} --data {data} --qat 2", "give --max-drop too"),
@@ -228,6 +231,18 @@ def test_wrong_usage(
     command = f"export {tiny.checkpoint} -o {tmp_path / 'm.onnx'} {options.format(data=tiny.data)}"
     assert main(command.split()) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["-o {text}/new/m.onnx", "-o {tmp}/m.onnx --table {text}/ranges.json"])
+def test_where_nothing_can_be_written_is_told_before_the_long_work(
+    tiny: Tiny, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ssd_edge.export.onnx_export.onnx_from_predictor", lambda *_, **__: pytest.fail("too late"))
+    text = tmp_path / "text"
+    text.touch()
+    where = option.format(text=text, tmp=tmp_path)
+    assert main(f"export {tiny.checkpoint} --precision int8 --calib {tiny.data} {where}".split()) == 1
+    assert "cannot write to" in capsys.readouterr().err
 
 
 def test_images_of_another_domain_are_told(tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -258,7 +258,7 @@ def test_wrong_usage_found_later_exits_with_2(
         (["eval", "{model}", "{data}", "--split", "dev"], "split 'dev' does not exist"),
         (["eval", "{other_names}", "{data}"], "no class in common"),
         (["eval", "{model}", "{data}", "--json", "{text}.txt/f.json"], "cannot write"),
-        (["eval", "none.onnx", "none", "--report", "{text}.txt/report"], "cannot write a report to {text}.txt/report"),
+        (["eval", "none.onnx", "none", "--report", "{text}.txt/report"], "cannot write to {text}.txt/report"),
         (["parity", "{model}", "{other_names}", "--data", "{data}"], "compare models that were exported"),
         (["export", "none.pt", "-o", "m.onnx"], "no checkpoint at none.pt"),
         (["export", "{text}.pt", "-o", "m.onnx"], "not a PyTorch checkpoint"),

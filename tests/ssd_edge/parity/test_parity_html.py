@@ -190,7 +190,7 @@ def test_the_command_writes_text_json_and_html(tiny: Tiny, tmp_path: Path, capsy
 @pytest.mark.parametrize(
     ("options", "message", "status"),
     [
-        (["--html", "{file}"], "cannot write a report to", 1),
+        (["--html", "{file}"], "cannot write to", 1),
         (["--images", "0"], "not a whole number from 1", 2),
         (["--score", "1"], "not a number from 0 to below 1", 2),
     ],
