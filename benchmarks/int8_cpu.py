@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from report import report
 
-TURN = 5  # runs before the next one's turn
+TURN_S = 0.25  # before the next one's turn: the same time for a light network as for a heavy one
 REST_S = 0.1  # for the threads of the one before to stop spinning
 WARM_UP = 3
 
@@ -51,16 +51,17 @@ RUNTIMES = {"onnxruntime": run_onnxruntime, "openvino": run_openvino}
 
 
 def serve(pipe: Connection, runtime: str, path: str, threads: int, side: int) -> None:
-    """Answer a number of runs with their milliseconds, until None comes."""
+    """Answer a number of seconds with the milliseconds of each run in them, until None comes."""
     call = RUNTIMES[runtime](path, threads)
     images = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), np.uint8)
     for _ in range(WARM_UP):
         call(images)
     pipe.send([])
-    while (runs := pipe.recv()) is not None:
+    while (seconds := pipe.recv()) is not None:
         call(images)  # the first one of a turn finds cold caches
-        times = []
-        for _ in range(runs):
+        times: list[float] = []
+        end = time.perf_counter() + seconds
+        while not times or time.perf_counter() < end:
             begin = time.perf_counter()
             call(images)
             times.append(1e3 * (time.perf_counter() - begin))
@@ -84,7 +85,7 @@ def measure(files: dict[str, Path], threads: int, side: int, rounds: int) -> dic
     for _ in range(rounds):
         for name in random.permutation(list(pipes)):
             time.sleep(REST_S)
-            pipes[name].send(TURN)
+            pipes[name].send(TURN_S)
             turns[name].append(pipes[name].recv())
     for pipe in pipes.values():
         pipe.send(None)
