@@ -20,8 +20,8 @@ from ssd_edge.card import CALIBRATION_METADATA_KEY, ONNX_METADATA_KEY, ModelCard
 from ssd_edge.errors import ModelFileError, SsdEdgeError, UsageError
 from ssd_edge.export.engine_layers import check_precision, layer_shares
 from ssd_edge.files import atomic_path
-from ssd_edge.runtime.backend_tensorrt import EngineSession, check_contract
-from ssd_edge.runtime.cuda_runtime import Gpu, find_gpu, load_cudart
+from ssd_edge.runtime.backend_tensorrt import TensorRTEngine, check_contract
+from ssd_edge.runtime.cuda import CudaError, Gpu, find_gpu, open_cuda, read_gpu
 from ssd_edge.runtime.engine_card import BatchSizes, EngineCard, LayerShare, engine_card_path
 from ssd_edge.runtime.tensorrt_api import (
     CompileOptions,
@@ -98,7 +98,7 @@ def build_engine(
     Raises:
         ModelFileError: the ONNX file is damaged, unsafe to open, without a card, or beyond TensorRT.
         GateFailedError: it is called int8 or fp16, and TensorRT runs no layer so.
-        MissingDependencyError: no TensorRT; with TensorRT itself, no cuda-bindings.
+        MissingDependencyError: no TensorRT; with TensorRT itself, no cuda-core.
         UsageError: output, batch sizes or DLA core that cannot be.
         SinkError: the output cannot be written.
         SsdEdgeError: no GPU where one is needed, not enough memory on it, or one that TensorRT does not support.
@@ -178,13 +178,13 @@ def _gpu_to_build_on(trt: TensorRT) -> Gpu | None:
     """The GPU whose name goes into the card; TensorRT itself builds on it, and for it alone."""
     if trt.builds_without_gpu:
         return find_gpu()
-    gpu = load_cudart().gpu()
-    if gpu is None:
+    try:
+        return read_gpu()
+    except CudaError as error:
         raise SsdEdgeError(
-            f"{trt} builds an engine on the GPU it is for, and there is no NVIDIA driver or GPU here; build on that "
-            "machine, or with TensorRT-RTX (--tensorrt rtx), which needs none"
-        )
-    return gpu
+            f"{trt} builds an engine on the GPU it is for: {error}; build on that machine, or with TensorRT-RTX "
+            "(--tensorrt rtx), which needs none"
+        ) from error
 
 
 def _read(path: Path) -> bytes:
@@ -224,7 +224,7 @@ def _inspect(
         SsdEdgeError: TensorRT cannot load what it has built for this very GPU.
     """
     if gpu is None:
-        return None, "there is no NVIDIA GPU here (or no cuda-bindings); its card has null for them"
+        return None, "there is no NVIDIA GPU here (or no cuda-core); its card has null for them"
     try:
         information, times_ms = in_thread(lambda: _run_and_ask(trt, plan, model, batch, source))
     except SsdEdgeError as error:
@@ -244,11 +244,12 @@ def _run_and_ask(
     """The inspector's JSON, and the time of each layer by name."""
     shape = (batch.optimum, model.height, model.width, 3)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    with EngineSession(trt, plan, model, cuda=load_cudart(), source=source) as session:
-        session.run(images)  # the first run is slower, and gives the context its shapes
-        information = session.loaded.information(session.context)
+    with open_cuda() as cuda, TensorRTEngine(trt, plan, model, cuda=cuda, source=source) as engine:
+        engine.infer(images)  # the first run is slower
+        context = engine.context(batch.optimum)
+        information = engine.loaded.information(context)
         times = LayerTimes(trt)
-        session.context.profiler = times.profiler
+        context.profiler = times.profiler
         for _ in range(TIMED_RUNS):
-            session.run(images)
+            engine.infer(images)
     return information, times.ms

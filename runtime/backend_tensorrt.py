@@ -2,121 +2,135 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ssd_edge.card import ModelCard
-from ssd_edge.errors import MissingDependencyError, ModelFileError, SsdEdgeError
-from ssd_edge.runtime.cuda_runtime import Cuda, load_cudart
-from ssd_edge.runtime.detector import Detector
+from ssd_edge.errors import MissingDependencyError, ModelFileError, SinkError, SsdEdgeError
+from ssd_edge.files import atomic_path
+from ssd_edge.runtime.cuda import Cuda, CudaError, Graph, Memory, find_gpu, open_cuda
+from ssd_edge.runtime.engine_cache import engine_cache_folder
 from ssd_edge.runtime.engine_card import EngineCard, check_fresh, read_engine_card
-from ssd_edge.runtime.tensorrt_api import TensorRT, TensorSpec, deserialise, in_thread, load_tensorrt
+from ssd_edge.runtime.gpu_detector import GpuDetector
+from ssd_edge.runtime.gpu_engine import Engine
+from ssd_edge.runtime.tensorrt_api import TensorRT, TensorSpec, deserialise, load_tensorrt
 
-NO_GPU = "TensorRT engines run on an NVIDIA GPU, and there is no driver or GPU here; open the .onnx file instead"
+_log = logging.getLogger(__name__)
 
 
-class EngineSession:
-    """A loaded engine with its stream and its buffers on the GPU, all of which `close` frees.
+class TensorRTEngine(Engine):
+    """A loaded TensorRT engine with its stream and its memory on the GPU, all of which `close` frees.
 
-    A context manager. The engine has to obey the contract of the ONNX file that it was built from.
+    The engine has to obey the contract of the ONNX file that it was built from.
+
+    Each batch size has an execution context of its own, as TensorRT leaves undefined what a captured graph does once
+    the shapes of its context have changed; they run in order and share the memory that they work in
+    (https://docs.nvidia.com/deeplearning/tensorrt/latest/performance/best-practices.html, CUDA graphs).
+
+    Args:
+        kernels: file that keeps what TensorRT-RTX compiles for this GPU, so that the next start is quick.
 
     Attributes:
-        batch: (smallest, largest) batch that the engine takes.
-        context: TensorRT's execution context.
         loaded: the engine, `LoadedEngine`.
 
     Raises:
         ModelFileError: TensorRT refuses the plan, or its inputs and outputs break the contract.
-        SsdEdgeError: no GPU, or not enough memory on it.
+        SsdEdgeError: not enough memory on the GPU.
     """
 
-    def __init__(self, trt: TensorRT, plan: bytes | memoryview, card: ModelCard, *, cuda: Cuda, source: str) -> None:
-        self._cuda = cuda
+    def __init__(
+        self,
+        trt: TensorRT,
+        plan: bytes | memoryview,
+        card: ModelCard,
+        *,
+        cuda: Cuda,
+        source: str,
+        kernels: Path | None = None,
+    ) -> None:
+        self.cuda = cuda
         self._source = source
+        self._kernels = kernels
+        self._contexts: dict[int, Any] = {}  # by batch
+        self._ran: set[int] = set()  # batches
         self._open = ExitStack()
         try:
             self.loaded = deserialise(trt, plan, source=source)
-            self._outputs = check_contract(self.loaded.tensors(), card, source)
+            outputs = check_contract(self.loaded.tensors(), card, source)
             self.batch = self.loaded.batch_sizes("images")
-            self.context = self._create_context()
-            self._stream = cuda.call("cudaStreamCreate")
-            self._open.callback(cuda.call, "cudaStreamDestroy", self._stream)
-            self._image_shape = (card.height, card.width, 3)
-            self._buffers = self._allocate()
+            self.size_hw = (card.height, card.width)
+            self.anchors, self.classes = outputs["scores"]
+            self.stream = self._open.enter_context(cuda.stream())
+            self.images = self._memory(math.prod((*self.size_hw, 3))).address
+            self.boxes, self.scores = (self._memory(4 * math.prod(outputs[name])).address for name in outputs)
+            self._scratch = self._open.enter_context(cuda.memory(max(1, self.loaded.scratch_bytes)))
+            self._options = self.loaded.context_options(self._read_kernels())
+            self.context(self.batch[0])  # what fails is to fail now
         except BaseException:
             self.close()
             raise
 
-    def run(self, images_rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Run one batch of a size that the engine takes.
-
-        Args:
-            images_rgb: uint8 [batch, height, width, 3].
-
-        Returns:
-            boxes float32 [batch, anchors, 4] and scores float32 [batch, anchors, classes].
-
-        Raises:
-            SsdEdgeError: TensorRT or CUDA fails; with TensorRT's messages.
-        """
-        images_rgb = np.ascontiguousarray(images_rgb)
-        if not self.context.set_input_shape("images", images_rgb.shape):
-            raise self._failure(f"refuses images of shape {list(images_rgb.shape)}")
-        outputs = {
-            name: np.empty((len(images_rgb), *shape), np.float32)  # [batch, anchors, 4 or classes]
-            for name, shape in self._outputs.items()
-        }
-        copy, kinds = "cudaMemcpyAsync", self._cuda.copy_kinds()
-        self._cuda.call(
-            copy, self._buffers["images"], images_rgb.ctypes.data, images_rgb.nbytes, kinds.to_device, self._stream
-        )
-        if not self.context.execute_async_v3(int(self._stream)):
+    def enqueue(self, batch: int) -> None:
+        if not self.context(batch).execute_async_v3(self.stream.handle):
             raise self._failure("does not run")
-        for name, array in outputs.items():
-            self._cuda.call(copy, array.ctypes.data, self._buffers[name], array.nbytes, kinds.to_host, self._stream)
-        self._cuda.call("cudaStreamSynchronize", self._stream)
-        return outputs["boxes"], outputs["scores"]
+        if batch not in self._ran:
+            self._ran.add(batch)
+            self._keep_kernels()  # which RTX compiles for a shape when it first runs
+
+    def capture(self, work: Callable[[], None]) -> Graph:
+        contexts = self._contexts.values()
+        if not all(
+            getattr(context, "is_stream_capturable", lambda _: True)(self.stream.handle) for context in contexts
+        ):
+            self.stream.synchronize()
+            self._contexts.clear()
+            self.loaded.use_own_graphs(self._options)
+            raise CudaError(f"{self._source}: {self.loaded.trt} cannot be captured here, but captures itself")
+        return super().capture(work)
+
+    def context(self, batch: int) -> Any:
+        """TensorRT's execution context for a batch size, made when it is first asked for."""
+        if batch not in self._contexts:
+            context = self.loaded.create_context(self._options, self._scratch.address)
+            if context is None:
+                raise self._failure("cannot be made ready to run")
+            for name, address in (("images", self.images), ("boxes", self.boxes), ("scores", self.scores)):
+                if not context.set_tensor_address(name, address):
+                    raise self._failure(f"does not take the memory of {name}")
+            shape = (batch, *self.size_hw, 3)
+            if not context.set_input_shape("images", shape):
+                raise self._failure(f"refuses images of shape {list(shape)}")
+            self._contexts[batch] = context
+        return self._contexts[batch]
 
     def close(self) -> None:
-        """Free the GPU's memory. Closing twice does no harm."""
-        try:
-            self._open.close()
-        finally:  # the context before the engine, and the engine before its runtime
-            self.context = None
-            self.__dict__.pop("loaded", None)
+        self._contexts.clear()  # the contexts before the engine, and the engine before its runtime
+        self._options = None
+        self.__dict__.pop("loaded", None)
+        self._open.close()
 
-    def __enter__(self) -> EngineSession:
-        return self
+    def _memory(self, image_bytes: int) -> Memory:
+        return self._open.enter_context(self.cuda.memory(self.batch[1] * image_bytes))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def _read_kernels(self) -> bytes:
+        if self._kernels is not None:
+            with suppress(OSError):
+                return self._kernels.read_bytes()
+        return b""
 
-    def _create_context(self) -> Any:
-        context = in_thread(self.loaded.engine.create_execution_context)  # here TensorRT-RTX compiles
-        if context is None:
-            raise self._failure("cannot get the GPU memory that it works in")
-        return context
-
-    def _allocate(self) -> dict[str, int]:
-        """Buffers for the largest batch; their addresses never change."""
-        largest = self.batch[1]
-        sizes = {"images": largest * math.prod(self._image_shape)}
-        sizes |= {name: 4 * largest * math.prod(shape) for name, shape in self._outputs.items()}
-        buffers = {}
-        for name, size in sizes.items():
-            buffers[name] = int(self._cuda.call("cudaMalloc", size))
-            self._open.callback(self._cuda.call, "cudaFree", buffers[name])
-            if not self.context.set_tensor_address(name, buffers[name]):
-                raise self._failure(f"does not take the buffer of {name}")
-        return buffers
+    def _keep_kernels(self) -> None:
+        """A disk that is full or read-only costs only time at the next start."""
+        kernels = None if self._kernels is None else self.loaded.compiled_kernels(self._options)
+        if kernels and self._kernels is not None:
+            try:
+                with atomic_path(self._kernels) as path:
+                    path.write_bytes(kernels)
+            except SinkError as error:
+                _log.debug("compiled kernels are not kept: %s", error)
 
     def _failure(self, problem: str) -> SsdEdgeError:
         return SsdEdgeError(
@@ -125,30 +139,20 @@ class EngineSession:
         )
 
 
-class TensorRTDetector(Detector):
-    """A `Detector` for TensorRT engines. Batches larger than the engine takes are run in parts.
-
-    Args:
-        session: the engine, which the detector closes.
-        card: of the ONNX file that the engine was built from.
-    """
-
-    def __init__(self, session: EngineSession, card: ModelCard, *, score_threshold: float | None = None) -> None:
-        self._session = session
-        try:
-            super().__init__(card, score_threshold=score_threshold)
-        except BaseException:
-            session.close()
-            raise
+class TensorRTDetector(GpuDetector):
+    """A `GpuDetector` for `.engine` files."""
 
     @classmethod
-    def open(cls, path: Path, *, score_threshold: float | None = None) -> TensorRTDetector:
+    def open(cls, path: Path, *, score_threshold: float | None = None, slots: int = 2) -> TensorRTDetector:
         """Open an `.engine` file, with its card beside it.
+
+        Args:
+            slots: as `GpuDetector`.
 
         Raises:
             ModelFileError: no card, or an engine that is not what its card says, or that was built from another ONNX
                 file, by another TensorRT or for another GPU; with the command that rebuilds it.
-            MissingDependencyError: no TensorRT, or no cuda-bindings.
+            MissingDependencyError: no TensorRT, or no cuda-core.
             SsdEdgeError: no NVIDIA driver or GPU, or not enough memory on it.
         """
         card = read_engine_card(path)
@@ -157,39 +161,17 @@ class TensorRTDetector(Detector):
             plan = path.read_bytes()
         except OSError as error:
             raise ModelFileError(f"cannot read {path}: {error.strerror or error}; check the path") from error
-        cuda = load_cudart()
-        gpu = cuda.gpu()
+        gpu = find_gpu()
         # What is wrong with the file comes before what is wrong with the machine: it is wrong on every machine.
         check_fresh(path, card, plan, flavour=trt.flavour, version=trt.version, gpu=gpu)
-        if gpu is None:
-            raise SsdEdgeError(f"{path}: {NO_GPU}")
-        session = EngineSession(trt, plan, card.model, cuda=cuda, source=str(path))
-        return cls(session, card.model, score_threshold=score_threshold)
-
-    def infer(self, images_rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        smallest, largest = self._session.batch
-        parts = [
-            self._run_padded(images_rgb[start : start + largest], smallest)
-            for start in range(0, len(images_rgb), largest)
-        ]
-        if len(parts) == 1:
-            return parts[0]
-        boxes, scores = zip(*parts, strict=True)
-        return np.concatenate(boxes), np.concatenate(scores)
-
-    def _run_padded(
-        self, images_rgb: NDArray[np.uint8], smallest: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """An engine of fixed batch runs with blank images beside those it is given."""
-        count = len(images_rgb)
-        if count < smallest:
-            blank = np.zeros((smallest - count, *images_rgb.shape[1:]), np.uint8)
-            images_rgb = np.concatenate([images_rgb, blank])
-        boxes, scores = self._session.run(images_rgb)
-        return boxes[:count], scores[:count]
-
-    def _release(self) -> None:
-        self._session.close()
+        cuda = open_cuda()
+        try:
+            kernels = engine_cache_folder() / f"{card.engine_sha256}.kernels"
+            engine = TensorRTEngine(trt, plan, card.model, cuda=cuda, source=str(path), kernels=kernels)
+        except BaseException:
+            cuda.close()
+            raise
+        return cls(engine, card.model, score_threshold=score_threshold, slots=slots)
 
 
 def _tensorrt_of(card: EngineCard) -> TensorRT:

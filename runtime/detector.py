@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,8 @@ from ssd_edge.errors import MissingDependencyError, ModelFileError, SsdEdgeError
 from ssd_edge.images import ImageError
 from ssd_edge.runtime.nms import nms
 from ssd_edge.runtime.preprocess import preprocess
+
+Self = TypeVar("Self", bound="Detector")
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,11 @@ class Detector(ABC):
     Attributes:
         card: the model's `ModelCard`.
         score_threshold: detections need a score above it; the card's unless another was asked for.
-        timings: `Timings` of the last call.
+        timings: `Timings` of the last call, or of what was last collected.
+        slots: batches under way at once that make it faster: submit so many before the first is collected.
     """
+
+    slots = 1
 
     def __init__(self, card: ModelCard, *, score_threshold: float | None = None) -> None:
         if score_threshold is None:
@@ -53,6 +60,7 @@ class Detector(ABC):
         self.score_threshold = score_threshold
         self.timings = Timings()
         self._images = np.empty((0, card.height, card.width, 3), np.uint8)  # grows to the largest batch
+        self._submitted: deque[tuple[list[Detections], Timings]] = deque()
         self._closed = False
 
     @abstractmethod
@@ -84,10 +92,9 @@ class Detector(ABC):
             ImageError: a frame is not uint8 [H, W, 3] or has no pixels.
             SsdEdgeError: the detector is closed.
         """
-        if self._closed:
-            raise SsdEdgeError("this detector is closed; open the model again with open_detector")
+        self._check_open()
         for index, frame in enumerate(frames):
-            _check_frame(index, frame)
+            check_frame(index, frame)
         if not len(frames):
             return []
         begin = time.perf_counter()
@@ -99,6 +106,33 @@ class Detector(ABC):
         end = time.perf_counter()
         self.timings = Timings(1e3 * (resized - begin), 1e3 * (inferred - resized), 1e3 * (end - inferred))
         return detections
+
+    def submit(self, frames: Sequence[NDArray[np.uint8]]) -> None:
+        """Begin to detect in a batch; `collect` gives what a call with the same frames would have.
+
+        On a GPU it returns while the work goes on, elsewhere when it is done. Frames in the processor's memory can be
+        overwritten then.
+
+        Raises:
+            As a call does.
+        """
+        self._submitted.append((self(frames), self.timings))
+
+    def collect(self) -> list[Detections]:
+        """Detections of the earliest batch that was submitted and not collected yet; waits for them.
+
+        Raises:
+            SsdEdgeError: there is none, or the detector is closed.
+        """
+        self._check_open()
+        if not self._submitted:
+            raise SsdEdgeError("there is nothing to collect; submit frames first")
+        detections, self.timings = self._submitted.popleft()
+        return detections
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SsdEdgeError("this detector is closed; open the model again with open_detector")
 
     def _preprocess(self, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
         """uint8 [batch, height, width, 3] RGB, valid until the next call."""
@@ -130,7 +164,7 @@ class Detector(ABC):
             self._closed = True
             self._release()
 
-    def __enter__(self) -> Detector:
+    def __enter__(self: Self) -> Self:
         return self
 
     def __exit__(
@@ -146,10 +180,11 @@ def open_detector(
     score_threshold: float | None = None,
     spin: bool = True,
     device: str | None = None,
+    overlap: bool = True,
 ) -> Detector:
     """Open a model file: `.onnx` (ONNX Runtime), `.engine` (TensorRT), `.pt` or `.safetensors` (PyTorch).
 
-    PyTorch needs the `train` extra; an engine needs TensorRT, cuda-bindings and an NVIDIA GPU.
+    PyTorch needs the `train` extra; an engine needs TensorRT, cuda-core and an NVIDIA GPU.
 
     Args:
         threads: threads that one inference uses; None: as many as the backend finds best.
@@ -157,7 +192,9 @@ def open_detector(
             cores, and half the frames where something does. PyTorch decides for itself.
         score_threshold: overrides the card's. Raising it never changes the detections that stay.
         device: where PyTorch runs: `cpu`, `cuda`, `cuda:1`; None: the CPU. ONNX Runtime runs on the CPU, an engine on
-            the first GPU.
+            the first GPU. On a GPU, resizing and suppression run there too.
+        overlap: on a GPU, `submit` uploads a batch while the one before computes; False saves the memory of it, for
+            when each batch is collected before the next is there.
 
     Raises:
         ModelFileError: no such file, another kind of file, a file that breaks the contract, or a stale engine.
@@ -171,6 +208,7 @@ def open_detector(
         raise ModelFileError(f"{path} is no model file; expected .onnx, .engine, .pt or .safetensors")
     if not path.is_file():
         raise ModelFileError(f"no model file {path}; check the path")
+    slots = 2 if overlap else 1
     if path.suffix == ".engine":
         if device not in (None, "cuda", "cuda:0"):
             raise UsageError(
@@ -179,7 +217,7 @@ def open_detector(
             )
         from ssd_edge.runtime.backend_tensorrt import TensorRTDetector
 
-        return TensorRTDetector.open(path, score_threshold=score_threshold)
+        return TensorRTDetector.open(path, score_threshold=score_threshold, slots=slots)
     if path.suffix == ".onnx":
         if device not in (None, "cpu"):
             raise UsageError(f"--device {device}: ONNX files run on the CPU in this version; leave it out")
@@ -195,10 +233,19 @@ def open_detector(
             f"{path} needs PyTorch, but {error.name} is not installed (an .onnx file needs nothing more)",
             extra="train",
         ) from error
+    if device is not None and device.startswith("cuda"):
+        from ssd_edge.runtime.backend_torch_cuda import open_on_cuda
+
+        return open_on_cuda(path, device, threads=threads, score_threshold=score_threshold, slots=slots)
     return TorchDetector.open(path, threads=threads, score_threshold=score_threshold, device=device)
 
 
-def _check_frame(index: int, frame: NDArray[np.uint8]) -> None:
+def check_frame(index: int, frame: NDArray[np.uint8]) -> None:
+    """Of a batch.
+
+    Raises:
+        ImageError: it is not uint8 [H, W, 3], or has no pixels.
+    """
     shape = list(frame.shape)
     if frame.dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or frame.size == 0:
         raise ImageError(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ssd_edge.card import file_sha256, int8_target
 from ssd_edge.errors import MissingDependencyError, ModelFileError, SsdEdgeError, UsageError
-from ssd_edge.runtime.cuda_runtime import Gpu, load_cudart
+from ssd_edge.runtime.cuda import CudaError, Gpu, read_gpu
 from ssd_edge.runtime.engine_card import BatchSizes, EngineCard, check_fresh, read_engine_card
 from ssd_edge.runtime.onnx_file import check_onnx_file
 from ssd_edge.runtime.tensorrt_api import MODULES, TensorRT, load_tensorrt
@@ -85,12 +85,12 @@ def _may_have_tensorrt() -> bool:
 
 
 def _cached_engine(onnx: Path, batch: BatchSizes, progress: bool) -> Path:
-    gpu = load_cudart().gpu()
-    if gpu is None:
+    try:
+        gpu = read_gpu()
+    except CudaError as error:
         raise _NoGpuError(
-            "--backend tensorrt needs an NVIDIA GPU, and there is no driver or GPU here; --backend onnxruntime runs "
-            f"{onnx} on the CPU"
-        )
+            f"--backend tensorrt needs an NVIDIA GPU: {error}; --backend onnxruntime runs {onnx} on the CPU"
+        ) from error
     if not onnx.is_file():
         raise ModelFileError(f"no model file {onnx}; check the path")
     trt = load_tensorrt()

@@ -14,7 +14,7 @@ from typing import Any
 
 from ssd_edge.card import ModelCard, file_sha256
 from ssd_edge.errors import ModelFileError, UsageError
-from ssd_edge.runtime.cuda_runtime import Gpu
+from ssd_edge.runtime.cuda import Gpu
 
 ENGINE_CARD_VERSION = 1
 FLAVOURS = ("tensorrt", "rtx")

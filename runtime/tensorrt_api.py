@@ -1,8 +1,9 @@
 """The one file that knows how versions of TensorRT differ: TensorRT 10.3 to 11.x, and TensorRT-RTX.
 
 What differs: the name of the package; strong typing, a flag in 10.x and always on in 11.x and RTX; timing caches,
-which RTX does not use; DLA cores, which 11.x and RTX do not have. Builder flags for FP16 and INT8 are never used:
-they are gone in 11.x, and here the precision is in the graph.
+which RTX does not use; DLA cores, which 11.x and RTX do not have; how an execution context is made, as RTX compiles for
+the GPU when it makes one. Builder flags for FP16 and INT8 are never used: they are gone in 11.x, and here the precision
+is in the graph.
 
 Sources: https://docs.nvidia.com/deeplearning/tensorrt/latest/ (Python API, migration from 10.x to 11.x) and
 https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/.
@@ -291,6 +292,8 @@ def compile_network(network: Network, options: CompileOptions, progress: Progres
     _set_batch(network, config, options.batch)
     if options.dla_core is not None:
         _use_dla(network, config, options)
+    if hasattr(trt.api.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # RTX: else a CUDA graph cannot hold the engine
+        config.set_flag(trt.api.BuilderFlag.REQUIRE_USER_ALLOCATION)
     cache = _attach_timing_cache(trt, config, options.timing_cache)
     cancelled = threading.Event()
     monitor = _progress_monitor(trt, progress, cancelled)
@@ -499,6 +502,51 @@ class LoadedEngine:
             return fixed, fixed
         smallest, _, largest = self.engine.get_tensor_profile_shape(name, 0)
         return int(smallest[0]), int(largest[0])
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Memory that a context works in, whatever its batch."""
+        return int(self.engine.device_memory_size_v2)
+
+    def context_options(self, kernels: bytes = b"") -> Any:
+        """How contexts are made: with memory of ours, which the contexts of all batch sizes share.
+
+        Args:
+            kernels: of `compiled_kernels`; those of another GPU, driver or version are left aside.
+        """
+        api = self.trt.api
+        user_managed = api.ExecutionContextAllocationStrategy.USER_MANAGED
+        if self.trt.flavour != "rtx":
+            return user_managed
+        options = self.engine.create_runtime_config()
+        options.set_execution_context_allocation_strategy(user_managed)
+        # Kernels for the very shape at once, not later from a thread beside: a CUDA graph would keep the slow ones.
+        options.dynamic_shapes_kernel_specialization_strategy = api.DynamicShapesKernelSpecializationStrategy.EAGER
+        cache = options.create_runtime_cache()
+        if kernels and not cache.deserialize(kernels):
+            _log.debug("%s: the kernels that were kept are of another GPU or version", self.trt)
+        options.set_runtime_cache(cache)
+        return options
+
+    def create_context(self, options: Any, scratch: int) -> Any | None:
+        """An execution context that works in the memory at `scratch`; here TensorRT-RTX compiles.
+
+        None: it fails, for which the log has the reason.
+        """
+        context = in_thread(lambda: self.engine.create_execution_context(options))
+        if context is not None:
+            context.set_device_memory(scratch, self.scratch_bytes)
+        return context
+
+    def compiled_kernels(self, options: Any) -> bytes | None:
+        """What RTX has compiled for the contexts so far, to be kept for the next start; None: nothing of that kind."""
+        if self.trt.flavour != "rtx":
+            return None
+        return bytes(options.get_runtime_cache().serialize())
+
+    def use_own_graphs(self, options: Any) -> None:
+        """Let contexts that are made from now on capture CUDA graphs themselves, where ours cannot hold them (RTX)."""
+        options.cuda_graph_strategy = self.trt.api.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
 
     def information(self, context: Any) -> str:
         """JSON of the inspector. Formats are known where the context has its input shapes."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 CODES_FPS = 30.0
+JSON_TO_STDOUT = Path("-")
 # Names that ask `codes` for a file that it does not write; any other dot belongs to a folder's name.
 OTHER_FILE_SUFFIXES = (".avi", ".gif", ".gz", ".json", ".mkv", ".mov", ".tar", ".webm", ".zip")
 DATA_HELP = "dataset folder or file (COCO, VOC, YOLO)"
@@ -320,8 +321,20 @@ def _stream(args: argparse.Namespace) -> None:
         score_threshold=args.score,
         threads=args.threads,
         max_frames=args.max_frames,
+        latency=args.latency,
     )
     run_stream(config)
+
+
+def _doctor(args: argparse.Namespace) -> None:
+    from ssd_edge.runtime.doctor.diagnosis import diagnose
+
+    diagnosis = diagnose()
+    if args.json == JSON_TO_STDOUT:
+        print(diagnosis.to_json())
+    else:
+        _report(diagnosis.table(), diagnosis.to_json(), args.json)
+    diagnosis.check()
 
 
 def _usable_dataset(args: argparse.Namespace) -> DetectionDataset:
@@ -552,7 +565,13 @@ def _stream_arguments(parser: argparse.ArgumentParser) -> None:
     add("--jsonl", metavar="FILE", help="write detections, a JSON object a frame and line; - for standard output")
     add("--score", type=_score, default=0.4, help="detections need a score above this (%(default)s)")
     _threads_argument(parser)
+    add("--latency", action="store_true", help="on a GPU, the lowest age of a frame instead of the most frames a second")
     add("--max-frames", type=_positive_int, metavar="N", help="end after so many frames (all)")
+
+
+def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    json_help = "print JSON instead, or write it to FILE too"
+    parser.add_argument("--json", type=Path, nargs="?", const=JSON_TO_STDOUT, metavar="FILE", help=json_help)
 
 
 def _arch_argument(parser: argparse.ArgumentParser) -> None:
@@ -648,4 +667,5 @@ COMMANDS: dict[str, tuple[_Run, _AddArguments, str]] = {
         "measure accuracy, FPS, latency, size, memory and power of models side by side",
     ),
     "stream": (_stream, _stream_arguments, "detect in a camera, network stream, video or images"),
+    "doctor": (_doctor, _doctor_arguments, "say what this machine has and lacks, and how to mend it"),
 }

@@ -28,7 +28,12 @@ from ssd_edge.images import load_image
 from ssd_edge.runtime.detector import Detector, open_detector
 
 CHECKPOINTS = (".pt", ".safetensors")
-BACKEND_NAMES = {"OnnxDetector": "ONNX Runtime", "TorchDetector": "PyTorch", "TensorRTDetector": "TensorRT"}
+BACKEND_NAMES = {
+    "OnnxDetector": "ONNX Runtime",
+    "TorchDetector": "PyTorch",
+    "TorchCudaDetector": "PyTorch",
+    "TensorRTDetector": "TensorRT",
+}
 
 
 @dataclass(frozen=True)

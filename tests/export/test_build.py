@@ -20,7 +20,7 @@ from ssd_edge.cli import main
 from ssd_edge.errors import GateFailedError, MissingDependencyError, ModelFileError, SinkError, SsdEdgeError, UsageError
 from ssd_edge.export import build
 from ssd_edge.export.build import BuildReport, build_engine
-from ssd_edge.runtime.cuda_runtime import Gpu
+from ssd_edge.runtime.cuda import CudaError, Gpu
 from ssd_edge.runtime.engine_card import BatchSizes, LayerShare, check_fresh, read_engine_card
 from ssd_edge.runtime.tensorrt_api import TensorRT, load_tensorrt
 
@@ -254,19 +254,20 @@ def test_outputs_that_cannot_be(write_onnx: Callable[..., Path], tmp_path: Path)
 
 
 def test_tensorrt_itself_needs_a_gpu(write_onnx: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    class NoGpu:
-        def gpu(self) -> None:
-            return None
+    def no_gpu() -> None:
+        raise CudaError("there is no NVIDIA driver here")
 
     monkeypatch.setattr(build, "load_tensorrt", lambda _: TensorRT("tensorrt", "10.3.0", None))
-    monkeypatch.setattr(build, "load_cudart", NoGpu)
-    with pytest.raises(SsdEdgeError, match=r"TensorRT 10\.3\.0 builds an engine on the GPU it is for.*--tensorrt rtx"):
+    monkeypatch.setattr(build, "read_gpu", no_gpu)
+    with pytest.raises(
+        SsdEdgeError, match=r"builds an engine on the GPU it is for: there is no NVIDIA driver here.*--tensorrt rtx"
+    ):
         built(write_onnx())
 
     def absent() -> None:
-        raise MissingDependencyError("no cuda-bindings", extra="cuda13")
+        raise MissingDependencyError("no cuda-core", extra="cuda13")
 
-    monkeypatch.setattr(build, "load_cudart", absent)
+    monkeypatch.setattr(build, "read_gpu", absent)
     with pytest.raises(MissingDependencyError):
         built(write_onnx())
 

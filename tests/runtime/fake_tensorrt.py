@@ -1,4 +1,4 @@
-"""A TensorRT and a CUDA runtime made of plain Python, which record what is asked of them.
+"""A TensorRT made of plain Python, which records what is asked of it, and runs on `HostCuda`.
 
 The engine gives every anchor of an image the score of its first pixel, and boxes that tell the anchor's number.
 """
@@ -10,9 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from host_cuda import HostCuda, HostStream
 
 from ssd_edge.card import ModelCard
-from ssd_edge.runtime.cuda_runtime import Cuda
+from ssd_edge.runtime.cuda import CudaMemoryError, Memory, Stream
 from ssd_edge.runtime.tensorrt_api import TensorRT
 
 ANCHORS = 2
@@ -45,12 +46,6 @@ class DataType(IntEnum):
     UINT8 = 2
 
 
-class CudaStatus(IntEnum):
-    cudaSuccess = 0
-    cudaErrorMemoryAllocation = 2
-    cudaErrorInsufficientDriver = 35
-
-
 class Plain:
     """Stands for ILogger, IProgressMonitor and IProfiler."""
 
@@ -66,7 +61,9 @@ class Script:
         batch: smallest, optimum and largest batch of the engine.
         classes: of its scores.
         mallocs: how many allocations succeed.
-        driver: whether there is a GPU.
+        capturable: whether RTX says that a CUDA graph can hold the engine; None: it is not asked.
+        takes_kernels: whether RTX takes kernels that were kept.
+        streams: of the GPU, by handle.
     """
 
     says: list[tuple[Severity, str]] = field(default_factory=list)
@@ -78,12 +75,14 @@ class Script:
     classes: int = 3
     size: int = 32
     mallocs: int = 100
-    driver: bool = True
+    capturable: bool | None = None
+    takes_kernels: bool = True
     dla_cores: int = 0
     takes_cache: bool = True
     calls: list[Any] = field(default_factory=list)
-    memory: dict[int, bytearray] = field(default_factory=dict)  # by address; freed memory leaves it
+    streams: dict[int, HostStream] = field(default_factory=dict)
     logger: Any = None
+    cuda: Any = None
 
     def speak(self) -> None:
         for severity, text in self.says:
@@ -115,6 +114,9 @@ def fake_tensorrt(script: Script, version: str = "10.3.0", flavour: str = "tenso
         BuilderFlag=SimpleNamespace(GPU_FALLBACK="fallback"),
         TensorIOMode=SimpleNamespace(INPUT="input", OUTPUT="output"),
         LayerInformationFormat=SimpleNamespace(JSON="json"),
+        ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="user managed"),
+        DynamicShapesKernelSpecializationStrategy=SimpleNamespace(EAGER="eager"),
+        CudaGraphStrategy=SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole graph"),
     )
     vars(api).update(members)
     return TensorRT(flavour, version, api)
@@ -217,18 +219,65 @@ class Engine:
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
         return [(size, *self.shapes[name][1:]) for size in self.script.batch]
 
-    def create_execution_context(self) -> "Context | None":
-        return Context(self.script) if self.script.has_context else None
+    device_memory_size_v2 = 1000
+
+    def create_runtime_config(self) -> "RuntimeConfig":
+        return RuntimeConfig(self.script)
+
+    def create_execution_context(self, options: Any) -> "Context | None":
+        strategy = options.strategy if isinstance(options, RuntimeConfig) else options
+        self.script.calls.append(("context", strategy))
+        return Context(self.script, options) if self.script.has_context else None
 
     def create_engine_inspector(self) -> Any:
         return SimpleNamespace(get_engine_information=lambda _: '{"Layers": []}')
 
 
-class Context:
+class RuntimeConfig:
+    """RTX's; its kernels are those that it was given and one for each context."""
+
+    cuda_graph_strategy = dynamic_shapes_kernel_specialization_strategy = strategy = ""
+
     def __init__(self, script: Script) -> None:
+        self.script = script
+        self.kernels = b""
+
+    def set_execution_context_allocation_strategy(self, strategy: str) -> None:
+        self.strategy = strategy
+
+    def create_runtime_cache(self) -> Any:
+        def deserialise(kernels: bytes) -> bool:
+            if self.script.takes_kernels:
+                self.kernels = kernels
+            return self.script.takes_kernels
+
+        return SimpleNamespace(deserialize=deserialise, serialize=lambda: self.kernels)
+
+    def set_runtime_cache(self, cache: Any) -> None:
+        self.cache = cache
+
+    def get_runtime_cache(self) -> Any:
+        return self.cache
+
+
+class Context:
+    def __init__(self, script: Script, options: Any) -> None:
         self.script = script
         self.addresses: dict[str, int] = {}
         self.shape: tuple[int, ...] = ()
+        self.has_memory = False
+        if isinstance(options, RuntimeConfig):
+            options.kernels += b"k"
+            script.calls += [
+                ("specialises", options.dynamic_shapes_kernel_specialization_strategy),
+                ("own graphs", options.cuda_graph_strategy),
+            ]
+        if script.capturable is not None:
+            self.is_stream_capturable = lambda stream: stream in script.streams and script.capturable
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        assert address % 256 == 0
+        self.has_memory = size >= Engine.device_memory_size_v2
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses[name] = address
@@ -236,79 +285,47 @@ class Context:
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self.script.calls.append(("set_input_shape", name, tuple(shape)))
+        assert not self.shape, "a graph may have been captured from this context"
         self.shape = tuple(shape)
         return self.script.batch[0] <= shape[0] <= self.script.batch[-1]
 
     def execute_async_v3(self, stream: int) -> bool:
-        self.script.calls.append(("execute", stream))
-        if not self.script.runs:
+        self.script.calls.append(("execute", self.shape[0]))
+        if not self.script.runs or not self.has_memory:
             self.script.speak()
             return False
+        self.script.streams[stream]._put(self._run)
+        return True
+
+    def _run(self) -> None:
         count = self.shape[0]
-        read = self.script.memory[self.addresses["images"]][: int(np.prod(self.shape))]
-        first_pixels = np.frombuffer(read, np.uint8).reshape(count, -1)[:, 0]
+        images = np.frombuffer(ctypes.string_at(self.addresses["images"], int(np.prod(self.shape))), np.uint8)
+        first_pixels = images.reshape(count, -1)[:, 0]
         scores = np.repeat(first_pixels.astype(np.float32) / 255, ANCHORS * self.script.classes)
         boxes = np.tile(np.arange(ANCHORS * 4, dtype=np.float32) / 8, count)
         for name, values in (("scores", scores), ("boxes", boxes)):
-            self.script.memory[self.addresses[name]][: values.nbytes] = values.tobytes()
-        return True
+            ctypes.memmove(self.addresses[name], values.ctypes.data, values.nbytes)
 
 
-def fake_cuda(script: Script) -> Cuda:
-    """A GPU whose memory is the script's."""
-    return Cuda(Cudart(script))
-
-
-class Cudart:
-    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice="to_device", cudaMemcpyDeviceToHost="to_host")
+class FakeCuda(HostCuda):
+    """A GPU for `fake_tensorrt`: the script knows its streams, and says how many allocations it has."""
 
     def __init__(self, script: Script) -> None:
+        super().__init__()
         self.script = script
+        self.closed = 0
 
-    def cudaGetErrorString(self, status: CudaStatus) -> tuple[CudaStatus, bytes]:
-        return CudaStatus.cudaSuccess, b"as the driver words it"
+    def stream(self) -> Stream:
+        stream = super().stream()
+        assert isinstance(stream, HostStream)
+        self.script.streams[stream.handle] = stream
+        return stream
 
-    def cudaGetDeviceCount(self) -> tuple[CudaStatus, int | None]:
-        return (CudaStatus.cudaSuccess, 1) if self.script.driver else (CudaStatus.cudaErrorInsufficientDriver, None)
-
-    def cudaGetDevice(self) -> tuple[CudaStatus, int]:
-        return CudaStatus.cudaSuccess, 0
-
-    def cudaGetDeviceProperties(self, device: int) -> tuple[CudaStatus, Any]:
-        return CudaStatus.cudaSuccess, SimpleNamespace(name=b"Orin", major=8, minor=7)
-
-    def cudaDriverGetVersion(self) -> tuple[CudaStatus, int]:
-        return CudaStatus.cudaSuccess, 12060
-
-    def cudaStreamCreate(self) -> tuple[CudaStatus, int]:
-        self.script.calls.append(("stream",))
-        return CudaStatus.cudaSuccess, 77
-
-    def cudaStreamDestroy(self, stream: int) -> tuple[CudaStatus]:
-        self.script.calls.append(("destroy", stream))
-        return (CudaStatus.cudaSuccess,)
-
-    def cudaStreamSynchronize(self, stream: int) -> tuple[CudaStatus]:
-        self.script.calls.append(("synchronise", stream))
-        return (CudaStatus.cudaSuccess,)
-
-    def cudaMalloc(self, size: int) -> tuple[CudaStatus, int | None]:
-        if self.script.mallocs == 0:
-            return CudaStatus.cudaErrorMemoryAllocation, None
+    def memory(self, size: int) -> Memory:
         self.script.mallocs -= 1
-        address = 0x1000 * (1 + len(self.script.memory))
-        self.script.memory[address] = bytearray(size)
-        self.script.calls.append(("malloc", size))
-        return CudaStatus.cudaSuccess, address
+        if self.script.mallocs < 0:
+            raise CudaMemoryError(f"out of GPU memory for {size} bytes")
+        return super().memory(size)
 
-    def cudaFree(self, address: int) -> tuple[CudaStatus]:
-        del self.script.memory[address]
-        return (CudaStatus.cudaSuccess,)
-
-    def cudaMemcpyAsync(self, to: int, start: int, size: int, kind: str, stream: int) -> tuple[CudaStatus]:
-        self.script.calls.append((kind, size, stream))
-        if kind == "to_device":
-            self.script.memory[to][:size] = ctypes.string_at(start, size)
-        else:
-            ctypes.memmove(to, bytes(self.script.memory[start][:size]), size)
-        return (CudaStatus.cudaSuccess,)
+    def close(self) -> None:
+        self.closed += 1

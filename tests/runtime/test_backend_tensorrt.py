@@ -1,7 +1,6 @@
 """Engines run: order of calls, shapes, memory and errors with fakes; against ONNX Runtime on a GPU."""
 
 import hashlib
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_tensorrt import CARD, Script, Severity, fake_cuda, fake_tensorrt
+from fake_tensorrt import CARD, FakeCuda, Script, Severity, fake_tensorrt
+from host_cuda import HostCuda
 
 from ssd_edge.errors import MissingDependencyError, ModelFileError, SsdEdgeError, UsageError
-from ssd_edge.runtime import backend_tensorrt, cuda_runtime
-from ssd_edge.runtime.backend_tensorrt import EngineSession, TensorRTDetector
-from ssd_edge.runtime.cuda_runtime import CudaError, CudaMemoryError, Gpu, find_gpu
+from ssd_edge.runtime import backend_tensorrt
+from ssd_edge.runtime.backend_tensorrt import TensorRTDetector, TensorRTEngine
+from ssd_edge.runtime.cuda import CudaError, CudaMemoryError, Gpu, find_gpu
 from ssd_edge.runtime.detector import open_detector
 from ssd_edge.runtime.engine_card import BatchSizes, EngineCard, engine_card_path
 
@@ -23,8 +23,13 @@ RANGE = (1, 2, 4)
 FIXED = (4, 4, 4)
 
 
-def session(script: Script) -> EngineSession:
-    return EngineSession(fake_tensorrt(script), PLAN, CARD, cuda=fake_cuda(script), source="m.engine")
+def engine_of(script: Script, **options: Any) -> TensorRTEngine:
+    return TensorRTEngine(fake_tensorrt(script), PLAN, CARD, cuda=FakeCuda(script), source="m.engine", **options)
+
+
+def allocated(engine: TensorRTEngine) -> int:
+    assert isinstance(engine.cuda, HostCuda)
+    return engine.cuda.allocated
 
 
 def images_of(*first_pixels: int) -> np.ndarray:
@@ -36,116 +41,139 @@ def images_of(*first_pixels: int) -> np.ndarray:
 
 def runs(script: Script) -> list[int]:
     """Batch of each run."""
-    return [call[2][0] for call in script.calls if call[0] == "set_input_shape"]
+    return [call[1] for call in script.calls if call[0] == "execute"]
 
 
-def test_calls_of_one_run_come_in_order() -> None:
-    script = Script(batch=RANGE)
-    with session(script) as opened:
-        assert [call for call in script.calls if call[0] == "malloc"] == [
-            ("malloc", 4 * 32 * 32 * 3),
-            ("malloc", 4 * 4 * 2 * 4),
-            ("malloc", 4 * 4 * 2 * 3),
-        ]
-        script.calls.clear()
-        boxes, scores = opened.run(images_of(255, 51))
-    assert script.calls[:6] == [
-        ("set_input_shape", "images", (2, 32, 32, 3)),
-        ("to_device", 2 * 32 * 32 * 3, 77),
-        ("execute", 77),
-        ("to_host", 4 * 2 * 2 * 4, 77),
-        ("to_host", 4 * 2 * 2 * 3, 77),
-        ("synchronise", 77),
-    ]
+def test_a_run() -> None:
+    with engine_of(Script(batch=RANGE)) as engine:
+        assert (engine.batch, engine.size_hw, engine.anchors, engine.classes) == ((1, 4), (32, 32), 2, 3)
+        boxes, scores = engine.infer(images_of(255, 51))
     assert boxes.tolist() == [[[0, 0.125, 0.25, 0.375], [0.5, 0.625, 0.75, 0.875]]] * 2
     assert scores.shape == (2, 2, 3)
     assert scores[:, 0, 0].tolist() == pytest.approx([1, 0.2])
 
 
-def test_images_need_not_lie_in_one_piece() -> None:
-    with session(Script(batch=RANGE)) as opened:
-        _, scores = opened.run(images_of(255, 0, 51)[::2])
-    assert scores[:, 0, 0].tolist() == pytest.approx([1, 0.2])
+def test_a_batch_size_has_a_context_of_its_own() -> None:
+    """As its captured graphs are good only while nobody changes its shapes."""
+    script = Script(batch=RANGE)
+    with engine_of(script) as engine:
+        assert ("context", "user managed") in script.calls  # for the smallest, so that what fails fails at once
+        for count in (1, 3, 1, 3):
+            engine.infer(images_of(*range(count)))
+    assert [call[2][0] for call in script.calls if call[0] == "set_input_shape"] == [1, 3]
+    assert runs(script) == [1, 3, 1, 3]
 
 
 def test_closing_frees_everything_once() -> None:
-    script = Script()
-    opened = session(script)
-    assert len(script.memory) == 3
-    opened.close()
-    opened.close()
-    assert not script.memory
-    assert script.calls.count(("destroy", 77)) == 1
+    engine = engine_of(Script())
+    assert allocated(engine) == 32 * 32 * 3 + 4 * 2 * 4 + 4 * 2 * 3 + 1000
+    engine.close()
+    engine.close()
+    assert allocated(engine) == 0
 
 
-@pytest.mark.parametrize("mallocs", [0, 1, 2])
-def test_no_memory_for_the_buffers(mallocs: int) -> None:
+@pytest.mark.parametrize("mallocs", [0, 1, 2, 3])
+def test_no_memory(mallocs: int) -> None:
     script = Script(mallocs=mallocs)
-    with pytest.raises(CudaMemoryError, match=r"out of GPU memory \(cudaMalloc: .*as the driver words it.*--batch"):
-        session(script)
-    assert not script.memory
-    assert script.calls[-1] == ("destroy", 77)
+    cuda = FakeCuda(script)
+    with pytest.raises(CudaMemoryError):
+        TensorRTEngine(fake_tensorrt(script), PLAN, CARD, cuda=cuda, source="m.engine")
+    assert cuda.allocated == 0
 
 
-def test_no_memory_for_the_context() -> None:
+def test_no_context() -> None:
     script = Script(has_context=False, says=[(Severity.ERROR, "Error Code 2: OutOfMemory")])
-    with pytest.raises(SsdEdgeError, match=r"m\.engine: .* cannot get the GPU memory .*OutOfMemory"):
-        session(script)
-    assert not script.memory
+    with pytest.raises(SsdEdgeError, match=r"m\.engine: .* cannot be made ready to run: .*OutOfMemory"):
+        engine_of(script)
 
 
 def test_a_plan_that_does_not_load() -> None:
     script = Script(loads=False, says=[(Severity.ERROR, "Version tag does not match")])
     with pytest.raises(ModelFileError, match="Version tag does not match"):
-        session(script)
-    assert ("stream",) not in script.calls
+        engine_of(script)
+    assert not script.streams
 
 
 def test_a_run_that_fails_says_why() -> None:
     script = Script(runs=False, says=[(Severity.ERROR, "Error Code 1: Cask (no launch)")])
-    opened = session(script)
-    with pytest.raises(SsdEdgeError, match=r"does not run: .*Cask"):
-        opened.run(images_of(1))
-    with pytest.raises(SsdEdgeError, match=r"refuses images of shape \[2, 32, 32, 3\]"):
-        opened.run(images_of(1, 2))
-    opened.close()
-    assert not script.memory
+    with engine_of(script) as engine:
+        with pytest.raises(SsdEdgeError, match=r"does not run: .*Cask"):
+            engine.infer(images_of(1))
+        with pytest.raises(SsdEdgeError, match=r"refuses images of shape \[2, 32, 32, 3\]"):
+            engine.enqueue(2)
+
+
+def test_rtx_keeps_the_kernels_that_it_compiles(tmp_path: Path) -> None:
+    file = tmp_path / "folder" / "m.kernels"
+
+    def opened(script: Script) -> None:
+        rtx = fake_tensorrt(script, "1.7.1", "rtx")
+        with TensorRTEngine(rtx, PLAN, CARD, cuda=FakeCuda(script), source="m.engine", kernels=file) as engine:
+            engine.infer(images_of(1, 2))
+
+    script = Script(batch=RANGE)
+    opened(script)
+    assert file.read_bytes() == b"kk"  # of two batch sizes
+    assert ("context", "user managed") in script.calls
+    assert ("specialises", "eager") in script.calls
+    opened(Script(batch=RANGE))
+    assert file.read_bytes() == b"kkkk"
+    opened(Script(batch=RANGE, takes_kernels=False))  # of another GPU
+    assert file.read_bytes() == b"kk"
+    file.unlink()
+    file.mkdir()
+    opened(Script(batch=RANGE))  # costs no more than time
+
+
+def test_rtx_captures_graphs_itself_where_ours_cannot_hold_it(caplog: pytest.LogCaptureFixture) -> None:
+    frame = np.full((32, 32, 3), 255, np.uint8)
+    for capturable in (True, False):
+        caplog.clear()
+        script = Script(capturable=capturable)
+        rtx = fake_tensorrt(script, "1.7.1", "rtx")
+        engine = TensorRTEngine(rtx, PLAN, CARD, cuda=FakeCuda(script), source="m.engine")
+        with TensorRTDetector(engine, CARD, slots=1) as detector:
+            assert [len(detector([frame])[0]) for _ in range(4)] == [6] * 4
+        own = [call[1] for call in script.calls if call[0] == "own graphs"]
+        assert own == ([""] if capturable else ["", "whole graph"])
+        assert len(runs(script)) == (2 if capturable else 4)  # replays are not asked of TensorRT
+        assert (
+            [record.message for record in caplog.records] == []
+            if capturable
+            else [
+                "the detector runs without a CUDA graph: m.engine: TensorRT-RTX 1.7.1 cannot be captured here, "
+                "but captures itself"
+            ]
+        )
 
 
 @pytest.mark.parametrize("changes", [{"classes": 2}, {"size": 64}])
 def test_engines_that_break_the_contract(changes: dict[str, int]) -> None:
     script = Script(**changes)
     with pytest.raises(ModelFileError, match=r"m\.engine has .*expected images UINT8 \[batch, 32, 32, 3\].*scores"):
-        session(script)
-    assert not script.memory
+        engine_of(script)
 
 
 def test_batches_are_split_and_padded() -> None:
     script = Script(batch=RANGE)
-    with TensorRTDetector(session(script), CARD) as detector:
+    with TensorRTDetector(engine_of(script), CARD) as detector:
         boxes, scores = detector.infer(images_of(*range(0, 180, 20)))
     assert runs(script) == [4, 4, 1]
     assert boxes.shape == (9, 2, 4)
     assert (255 * scores[:, 1, 2]).round().tolist() == list(range(0, 180, 20))
     script = Script(batch=FIXED)
-    with TensorRTDetector(session(script), CARD) as detector:
+    with TensorRTDetector(engine_of(script), CARD) as detector:
         boxes, scores = detector.infer(images_of(50, 100, 150, 200, 250))
     assert runs(script) == [4, 4]
     assert boxes.shape == (5, 2, 4)
     assert (255 * scores[:, 0, 0]).round().tolist() == [50, 100, 150, 200, 250]
 
 
-def test_a_wrong_threshold_frees_the_session() -> None:
-    script = Script()
-    with pytest.raises(UsageError, match="threshold 2"):
-        TensorRTDetector(session(script), CARD, score_threshold=2)
-    assert not script.memory
-
-
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Script:
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Script:
     """A Jetson Orin with TensorRT 10.3."""
     script = Script(batch=FIXED)
+    script.cuda = FakeCuda(script)
 
     def load(flavour: str | None = None) -> Any:
         if flavour == "rtx":
@@ -153,7 +181,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Script:
         return fake_tensorrt(script)
 
     monkeypatch.setattr(backend_tensorrt, "load_tensorrt", load)
-    monkeypatch.setattr(backend_tensorrt, "load_cudart", lambda: fake_cuda(script))
+    monkeypatch.setattr(backend_tensorrt, "find_gpu", lambda: Gpu("Orin", "8.7", "12.6"))
+    monkeypatch.setattr(backend_tensorrt, "open_cuda", lambda: script.cuda)
+    monkeypatch.setenv("SSD_EDGE_CACHE", str(tmp_path / "cache"))
     return script
 
 
@@ -192,9 +222,25 @@ def test_open_detector_runs_an_engine(machine: Script, write_engine: Callable[..
     assert sorted(set(found[0].labels.tolist())) == [0, 1, 2]
     assert found[0].boxes_xyxy.tolist()[0] == [0, 8, 32, 24]
     assert machine.calls[0] == ("deserialise", PLAN, False)
-    assert not machine.memory
+    assert (machine.cuda.allocated, machine.cuda.closed) == (0, 1)
     with pytest.raises(SsdEdgeError, match="closed"):
         detector([white])
+
+
+def test_what_fails_to_open_leaves_nothing_on_the_gpu(machine: Script, write_engine: Callable[..., Path]) -> None:
+    with pytest.raises(UsageError, match="threshold 2"):
+        open_detector(write_engine(), score_threshold=2)
+    assert (machine.cuda.allocated, machine.cuda.closed) == (0, 1)
+    machine.loads = False
+    with pytest.raises(ModelFileError, match="cannot load it"):
+        open_detector(write_engine())
+    assert (machine.cuda.allocated, machine.cuda.closed) == (0, 2)
+
+
+def test_without_overlap_there_is_one_slot(machine: Script, write_engine: Callable[..., Path]) -> None:
+    for overlap, slots in ((True, 2), (False, 1)):
+        with open_detector(write_engine(), overlap=overlap) as detector:
+            assert detector.slots == slots
 
 
 @pytest.mark.parametrize(
@@ -215,9 +261,13 @@ def test_stale_engines_are_not_loaded(
     assert not machine.calls
 
 
-def test_no_gpu(machine: Script, write_engine: Callable[..., Path]) -> None:
-    machine.driver = False
-    with pytest.raises(SsdEdgeError, match=r"no driver or GPU here; open the \.onnx file"):
+def test_no_gpu(machine: Script, write_engine: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_driver() -> None:
+        raise CudaError("there is no NVIDIA driver here")
+
+    monkeypatch.setattr(backend_tensorrt, "find_gpu", lambda: None)
+    monkeypatch.setattr(backend_tensorrt, "open_cuda", no_driver)
+    with pytest.raises(CudaError, match="there is no NVIDIA driver here"):
         open_detector(write_engine())
     with pytest.raises(ModelFileError, match="SHA-256 differs"):  # which a GPU would not mend
         open_detector(write_engine(engine_sha256="0" * 64))
@@ -228,23 +278,6 @@ def test_engines_run_on_the_first_gpu(machine: Script, write_engine: Callable[..
         with pytest.raises(UsageError, match=f"--device {device}: engines run on the first GPU.*CUDA_VISIBLE_DEVICES"):
             open_detector(write_engine(), device=device)
     open_detector(write_engine(), device="cuda").close()
-
-
-def test_no_cuda_bindings(machine: Script, write_engine: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend_tensorrt, "load_cudart", cuda_runtime.load_cudart)
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
-    with pytest.raises(MissingDependencyError, match=r"cuda-bindings.*cuda12.*\[cuda13\]"):
-        open_detector(write_engine())
-    assert find_gpu() is None
-
-
-def test_the_gpu_and_calls_that_fail() -> None:
-    cuda = fake_cuda(Script())
-    assert cuda.gpu() == Gpu("Orin", "8.7", "12.6")
-    assert str(cuda.gpu()) == "Orin (compute capability 8.7, CUDA 12.6)"
-    assert fake_cuda(Script(driver=False)).gpu() is None
-    with pytest.raises(CudaError, match=r"cudaGetDeviceCount failed: cudaErrorInsufficientDriver.*\[cuda12\]"):
-        fake_cuda(Script(driver=False)).call("cudaGetDeviceCount")
 
 
 @pytest.mark.gpu

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_tensorrt import CARD, Script, fake_cuda, fake_tensorrt
+from fake_tensorrt import CARD, Script, fake_tensorrt
 
 from ssd_edge.errors import GateFailedError, MissingDependencyError, ModelFileError, SsdEdgeError, UsageError
 from ssd_edge.export import build
 from ssd_edge.export.build import BuildReport
 from ssd_edge.runtime import engine_cache
+from ssd_edge.runtime.cuda import CudaError, Gpu
 from ssd_edge.runtime.engine_cache import engine_cache_folder, prepare_model
 from ssd_edge.runtime.engine_card import BatchSizes, EngineCard, engine_card_path
 
@@ -30,10 +31,16 @@ class Machine:
 
     def __init__(self) -> None:
         self.script = Script()
+        self.gpu: Gpu | None = Gpu("Orin", "8.7", "12.6", integrated=True)
         self.version = "10.3.0"
         self.builds: list[str] = []
         self.error: SsdEdgeError | None = None
         self.layers: dict[str, Any] | None = {}
+
+    def read_gpu(self) -> Gpu:
+        if self.gpu is None:
+            raise CudaError("there is no NVIDIA driver here")
+        return self.gpu
 
     def build_engine(self, onnx: Path, output: Path, **options: Any) -> BuildReport:
         self.builds.append(str(options["batch"]))
@@ -65,7 +72,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     machine = Machine()
     monkeypatch.setenv("SSD_EDGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(engine_cache, "_may_have_tensorrt", lambda: True)
-    monkeypatch.setattr(engine_cache, "load_cudart", lambda: fake_cuda(machine.script))
+    monkeypatch.setattr(engine_cache, "read_gpu", machine.read_gpu)
     monkeypatch.setattr(engine_cache, "load_tensorrt", lambda: fake_tensorrt(machine.script, machine.version))
     monkeypatch.setattr(build, "build_engine", machine.build_engine)
     return machine
@@ -88,17 +95,13 @@ def test_an_engine_is_built_once(machine: Machine, onnx: Path, tmp_path: Path) -
     assert machine.builds == ["1"]
 
 
-def test_another_file_batch_version_or_gpu_is_another_engine(
-    machine: Machine, onnx: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_file_batch_version_or_gpu_is_another_engine(machine: Machine, onnx: Path) -> None:
     engines = {prepare_model(onnx), prepare_model(onnx, batch=BatchSizes(1, 4, 8))}
     machine.version = "10.4.0"
     engines.add(prepare_model(onnx))
     onnx.write_bytes(b"another onnx file")
     engines.add(prepare_model(onnx))
-    cuda = fake_cuda(machine.script)
-    thor = replace(cuda.gpu(), name="Thor")
-    monkeypatch.setattr(type(cuda), "gpu", lambda _: thor)
+    machine.gpu = replace(machine.read_gpu(), name="Thor")
     engines.add(prepare_model(onnx))
     assert len(engines) == 5
     assert machine.builds == ["1", "1,4,8", "1", "1", "1"]
@@ -135,14 +138,14 @@ def test_a_file_that_is_not_there(machine: Machine) -> None:
 
 
 def without_gpu(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine.script.driver = False
+    machine.gpu = None
 
 
-def without_cuda_bindings(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def without_cuda_core(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     def load() -> None:
-        raise MissingDependencyError("no cuda-bindings", extra="cuda13")
+        raise MissingDependencyError("no cuda-core", extra="cuda13")
 
-    monkeypatch.setattr(engine_cache, "load_cudart", load)
+    monkeypatch.setattr(engine_cache, "read_gpu", load)
 
 
 def without_tensorrt(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +155,7 @@ def without_tensorrt(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_cache, "load_tensorrt", load)
 
 
-@pytest.mark.parametrize("lack", [without_gpu, without_cuda_bindings, without_tensorrt])
+@pytest.mark.parametrize("lack", [without_gpu, without_cuda_core, without_tensorrt])
 def test_without_what_it_takes_onnx_runtime_runs_in_silence(
     machine: Machine,
     onnx: Path,
@@ -164,7 +167,7 @@ def test_without_what_it_takes_onnx_runtime_runs_in_silence(
     with caplog.at_level(logging.INFO):
         assert prepare_model(onnx) == onnx
     assert caplog.messages == []
-    with pytest.raises(SsdEdgeError, match=r"GPU|cuda-bindings|TensorRT"):
+    with pytest.raises(SsdEdgeError, match=r"no NVIDIA driver|cuda-core|TensorRT"):
         prepare_model(onnx, backend="tensorrt")
 
 
@@ -172,7 +175,7 @@ def test_nothing_is_imported_where_no_tensorrt_is_installed(
     machine: Machine, onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_cache, "_may_have_tensorrt", lambda: False)
-    monkeypatch.setattr(engine_cache, "load_cudart", None)
+    monkeypatch.setattr(engine_cache, "read_gpu", None)
     assert prepare_model(onnx) == onnx
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from ssd_edge.card import ModelCard
 from ssd_edge.errors import ModelFileError, UsageError
-from ssd_edge.runtime.cuda_runtime import Gpu
+from ssd_edge.runtime.cuda import Gpu
 from ssd_edge.runtime.engine_card import (
     BatchSizes,
     EngineCard,

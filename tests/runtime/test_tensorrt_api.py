@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from fake_tensorrt import Builder, Config, Script, Severity, fake_tensorrt
@@ -171,6 +171,13 @@ def test_a_dla_that_is_not_there_or_cannot() -> None:
         compiled(Script(dla_cores=2), CompileOptions(ONE, dla_core=2))
     with pytest.raises(UsageError, match="--batch 1,4,8: a DLA takes one batch size"):
         compiled(Script(dla_cores=2), CompileOptions(BatchSizes(1, 4, 8), dla_core=0))
+
+
+def test_rtx_is_asked_for_engines_that_a_cuda_graph_can_hold() -> None:
+    script = Script()
+    flags = SimpleNamespace(REQUIRE_USER_ALLOCATION="user allocation")
+    compiled(script, CompileOptions(ONE), fake_tensorrt(script, "1.7.1", "rtx", BuilderFlag=flags))
+    assert ("set_flag", "user allocation") in script.calls
 
 
 def test_timing_caches(caplog: pytest.LogCaptureFixture) -> None:

@@ -33,7 +33,7 @@ BASE_MODULES = (
     *(
         f"ssd_edge.runtime.{module.name}"
         for module in pkgutil.iter_modules(ssd_edge.runtime.__path__)
-        if module.name != "backend_torch"
+        if not module.name.startswith("backend_torch")
     ),
 )
 

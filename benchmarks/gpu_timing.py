@@ -1,0 +1,60 @@
+"""Timing on a GPU: medians of contenders that take turns, so that drift of the clocks hits all alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+
+import numpy as np
+
+from ssd_edge.runtime.cuda import Cuda, Graph, Stream
+
+Contender = Callable[[], float]  # runs once; milliseconds
+WARM_UP = 20  # runs that are not counted
+
+
+def medians_ms(contenders: Mapping[str, Contender], runs: int) -> dict[str, float]:
+    """Median of each over `runs` rounds, in every one of which each runs once."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(-min(WARM_UP, runs), runs):
+        for name, run in contenders.items():
+            ms = run()
+            if turn >= 0:
+                times[name].append(ms)
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def on_the_clock(call: Callable[[], object]) -> Contender:
+    """Wall clock of a call that returns when its results are there."""
+
+    def run() -> float:
+        begin = time.perf_counter()
+        call()
+        return 1e3 * (time.perf_counter() - begin)
+
+    return run
+
+
+def on_the_gpu(stack: ExitStack, cuda: Cuda, stream: Stream, work: Callable[[], None]) -> Contender:
+    """Time between two events on the stream, one before and one behind what `work` puts there."""
+    before, behind = (stack.enter_context(cuda.event(timing=True)) for _ in range(2))
+
+    def run() -> float:
+        stream.record(before)
+        work()
+        stream.record(behind)
+        behind.synchronize()
+        return behind.elapsed_ms(before)
+
+    return run
+
+
+def captured(stack: ExitStack, stream: Stream, work: Callable[[], None]) -> Callable[[], None]:
+    """The same work as a graph, so that what is timed is the GPU and not the launches."""
+    work()
+    stream.synchronize()
+    stream.begin_capture()
+    work()
+    graph: Graph = stack.enter_context(stream.end_capture())
+    return lambda: graph.launch(stream)

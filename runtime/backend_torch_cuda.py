@@ -1,0 +1,140 @@
+"""Run a checkpoint with PyTorch on the GPU, in the same pipeline as a TensorRT engine. Needs the `train` extra."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ssd_edge.card import ModelCard
+from ssd_edge.checkpoint import model_from_checkpoint
+from ssd_edge.errors import MissingDependencyError
+from ssd_edge.models.predict import Predictor
+from ssd_edge.models.ssd import SSD
+from ssd_edge.runtime.backend_torch import TorchDetector, _device
+from ssd_edge.runtime.cuda import Cuda, CudaError, CudaFatalError, Graph, Stream, cuda_failure, open_cuda
+from ssd_edge.runtime.detector import Detector
+from ssd_edge.runtime.gpu_detector import GpuDetector
+from ssd_edge.runtime.gpu_engine import Engine
+
+_log = logging.getLogger(__name__)
+
+BATCH = 16  # the largest that memory is made for
+
+
+class TorchEngine(Engine):
+    """A PyTorch model as an engine. The model is put into evaluation mode, and has to be on the GPU.
+
+    Args:
+        half: run in half precision what PyTorch's autocast does; decoding stays in float32.
+        batch: the largest batch.
+    """
+
+    def __init__(self, model: SSD, card: ModelCard, *, cuda: Cuda, half: bool = False, batch: int = BATCH) -> None:
+        self.cuda = cuda
+        self.batch = (1, batch)
+        self.size_hw = (card.height, card.width)
+        self.anchors, self.classes = len(model.default_boxes_xyxy), len(card.class_names)
+        self.stream = cuda.stream()
+        try:
+            self._predictor = Predictor(model).eval()
+            self._half = half
+            device = model.default_boxes_xyxy.device
+            self._stream = torch.cuda.ExternalStream(self.stream.handle, device=device)  # type: ignore[no-untyped-call]
+            self._pool = torch.cuda.graph_pool_handle()  # one for all graphs: they run in order and keep nothing in it
+            self._images = torch.zeros((batch, *self.size_hw, 3), dtype=torch.uint8, device=device)
+            self._boxes = torch.zeros((batch, self.anchors, 4), device=device)
+            self._scores = torch.zeros((batch, self.anchors, self.classes), device=device)
+            torch.cuda.synchronize(device)  # those were made on another stream
+        except BaseException:
+            self.close()
+            raise
+        self.images, self.boxes, self.scores = (
+            tensor.data_ptr() for tensor in (self._images, self._boxes, self._scores)
+        )
+
+    def enqueue(self, batch: int) -> None:
+        autocast = torch.autocast("cuda", torch.float16, enabled=self._half)
+        try:
+            with torch.inference_mode(), torch.cuda.stream(self._stream), autocast:
+                boxes, scores = self._predictor(self._images[:batch])
+                self._boxes[:batch].copy_(boxes)
+                self._scores[:batch].copy_(scores)
+        except RuntimeError as error:  # of which PyTorch's own for memory and for CUDA are kinds
+            if "CUDA" not in str(error):
+                raise
+            raise cuda_failure(f"the network with a batch of {batch} in PyTorch", _first_line(error)) from error
+
+    def capture(self, work: Callable[[], None]) -> Graph:
+        """By PyTorch, whose allocator has to know what memory a graph holds."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                work()
+        except RuntimeError as error:
+            raise cuda_failure("capturing the network in PyTorch", _first_line(error)) from error
+        return _TorchGraph(graph, self._stream)
+
+    def close(self) -> None:
+        """Free the stream; PyTorch frees the rest when nothing refers to it."""
+        for name in ("_predictor", "_images", "_boxes", "_scores", "_pool"):
+            self.__dict__.pop(name, None)
+        self.stream.close()
+
+
+class _TorchGraph(Graph):
+    """On the stream that it was captured from alone."""
+
+    def __init__(self, graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream) -> None:
+        self._graph, self._stream = graph, stream
+
+    def launch(self, stream: Stream) -> None:
+        if stream.handle != self._stream.cuda_stream:
+            raise CudaError("a graph of PyTorch's runs on the stream of its engine, and was launched on another")
+        with torch.cuda.stream(self._stream):
+            self._graph.replay()
+
+    def close(self) -> None:
+        self._graph.reset()
+
+
+class TorchCudaDetector(GpuDetector):
+    """A `GpuDetector` for PyTorch models."""
+
+
+def open_on_cuda(
+    path: Path, device: str, *, threads: int | None = None, score_threshold: float | None = None, slots: int = 2
+) -> Detector:
+    """Open a checkpoint on `cuda`, `cuda:1` and so on.
+
+    Where our own CUDA layer is not to be had, PyTorch runs the network alone, and the rest runs on the CPU.
+
+    Args:
+        slots: as `GpuDetector`.
+
+    Raises:
+        As `TorchDetector.open`.
+    """
+    chosen = _device(device)
+    try:
+        cuda = open_cuda(chosen.index or 0)
+    except CudaFatalError:
+        raise
+    except (CudaError, MissingDependencyError) as error:
+        _log.warning("only the network runs on the GPU: %s", error)
+        return TorchDetector.open(path, threads=threads, score_threshold=score_threshold, device=device)
+    try:
+        model, card = model_from_checkpoint(path)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        engine = TorchEngine(model.to(chosen), card, cuda=cuda)
+    except BaseException:
+        cuda.close()
+        raise
+    return TorchCudaDetector(engine, card, score_threshold=score_threshold, slots=slots)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

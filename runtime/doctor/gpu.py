@@ -1,0 +1,186 @@
+"""Checks of the NVIDIA GPU and of what runs models on it. Without a GPU nothing here is missed."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ssd_edge.errors import MissingDependencyError
+from ssd_edge.runtime.doctor.base import installed_version
+from ssd_edge.runtime.doctor.finding import MISSING, NONE, OK, PROBLEM, Finding, extra, problem
+from ssd_edge.runtime.doctor.host import DRIVER_OF_CUDA, Host, read_host, version_numbers
+
+SMI_FIELDS = ("name", "driver_version", "memory.total", "memory.free", "compute_cap")
+SMI_SECONDS = 10.0
+MIB = 1 << 20
+GIVES_ENGINES = "models on the GPU: build and run engines"
+GIVES_CUDA = "the GPU for engines and for all steps around them"
+
+
+def gpu(root: Path = Path("/")) -> Finding:
+    """GPUs and driver, as the driver's own tool has them."""
+    host = read_host(root)
+    gpus = _nvidia_smi()
+    driver = gpus[0]["driver"] if gpus else host.driver
+    facts = {"gpus": gpus, "driver": driver}
+    if not gpus and not host.nvidia:
+        return Finding(NONE, "no NVIDIA GPU: models run on the processor")
+    if not gpus and not host.jetson:
+        return _without_answer(host, facts)
+    names = ", ".join(gpu["name"] for gpu in gpus) or host.board or "Jetson"
+    summary = f"{names}, driver {driver or 'of JetPack'}"
+    if driver and not host.jetson and version_numbers(driver) < DRIVER_OF_CUDA[12]:
+        oldest = ".".join(map(str, DRIVER_OF_CUDA[12]))
+        return Finding(PROBLEM, f"{summary}: too old, {oldest} is needed", facts, GIVES_CUDA, _driver_fix(host))
+    return Finding(OK, summary, facts)
+
+
+def _without_answer(host: Host, facts: dict[str, Any]) -> Finding:
+    if host.driver and host.container:
+        fix = "start the container with: docker run --gpus all (needs NVIDIA's container toolkit on the host)"
+        return Finding(MISSING, f"driver {host.driver}, but no GPU in this container", facts, GIVES_CUDA, fix)
+    if host.driver:
+        fix = "restart the machine, as an update of the driver needs it; nvidia-smi says more"
+        return Finding(PROBLEM, f"driver {host.driver} does not answer", facts, GIVES_CUDA, fix)
+    return Finding(MISSING, "an NVIDIA GPU without NVIDIA's driver", facts, GIVES_CUDA, _driver_fix(host))
+
+
+def _driver_fix(host: Host) -> str:
+    where = "on the host: " if host.container else ""
+    return f"{where}sudo ubuntu-drivers install && sudo reboot (Ubuntu; others: https://www.nvidia.com/drivers)"
+
+
+def _nvidia_smi() -> list[dict[str, Any]]:
+    """Every GPU; none where the tool is not there or fails. A Jetson's leaves fields open."""
+    if (tool := shutil.which("nvidia-smi")) is None:
+        return []
+    query = [tool, f"--query-gpu={','.join(SMI_FIELDS)}", "--format=csv,noheader,nounits"]
+    result = subprocess.run(query, capture_output=True, text=True, timeout=SMI_SECONDS)
+    rows = [line.split(", ") for line in result.stdout.splitlines()] if result.returncode == 0 else []
+    return [
+        {
+            "name": name,
+            "driver": driver,
+            "memory_bytes": int(total) * MIB if total.isdecimal() else None,
+            "memory_free_bytes": int(free) * MIB if free.isdecimal() else None,
+            "compute_capability": capability if capability[:1].isdecimal() else None,
+        }
+        for name, driver, total, free, capability in (row for row in rows if len(row) == len(SMI_FIELDS))
+    ]
+
+
+def cuda(root: Path = Path("/")) -> Finding:
+    """The GPU as this package sees it, and what it sees it through."""
+    from ssd_edge.runtime.cuda import CudaError, read_gpu
+
+    host = read_host(root)
+    facts: dict[str, Any] = {
+        "cuda_bindings": installed_version("cuda-bindings"),
+        "runtime": _runtime_version(),
+        "driver_cuda": None,
+        "gpu": None,
+        "compute_capability": None,
+    }
+    packages = f"cuda-bindings {facts['cuda_bindings']}, runtime {facts['runtime']}"
+    try:
+        gpu = read_gpu()
+    except MissingDependencyError:
+        return _absent(host, GIVES_CUDA, extra(host.cuda_extra))
+    except CudaError as error:
+        if not host.nvidia:
+            return Finding(OK, f"{packages}; no GPU to use them on", facts)
+        found = replace(problem(error), facts=facts, gives=GIVES_CUDA)
+        run = "docker run --runtime nvidia" if host.jetson else "docker run --gpus all"
+        return replace(found, fix=f"start the container with: {run}") if host.container else found
+    facts |= {"driver_cuda": gpu.cuda_version, "gpu": gpu.name, "compute_capability": gpu.compute_capability}
+    return Finding(OK, f"{gpu}; {packages}", facts)
+
+
+def _runtime_version() -> str | None:
+    """Of the CUDA runtime in cuda-bindings."""
+    if installed_version("cuda-bindings") is None:
+        return None
+    number = importlib.import_module("cuda.bindings.runtime").cudaRuntimeGetVersion()[1]
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def nvrtc(root: Path = Path("/")) -> Finding:
+    """What compiles the kernels for the GPU at hand."""
+    host = read_host(root)
+    if installed_version("cuda-bindings") is None:
+        return _absent(host, GIVES_CUDA, extra(host.cuda_extra))
+    bindings = importlib.import_module("cuda.bindings.nvrtc")
+    try:
+        _, major, minor = bindings.nvrtcVersion()
+    except RuntimeError:  # cuda-bindings' word for a library that is not there
+        return _absent(host, "resize and suppression on the GPU", extra(host.cuda_extra))
+    return Finding(OK, f"{major}.{minor}", {"version": f"{major}.{minor}"})
+
+
+def cuda_core(root: Path = Path("/")) -> Finding:
+    """NVIDIA's cuda-core, the first choice of the CUDA layer."""
+    host = read_host(root)
+    version = installed_version("cuda-core")
+    if version is None:
+        return _absent(host, "CUDA graphs and the GPU for all steps around an engine", extra(host.cuda_extra))
+    importlib.import_module("cuda.core")
+    return Finding(OK, version, {"version": version})
+
+
+def pycuda() -> Finding:
+    """PyCUDA, the second choice."""
+    version = installed_version("pycuda")
+    if version is None:
+        return Finding(NONE, "not needed: only for SSD_EDGE_CUDA=pycuda")
+    importlib.import_module("pycuda.driver")
+    return Finding(OK, version, {"version": version})
+
+
+def tensorrt(root: Path = Path("/")) -> Finding:
+    """TensorRT: JetPack's on a Jetson, elsewhere that of the package index."""
+    return _tensorrt("tensorrt", root)
+
+
+def tensorrt_rtx(root: Path = Path("/")) -> Finding:
+    """TensorRT-RTX, which builds without a GPU too."""
+    return _tensorrt("rtx", root)
+
+
+def _tensorrt(flavour: str, root: Path) -> Finding:
+    from ssd_edge.runtime.tensorrt_api import MODULES, load_tensorrt
+
+    host = read_host(root)
+    try:
+        trt = load_tensorrt(flavour)
+    except MissingDependencyError:
+        if host.jetson:
+            rtx = Finding(NONE, "not for a Jetson, which has TensorRT")
+            return rtx if flavour == "rtx" else _absent(host, GIVES_ENGINES, _jetson_tensorrt_fix(host, root))
+        if flavour == "rtx":
+            return Finding(NONE, "not needed", {}, "build without a GPU", extra("rtx"))
+        if any(map(importlib.util.find_spec, MODULES["rtx"])):
+            return Finding(NONE, "TensorRT-RTX takes its place")
+        return _absent(host, GIVES_ENGINES, extra("tensorrt"))
+    return Finding(OK, trt.version, {"version": trt.version})
+
+
+def _jetson_tensorrt_fix(host: Host, root: Path) -> str:
+    if not any(root.glob("usr/lib/python3*/dist-packages/tensorrt")):
+        return "sudo apt install nvidia-jetpack"
+    if sys.prefix == sys.base_prefix:
+        return "run ssd-edge in the system's own Python, for which JetPack's TensorRT is"
+    return (
+        "JetPack's TensorRT is there, but this virtual environment does not see it: "
+        f"python3 -m venv --system-site-packages .venv && .venv/bin/pip install '.[{host.cuda_extra}]'"
+    )
+
+
+def _absent(host: Host, gives: str, fix: str) -> Finding:
+    if host.nvidia:
+        return Finding(MISSING, "not installed", {}, gives, fix)
+    return Finding(NONE, "not needed without an NVIDIA GPU")

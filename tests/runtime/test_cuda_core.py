@@ -1,0 +1,145 @@
+"""The real cuda.core and bindings on a driver without a GPU: what our calls become in the driver."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+PREFACE = """
+import threading
+import numpy as np
+from ssd_edge.runtime import cuda_core
+from ssd_edge.runtime.cuda import CudaError, find_gpu, open_cuda
+cuda_core.compile_kernels = lambda source, compute_capability: b"\\x7fELF"  # NVRTC asks a driver for more
+"""
+Run = Callable[..., tuple[list[str], list[str]]]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Run code; the lines that it prints, and the calls to the driver."""
+    if shutil.which("gcc") is None or importlib.util.find_spec("cuda") is None:
+        pytest.skip("no gcc, or no cuda-core")
+    pytest.importorskip("cuda.core")
+    folder = tmp_path_factory.mktemp("driver")
+    source = Path(__file__).with_name("fake_libcuda.c")
+    library = ["-shared", "-fPIC", "-w", "-Wl,-soname,libcuda.so.1", "-o", str(folder / "libcuda.so.1")]
+    subprocess.run(["gcc", *library, str(source), "-ldl"], check=True)
+
+    def run_code(code: str, **environment: str) -> tuple[list[str], list[str]]:
+        paths = f"{folder}:{os.environ.get('LD_LIBRARY_PATH', '')}"
+        variables = os.environ | {"LD_LIBRARY_PATH": paths, "SSD_EDGE_CUDA": "core"} | environment
+        command = [sys.executable, "-c", PREFACE + code]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60, env=variables)
+        assert result.returncode == 0, result.stderr
+        return result.stdout.splitlines(), [line.rstrip() for line in result.stderr.splitlines()]
+
+    return run_code
+
+
+def test_a_gpu_is_read_without_a_context(run: Run) -> None:
+    printed, calls = run("print(find_gpu(), find_gpu().integrated)")
+    assert printed == ["Fake (compute capability 8.7, CUDA 13.0) True"]
+    assert set(calls) == {"cuInit"}
+
+
+def test_memory(run: Run) -> None:
+    code = """
+with open_cuda() as gpu, gpu.stream() as stream, gpu.memory(12) as memory, gpu.host_memory(8, mapped=True) as pinned:
+    content = np.arange(12, dtype=np.uint8)
+    stream.copy(memory.address, content.ctypes.data, 12)
+    stream.fill(memory.address + 7, 99, 1)
+    stream.copy_rows(pinned.address, 4, memory.address, 6, 3, 2)
+    stream.synchronize()
+    print(pinned.array.tolist(), gpu.free_memory(), gpu.device_of(memory.address), stream.handle)
+"""
+    printed, calls = run(code)
+    assert printed == ["[0, 1, 2, 0, 6, 99, 8, 0] (3, 4) 0 8192"]
+    assert calls[calls.index("cuStreamCreateWithPriority 1") :][:10] == [
+        "cuStreamCreateWithPriority 1",  # non-blocking
+        *("cuMemAlloc 12", "cuMemHostAlloc 8 3"),  # portable and mapped
+        *("cuMemcpyAsync 12", "cuMemsetD8Async 99 1", "cuMemcpy2DAsync 4 4"),  # unified
+        *("cuStreamSynchronize", "cuPointerGetAttribute 9", "cuMemFreeHost", "cuMemFree"),
+    ]
+
+
+def test_kernels_events_and_graphs(run: Run) -> None:
+    code = """
+with open_cuda() as gpu, gpu.stream() as stream, gpu.event(timing=True) as start, gpu.event() as end:
+    kernel = gpu.module("", ["k"])["k"]
+    for shared_bytes in (0, 60000):
+        arguments = [np.uint64(1 << 40), np.int32(-7), np.float32(2.5)]
+        stream.launch(kernel, (1, 2, 3), (4, 5, 6), arguments, shared_bytes=shared_bytes)
+    stream.record(start)
+    stream.wait(start)
+    end.synchronize()
+    print(end.elapsed_ms(start))
+    stream.wait_stream(1)
+    stream.begin_capture()
+    with stream.end_capture() as graph:
+        graph.launch(stream)
+"""
+    printed, calls = run(code)
+    assert printed == ["1.5"]
+    assert calls[calls.index("cuEventCreate 1") :][:23] == [
+        *("cuEventCreate 1", "cuEventCreate 3"),  # blocking, and without timing
+        *("cuLibraryLoadData", "cuLibraryGetKernel k"),
+        "cuLaunchKernelEx 1 2 3, 4 5 6, 0, 0x5000: 1099511627776 -7 2.5",
+        "cuKernelSetAttribute 8 60000 0x5000 0",
+        "cuLaunchKernelEx 1 2 3, 4 5 6, 60000, 0x5000: 1099511627776 -7 2.5",
+        *("cuEventRecord 0x2000", "cuStreamWaitEvent", "cuEventSynchronize", "cuEventElapsedTime"),
+        *("cuEventCreate 3", "cuEventRecord 0x1", "cuStreamWaitEvent", "cuEventDestroy"),
+        *(
+            "cuStreamBeginCapture 1",
+            "cuStreamEndCapture",
+            "cuGraphInstantiateWithFlags 0x6000",
+            "cuGraphDestroy 0x6000",
+        ),
+        *("cuGraphLaunch 0x7000 0x2000", "cuGraphExecDestroy 0x7000"),
+        *("cuEventDestroy", "cuEventDestroy"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fails", "expected"),
+    [
+        ("cuStreamSynchronize=700", "CudaFatalError Stream.sync failed: CUDA_ERROR_ILLEGAL_ADDRESS"),
+        ("cuMemAlloc=2", "CudaMemoryError cuMemAlloc failed: CUDA_ERROR_OUT_OF_MEMORY"),
+        ("cuLibraryGetKernel=500", "CudaError ObjectCode.get_kernel failed: CUDA_ERROR_NOT_FOUND"),
+        ("cuStreamEndCapture=901", "CudaError cuStreamEndCapture failed: CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"),
+        ("cuDevicePrimaryCtxRetain=2", "CudaMemoryError cuDevicePrimaryCtxRetain failed"),
+        ("cuInit=100", "CudaError cuInit failed: CUDA_ERROR_NO_DEVICE"),
+    ],
+)
+def test_errors_by_their_kind(run: Run, fails: str, expected: str) -> None:
+    code = """
+try:
+    with open_cuda() as gpu, gpu.stream() as stream, gpu.memory(1):
+        gpu.module("", ["k"])
+        stream.begin_capture()
+        stream.end_capture().close()
+        stream.synchronize()
+except CudaError as error:
+    print(type(error).__name__, error)
+"""
+    (printed,), _ = run(code, FAKE_CUDA_FAILS=fails)
+    assert printed.startswith(expected)
+
+
+def test_any_thread_may_use_it(run: Run) -> None:
+    code = """
+made = []
+thread = threading.Thread(target=lambda: made.append(open_cuda()))
+thread.start()
+thread.join()
+with made[0].memory(1):
+    print("made")
+"""
+    printed, calls = run(code)
+    assert printed == ["made"]
+    assert calls[-2:] == ["cuMemAlloc 1", "cuMemFree"]

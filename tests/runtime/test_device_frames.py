@@ -1,0 +1,281 @@
+"""Frames on the GPU are taken as they lie, or refused: with arrays that say the processor's memory is a GPU's."""
+
+import ctypes
+import gc
+import weakref
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ssd_edge.images import ImageError
+from ssd_edge.runtime.cuda import Cuda, CudaError, Stream
+from ssd_edge.runtime.device_frames import DeviceFrame, _Tensor, _Versioned, device_frame, is_device_frame
+
+CPU, CUDA, CUDA_HOST, MANAGED = 1, 2, 3, 13
+UINT8, FLOAT32 = (1, 8, 1), (2, 32, 1)
+
+
+class FakeStream:
+    handle = 77
+
+    def __init__(self) -> None:
+        self.waited: list[int] = []
+
+    def wait_stream(self, handle: int) -> None:
+        self.waited.append(handle)
+
+
+class FakeGpu:
+    """GPU 0; which GPU holds an address is as the test says."""
+
+    ordinal = 0
+
+    def __init__(self, holder: int | CudaError | None = 0) -> None:
+        self.holder = holder
+
+    def device_of(self, address: int) -> int | None:
+        if isinstance(self.holder, CudaError):
+            raise self.holder
+        return self.holder
+
+
+def take(frame: Any, gpu: Any = None, stream: Any = None) -> DeviceFrame:
+    cuda: Cuda = gpu or FakeGpu()
+    on: Stream = stream or FakeStream()
+    return device_frame(frame, cuda, on)
+
+
+class ByInterface:
+    """An array with `__cuda_array_interface__`, version 3."""
+
+    def __init__(self, array: np.ndarray, **changes: Any) -> None:
+        self.array = array
+        interface = {"shape": array.shape, "typestr": array.dtype.str, "data": (array.ctypes.data, True), "version": 3}
+        contiguous = array.flags.c_contiguous
+        self.__cuda_array_interface__ = interface | {"strides": None if contiguous else array.strides} | changes
+
+
+class ByDlpack:
+    """An array with `__dlpack__`, whose capsules are made by hand; it counts those that were freed."""
+
+    def __init__(
+        self, array: np.ndarray, device: tuple[int, int] = (CUDA, 0), *, kind: Any = None, versioned: bool = True
+    ) -> None:
+        self.array, self.device, self.versioned = array, device, versioned
+        self.kind = kind or {"u": UINT8, "f": FLOAT32}[array.dtype.kind]
+        self.version = (1, 1)
+        self.offset = 0
+        self.error: Exception | None = None
+        self.asked: list[dict[str, Any]] = []
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.device
+
+    def __dlpack__(self, **options: Any) -> Any:
+        if not self.versioned and "max_version" in options:
+            raise TypeError("unexpected keyword argument 'max_version'")
+        if self.error:
+            raise self.error
+        self.asked.append(options)
+        numbers = ctypes.c_int64 * self.array.ndim
+        strides = (
+            None if self.array.flags.c_contiguous else numbers(*[s // self.array.itemsize for s in self.array.strides])
+        )
+        self.numbers = numbers(*self.array.shape), strides
+        tensor = _Tensor(self.array.ctypes.data - self.offset, *self.device, self.array.ndim, *self.kind)
+        tensor.shape, tensor.byte_offset = self.numbers[0], self.offset
+        if strides is not None:
+            tensor.strides = strides
+        if self.versioned:
+            self.managed: Any = _Versioned(self.version, None, None, 1, tensor)  # read-only
+        else:
+            self.managed = tensor
+        return new_capsule(ctypes.addressof(self.managed), self.name, None)
+
+    @property
+    def name(self) -> bytes:
+        return b"dltensor_versioned" if self.versioned else b"dltensor"
+
+
+new_capsule = ctypes.pythonapi.PyCapsule_New
+new_capsule.restype, new_capsule.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+
+
+def frame_of(height: int, width: int, margin: int = 0) -> np.ndarray:
+    """uint8 [height, width, 3], a cut of rows that are wider by `margin` pixels."""
+    return np.zeros((height, width + margin, 3), np.uint8)[:, :width]
+
+
+@pytest.mark.parametrize("offer", [ByInterface, ByDlpack])
+@pytest.mark.parametrize(("margin", "pitch"), [(0, 15), (2, 21)])
+def test_a_frame_is_taken_as_it_lies(offer: Any, margin: int, pitch: int) -> None:
+    array = frame_of(4, 5, margin)
+    frame = take(offer(array))
+    assert (frame.address, frame.pitch, frame.height, frame.width, frame.device) == (array.ctypes.data, pitch, 4, 5, 0)
+
+
+@pytest.mark.parametrize("offer", [ByInterface, ByDlpack])
+@pytest.mark.parametrize(
+    ("array", "pitch"),
+    [
+        (frame_of(1, 5), 15),
+        (frame_of(4, 1, 3), 12),
+        (np.zeros((2, 5, 3), np.uint8)[::-1][:1], 15),  # one row: how far the next would be does not matter
+        (np.zeros((4, 2, 3), np.uint8)[:, ::2], 6),  # one column: as with pixels
+    ],
+)
+def test_strides_of_what_is_there_once_do_not_matter(offer: Any, array: np.ndarray, pitch: int) -> None:
+    assert take(offer(array)).pitch == pitch
+
+
+@pytest.mark.parametrize("offer", [ByInterface, ByDlpack])
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((4, 5, 3), np.float32), r"expected uint8 \[height, width, 3\] in BGR"),
+        (np.zeros((4, 5), np.uint8), r"shape \[4, 5\]; expected"),
+        (np.zeros((1, 4, 5, 3), np.uint8), r"shape \[1, 4, 5, 3\]; expected"),
+        (np.zeros((3, 4, 5), np.uint8), r"shape \[3, 4, 5\]; expected"),
+        (np.zeros((4, 5, 4), np.uint8), r"shape \[4, 5, 4\]; expected"),
+        (np.zeros((0, 5, 3), np.uint8), "at least one pixel"),
+        (np.zeros((4, 0, 3), np.uint8), "at least one pixel"),
+        (np.zeros((4, 5, 4), np.uint8)[..., :3], "strides of 20, 4 and 1 bytes; expected pixels side by side"),
+        (np.zeros((4, 5, 3), np.uint8)[..., ::-1], "strides of 15, 3 and -1 bytes"),
+        (np.zeros((4, 5, 3), np.uint8)[:, ::-1], "strides of 15, -3 and 1 bytes"),
+        (np.zeros((4, 5, 3), np.uint8)[::-1], "strides of -15, 3 and 1 bytes"),
+        (np.zeros((3, 4, 5), np.uint8).transpose(1, 2, 0), "strides of 5, 1 and 20 bytes.*make it contiguous"),
+        (np.broadcast_to(np.zeros((1, 5, 3), np.uint8), (4, 5, 3)), "strides of 0, 3 and 1 bytes"),
+    ],
+)
+def test_what_the_kernel_cannot_read_is_refused(offer: Any, array: np.ndarray, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        take(offer(array))
+
+
+@pytest.mark.parametrize("kind", [(0, 8, 1), (1, 16, 1), (1, 8, 3)])
+def test_other_types_of_dlpack_are_refused(kind: tuple[int, int, int]) -> None:
+    with pytest.raises(ImageError, match="expected uint8"):
+        take(ByDlpack(frame_of(4, 5), kind=kind))
+
+
+def test_signed_bytes_are_refused() -> None:
+    with pytest.raises(ImageError, match=r"type \|i1"):
+        take(ByInterface(np.zeros((4, 5, 3), np.int8)))
+
+
+def test_both_versions_of_dlpack_and_managed_memory() -> None:
+    for versioned in (True, False):
+        array = frame_of(4, 5, 1)
+        offered = ByDlpack(array, (MANAGED, 0), versioned=versioned)
+        offered.offset = 6
+        frame = take(offered)
+        assert (frame.address, frame.pitch) == (array.ctypes.data, 18)
+        assert offered.asked == [{"stream": 77} | ({"max_version": (1, 0)} if versioned else {})]
+
+
+def test_a_dlpack_from_the_future_or_consumed_is_refused() -> None:
+    offered = ByDlpack(frame_of(4, 5))
+    offered.version = (2, 0)
+    with pytest.raises(ImageError, match="DLPack 2; expected version 0 or 1"):
+        take(offered)
+    used = type("Used", (ByDlpack,), {"name": b"used_dltensor"})(frame_of(4, 5))
+    with pytest.raises(ImageError, match=r"'used_dltensor'.*nothing has consumed"):
+        take(used)
+
+
+def test_what_does_not_give_its_memory_says_why() -> None:
+    offered = ByDlpack(frame_of(4, 5))
+    offered.error = BufferError("Can't export tensors that require gradient")
+    with pytest.raises(ImageError, match="a ByDlpack that does not give its memory: Can't export tensors"):
+        take(offered)
+
+
+@pytest.mark.parametrize(("stream", "waited"), [(None, []), (1, [1]), (2, [2]), (0x7F00, [0x7F00])])
+def test_the_interfaces_stream_is_waited_for(stream: int | None, waited: list[int]) -> None:
+    on = FakeStream()
+    take(ByInterface(frame_of(4, 5), stream=stream), stream=on)
+    assert on.waited == waited
+    take(ByInterface(frame_of(4, 5)), stream=on)  # version 2 has none
+    assert on.waited == waited
+
+
+def test_another_gpu_is_refused() -> None:
+    message = r"a frame on GPU 1, and the detector runs on GPU 0; move it there, such as frame\.to\('cuda:0'\)"
+    offered = ByDlpack(frame_of(4, 5), (CUDA, 1))
+    with pytest.raises(ImageError, match=message):
+        take(offered)
+    assert offered.asked == [], "asked for before it was refused"
+    with pytest.raises(ImageError, match=message):
+        take(ByInterface(frame_of(4, 5)), FakeGpu(1))
+    assert take(ByInterface(frame_of(4, 5)), FakeGpu(None)).device == 0
+
+
+def test_an_address_that_cuda_does_not_know_is_refused() -> None:
+    with pytest.raises(ImageError, match="memory is on no GPU that CUDA knows: cuPointerGetAttribute failed"):
+        take(ByInterface(frame_of(4, 5)), FakeGpu(CudaError("cuPointerGetAttribute failed")))
+
+
+def test_memory_of_the_processor_goes_the_other_way() -> None:
+    for frame in (frame_of(4, 5), ByDlpack(frame_of(4, 5), (CPU, 0)), ByDlpack(frame_of(4, 5), (CUDA_HOST, 0)), "text"):
+        assert not is_device_frame(frame)
+        with pytest.raises(ImageError, match=r"in the processor's memory, not on a GPU; give it as a NumPy array"):
+            take(frame)
+    assert is_device_frame(ByInterface(frame_of(4, 5)))
+    assert is_device_frame(ByDlpack(frame_of(4, 5)))
+
+
+def test_pytorchs_capsules_are_read_and_its_tensors_on_the_cpu_refused() -> None:
+    torch = pytest.importorskip("torch")
+    tensor = torch.zeros((4, 7, 3), dtype=torch.uint8)[:, :5]
+    assert not is_device_frame(tensor)
+    with pytest.raises(ImageError, match="a Tensor in the processor's memory"):
+        take(tensor)
+
+    class OnGpu:
+        """The tensor, were it on a GPU."""
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return (CUDA, 0)
+
+        def __dlpack__(self, stream: int, **options: Any) -> Any:
+            return tensor.__dlpack__(**options)
+
+    frame = take(OnGpu())
+    assert (frame.address, frame.pitch, frame.height, frame.width) == (tensor.data_ptr(), 21, 4, 5)
+
+
+def test_numpys_read_only_capsules_are_read() -> None:
+    array = frame_of(4, 5)
+    array.flags.writeable = False
+    offered = SimpleNamespace(
+        __dlpack_device__=lambda: (CUDA, 0), __dlpack__=lambda stream, **options: array.__dlpack__(**options)
+    )
+    if np.lib.NumpyVersion(np.__version__) < "2.1.0":
+        pytest.skip("this NumPy gives no read-only memory by DLPack")
+    assert take(offered).address == array.ctypes.data
+
+
+@pytest.mark.parametrize("offer", [ByInterface, "torch"])
+def test_the_owner_is_kept_as_long_as_the_frame(offer: Any) -> None:
+    if offer == "torch":
+        torch = pytest.importorskip("torch")
+        array = np.zeros((4, 5, 3), np.uint8)
+        alive = weakref.ref(array)
+        tensor = torch.from_numpy(array)
+        offered: Any = SimpleNamespace(
+            __dlpack_device__=lambda: (CUDA, 0), __dlpack__=lambda stream, **options: tensor.__dlpack__(**options)
+        )
+    else:
+        array = frame_of(4, 5)
+        offered = offer(array)
+        alive = weakref.ref(offered)
+    frame = take(offered)
+    tensor = None
+    del offered, array
+    gc.collect()
+    assert alive() is not None
+    del frame
+    gc.collect()
+    assert alive() is None

@@ -1,0 +1,490 @@
+"""The GPU's pipeline on the processor, with the kernels that a GPU runs, against the detector of the processor."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from host_cuda import HostCuda, HostStream
+from host_engine import HostEngine
+from lazy_cuda import LazyCuda
+
+from ssd_edge.bundled import bundled_model
+from ssd_edge.detections import Detections
+from ssd_edge.errors import SourceError, SsdEdgeError, UsageError
+from ssd_edge.images import ImageError
+from ssd_edge.runtime import gpu_detector, stream
+from ssd_edge.runtime.cuda import CudaFatalError, CudaMemoryError
+from ssd_edge.runtime.detector import Detector, open_detector
+from ssd_edge.runtime.gpu_detector import GpuDetector
+from ssd_edge.runtime.stream import StreamConfig, run_stream
+
+CUDAS = (HostCuda, LazyCuda, lambda: LazyCuda(integrated=True))
+
+
+@pytest.fixture
+def cpu(model_path: Path) -> Iterator[Detector]:
+    """The reference, which is also what engines compute: cells of red, green and blue."""
+    with open_detector(model_path, threads=1) as detector:
+        yield detector
+
+
+@pytest.fixture
+def open_gpu(cpu: Detector) -> Iterator[Callable[..., GpuDetector]]:
+    """Make a detector with an engine that computes what `cpu` does; nothing of it may be left on the GPU."""
+    opened = []
+
+    def make(cuda: HostCuda | None = None, batch: tuple[int, int] = (1, 4), **options: Any) -> GpuDetector:
+        engine = HostEngine(cpu.infer, (cpu.card.height, cpu.card.width), cuda=cuda, batch=batch)
+        opened.append(GpuDetector(engine, cpu.card, **options))
+        return opened[-1]
+
+    yield make
+    for detector in opened:
+        detector.close()
+        assert engine_of(detector).cuda.allocated == 0
+
+
+def engine_of(detector: GpuDetector) -> HostEngine:
+    engine = detector.engine
+    assert isinstance(engine, HostEngine)
+    return engine
+
+
+def random_frames(*sizes_hw: tuple[int, int], seed: int = 0) -> list[np.ndarray]:
+    """Coloured cells of all scores, so that a frame in the place of another shows."""
+    rng = np.random.default_rng(seed)
+    frames = []
+    for height, width in sizes_hw:
+        cells = rng.integers(0, 256, (4, 4, 3), np.uint8)
+        frames.append(np.ascontiguousarray(cells[np.arange(height) * 4 // height][:, np.arange(width) * 4 // width]))
+    return frames
+
+
+def assert_equal(got: list[Detections], expected: list[Detections]) -> None:
+    """Bit by bit: kernels equal the processor's, and the network is the same."""
+    assert len(got) == len(expected)
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(one.labels, other.labels)
+        np.testing.assert_array_equal(one.scores, other.scores)
+        np.testing.assert_array_equal(one.boxes_xyxy, other.boxes_xyxy)
+
+
+@pytest.mark.parametrize("make_cuda", CUDAS)
+@pytest.mark.parametrize("threshold", [0.02, 0.4])
+def test_the_bundled_model_detects_what_it_does_on_the_processor(
+    make_cuda: Callable[[], HostCuda], threshold: float
+) -> None:
+    pytest.importorskip("zxingcpp", reason="no zxing-cpp to render scenes with")
+    from ssd_edge.data.codes_scenes import CodesScenes
+
+    small, large = (CodesScenes(3, size).scene(0).image_bgr for size in ((240, 320), (480, 640)))
+    with open_detector(bundled_model(), threads=1, score_threshold=threshold) as cpu:
+        expected = cpu([small, large])
+        assert min(map(len, expected)) > 0
+        engine = HostEngine(cpu.infer, (cpu.card.height, cpu.card.width), cuda=make_cuda())
+        with GpuDetector(engine, cpu.card, score_threshold=threshold) as detector:
+            for _ in range(3):
+                assert_equal(detector([small, large]), expected)
+            assert engine.captures == 1  # three calls are met by two slots: one of them twice
+
+
+@pytest.mark.parametrize("make_cuda", CUDAS)
+@pytest.mark.parametrize("slots", [1, 2, 3])
+def test_batches_of_any_size_are_split_and_padded(
+    make_cuda: Callable[[], HostCuda], slots: int, cpu: Detector, open_gpu: Callable[..., GpuDetector]
+) -> None:
+    detector = open_gpu(make_cuda(), (2, 3), slots=slots)
+    frames = random_frames((64, 128), (1, 1), (40, 30), (32, 32), (64, 128), (7, 300), (64, 128))
+    for _ in range(4):
+        for count in (7, 1, 0, 3):
+            assert_equal(detector(frames[:count]), cpu(frames[:count]))
+    assert engine_of(detector).runs == [3, 3, 2, 2, 3] * 4
+
+
+@pytest.mark.parametrize("make_cuda", CUDAS)
+@pytest.mark.parametrize("slots", [1, 2])
+def test_what_is_submitted_comes_back_in_order(
+    make_cuda: Callable[[], HostCuda], slots: int, cpu: Detector, open_gpu: Callable[..., GpuDetector]
+) -> None:
+    detector = open_gpu(make_cuda(), slots=slots)
+    batches = [random_frames(*[(48, 64)] * (1 + seed % 3), seed=seed) for seed in range(9)]
+    expected = [cpu(batch) for batch in batches]
+    got = []
+    for index, batch in enumerate(batches):
+        given = [frame.copy() for frame in batch]
+        detector.submit(given)
+        for frame in given:
+            frame.fill(0)  # it is ours no more
+        if index >= 3:  # more under way than there are slots
+            got.append(detector.collect())
+    got += [detector.collect() for _ in range(3)]
+    for one, other in zip(got, expected, strict=True):
+        assert_equal(one, other)
+    with pytest.raises(SsdEdgeError, match="nothing to collect; submit frames first"):
+        detector.collect()
+
+
+def test_the_next_upload_does_not_wait_for_the_network(open_gpu: Callable[..., GpuDetector]) -> None:
+    for slots, streams in ((2, 2), (1, 1)):
+        detector = open_gpu(LazyCuda(), slots=slots)
+        for seed in range(slots):
+            detector.submit(random_frames((48, 64), seed=seed))
+        assert engine_of(detector).runs == []
+        assert len({detector._copies, detector.engine.stream}) == streams
+        detector._copies.synchronize()  # uploads of all slots are behind nothing else
+        assert len(engine_of(detector).runs) == (0 if slots == 2 else 1)
+
+
+def test_a_plan_is_captured_when_it_is_met_again(cpu: Detector, open_gpu: Callable[..., GpuDetector]) -> None:
+    detector = open_gpu(slots=1)
+    engine = engine_of(detector)
+    captures = []
+    for size in [(64, 64)] * 3 + [(32, 64)] * 3 + [(64, 64)]:  # the same size, a new one, and back
+        frames = random_frames(size, seed=len(captures))
+        assert_equal(detector(frames), cpu(frames))
+        captures.append(engine.captures)
+    assert captures == [0, 1, 1, 1, 2, 2, 2]
+    assert_equal(detector(frames * 2), cpu(frames * 2))  # a batch of another size is another plan
+    assert engine.captures == 2
+
+
+def test_larger_frames_make_new_memory_and_new_graphs(cpu: Detector, open_gpu: Callable[..., GpuDetector]) -> None:
+    detector = open_gpu(slots=1)
+    for size in [(16, 16)] * 3 + [(200, 300)] * 3 + [(16, 16)] * 3:
+        frames = random_frames(size)
+        assert_equal(detector(frames), cpu(frames))
+    assert engine_of(detector).captures == 3
+
+
+def test_graphs_are_bounded_and_the_used_ones_stay(open_gpu: Callable[..., GpuDetector]) -> None:
+    detector = open_gpu(slots=1)
+    detector(random_frames((100, 100)))
+    for width in range(1, 3 * gpu_detector.PLANS):
+        detector(random_frames((100, 100)))
+        detector(random_frames((10, width)))
+        assert len(detector._slots[0].graphs) <= gpu_detector.PLANS
+    assert engine_of(detector).captures == 1
+
+
+def test_a_capture_that_fails_is_given_up(
+    cpu: Detector, open_gpu: Callable[..., GpuDetector], caplog: pytest.LogCaptureFixture
+) -> None:
+    detector = open_gpu()
+    engine_of(detector).refuses_capture = True
+    with caplog.at_level(logging.WARNING):
+        for seed in range(6):
+            frames = random_frames((48, 64), seed=seed)
+            assert_equal(detector(frames), cpu(frames))
+    assert [record.message for record in caplog.records] == [
+        "the detector runs without a CUDA graph: CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"
+    ]
+    assert all(not slot.graphs for slot in detector._slots)
+
+
+def test_an_engine_that_fails_in_a_capture_leaves_the_stream_usable(
+    cpu: Detector, open_gpu: Callable[..., GpuDetector], caplog: pytest.LogCaptureFixture
+) -> None:
+    detector = open_gpu(slots=1)
+    frames = random_frames((48, 64))
+    detector(frames)
+    engine_of(detector).fails = SsdEdgeError("the engine does not run: Cask")
+    assert_equal(detector(frames), cpu(frames))
+    assert "without a CUDA graph: the engine does not run: Cask" in caplog.text
+
+
+def test_where_there_are_no_graphs(cpu: Detector, open_gpu: Callable[..., GpuDetector]) -> None:
+    cuda = HostCuda()
+    cuda.has_graphs = False
+    detector = open_gpu(cuda)
+    for _ in range(5):
+        frames = random_frames((48, 64))
+        assert_equal(detector(frames), cpu(frames))
+    assert engine_of(detector).captures == 0
+
+
+class OnGpu:
+    """A frame that another library has on the GPU, with rows that lie `gap` bytes apart."""
+
+    def __init__(self, frame: np.ndarray, gap: int = 0, kind: str = "|u1") -> None:
+        height, width = frame.shape[:2]
+        self.rows = np.zeros((height, 3 * width + gap), np.uint8)
+        self.rows[:, : 3 * width] = frame.reshape(height, -1)
+        self.__cuda_array_interface__ = {
+            "shape": frame.shape,
+            "strides": (3 * width + gap, 3, 1),
+            "typestr": kind,
+            "data": (self.rows.ctypes.data, True),
+            "version": 3,
+        }
+
+
+def test_frames_on_the_gpu_are_read_where_they_are(
+    cpu: Detector, open_gpu: Callable[..., GpuDetector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    copy = HostStream.copy
+    monkeypatch.setattr(
+        HostStream, "copy", lambda self, to, start, size: (sizes.append(size), copy(self, to, start, size))
+    )
+    detector = open_gpu(LazyCuda())
+    frames = random_frames((48, 64), (33, 65))
+    expected = cpu(frames)
+    for gap in (0, 17):
+        given = [OnGpu(frame, gap) for frame in frames]
+        for _ in range(5):
+            assert_equal(detector(given), expected)
+            assert set(sizes) == {detector._nms.output_bytes}  # nothing went up
+    sizes.clear()
+    assert_equal(detector([given[0], frames[1]]), expected)  # one there, one here
+    assert sorted(sizes) == sorted([33 * 65 * 3 // 256 * 256 + 256, detector._nms.output_bytes])
+
+
+def test_frames_on_the_gpu_are_held_until_they_were_read(cpu: Detector, open_gpu: Callable[..., GpuDetector]) -> None:
+    detector = open_gpu(LazyCuda())
+    (frame,) = random_frames((48, 64))
+    detector.submit([OnGpu(frame)])
+    assert_equal(detector.collect(), cpu([frame]))
+    assert not any(slot.frames for slot in detector._slots)
+
+
+def test_frames_need_not_lie_in_one_piece(cpu: Detector, open_gpu: Callable[..., GpuDetector]) -> None:
+    (frame,) = random_frames((48, 64))
+    for view in (frame[::-1, ::-1], frame[:, 10:30], frame.transpose(1, 0, 2), frame[..., ::-1]):
+        assert_equal(open_gpu()([view]), cpu([np.ascontiguousarray(view)]))
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (np.zeros((4, 4, 3), np.float32), "frame 1 is float32"),
+        (np.zeros((0, 4, 3), np.uint8), "frame 1 is uint8"),
+        (np.zeros((4, 4), np.uint8), "frame 1 is uint8"),
+        (OnGpu(np.zeros((4, 4, 3), np.uint8), kind="<f4"), "expected uint8"),
+    ],
+)
+def test_wrong_frames_are_refused(
+    frame: Any, message: str, cpu: Detector, open_gpu: Callable[..., GpuDetector]
+) -> None:
+    detector = open_gpu()
+    good = random_frames((48, 64))
+    with pytest.raises(ImageError, match=message):
+        detector([*good, frame])
+    assert_equal(detector(good), cpu(good))  # nothing is left under way
+
+
+def test_a_frame_on_another_gpu(open_gpu: Callable[..., GpuDetector], monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = open_gpu()
+    monkeypatch.setattr(HostCuda, "device_of", lambda self, address: 1)
+    with pytest.raises(ImageError, match="GPU 1, and the detector runs on GPU 0"):
+        detector([OnGpu(np.zeros((4, 4, 3), np.uint8))])
+
+
+def test_infer_is_the_network_alone(cpu: Detector, open_gpu: Callable[..., GpuDetector]) -> None:
+    detector = open_gpu(LazyCuda(), (2, 3))
+    images = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), np.uint8)
+    for given in (images, images[::-2], images[:1]):
+        for one, other in zip(detector.infer(given), cpu.infer(np.ascontiguousarray(given)), strict=True):
+            np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match=r"images are uint8 \[7, 16, 32, 3\]; expected uint8 \[batch, 32, 32, 3\]"):
+        detector.infer(images[:, ::2])
+
+
+@pytest.mark.parametrize("error", [SsdEdgeError("it does not run"), CudaFatalError("gone")])
+def test_an_error_leaves_nothing_under_way(
+    error: Exception, cpu: Detector, open_gpu: Callable[..., GpuDetector]
+) -> None:
+    detector = open_gpu(LazyCuda())
+    frames = random_frames((48, 64))
+    detector.submit(frames)
+    engine_of(detector).fails = error
+    with pytest.raises(type(error), match=str(error)):
+        detector.submit(frames)
+    assert not engine_of(detector).stream._work  # the memory of both can be used again
+    with pytest.raises(SsdEdgeError, match="nothing to collect"):
+        detector.collect()
+    for _ in range(4):
+        assert_equal(detector(frames), cpu(frames))
+
+
+def test_a_fatal_error_in_a_capture_is_not_passed_over(open_gpu: Callable[..., GpuDetector]) -> None:
+    detector = open_gpu(slots=1)
+    detector(random_frames((48, 64)))
+    engine_of(detector).fails = CudaFatalError("gone")
+    with pytest.raises(CudaFatalError, match="gone"):
+        detector(random_frames((48, 64)))
+
+
+def test_a_call_between_submit_and_collect(cpu: Detector, open_gpu: Callable[..., GpuDetector]) -> None:
+    detector = open_gpu()
+    frames = random_frames((48, 64))
+    detector.submit(frames)
+    with pytest.raises(SsdEdgeError, match="not collected: 1; collect them before the detector is called"):
+        detector(frames)
+    assert_equal(detector.collect(), cpu(frames))
+
+
+def test_too_little_memory_frees_what_there_was(cpu: Detector) -> None:
+    size = (cpu.card.height, cpu.card.width)
+    needed = HostCuda()
+    detector = GpuDetector(HostEngine(cpu.infer, size, cuda=needed), cpu.card)
+    engine_bytes, all_bytes = HostEngine(cpu.infer, size).cuda.allocated, needed.allocated
+    detector.close()
+    for total in range(engine_bytes, all_bytes, 500):
+        cuda = HostCuda(total_memory=total)
+        engine = HostEngine(cpu.infer, size, cuda=cuda)
+        with pytest.raises(CudaMemoryError):
+            GpuDetector(engine, cpu.card)
+        assert cuda.allocated == 0
+    cuda = HostCuda(total_memory=all_bytes + 48 * 64 * 3 + 5000)
+    detector = GpuDetector(HostEngine(cpu.infer, size, cuda=cuda), cpu.card)
+    with pytest.raises(CudaMemoryError):  # of the frames, in the middle
+        detector(random_frames((48, 64)))
+    small = random_frames((20, 30))
+    assert_equal(detector(small), cpu(small))
+    detector.close()
+    assert cuda.allocated == 0
+
+
+def test_close(cpu: Detector, open_gpu: Callable[..., GpuDetector]) -> None:
+    detector = open_gpu(LazyCuda())
+    frames = random_frames((48, 64))
+    for _ in range(5):
+        detector(frames)
+    detector.submit(frames)  # and nobody collects it
+    detector.close()
+    detector.close()
+    assert engine_of(detector).cuda.allocated == 0
+    for use in (lambda: detector(frames), lambda: detector.submit(frames), detector.collect):
+        with pytest.raises(SsdEdgeError, match="this detector is closed"):
+            use()
+    with pytest.raises(SsdEdgeError, match="this detector is closed"):
+        detector.infer(np.zeros((1, 32, 32, 3), np.uint8))
+
+
+def test_a_wrong_threshold_frees_the_engine(cpu: Detector) -> None:
+    engine = HostEngine(cpu.infer, (32, 32))
+    with pytest.raises(UsageError, match="threshold 2"):
+        GpuDetector(engine, cpu.card, score_threshold=2)
+    assert engine.cuda.allocated == 0
+
+
+def test_a_detector_for_each_of_two_threads(cpu: Detector, open_gpu: Callable[..., GpuDetector]) -> None:
+    detectors = [open_gpu(), open_gpu()]
+    batches = [random_frames((48, 64), (20, 20), seed=seed) for seed in range(8)]
+    expected = [cpu(batch) for batch in batches]
+    failures: list[BaseException] = []
+
+    def run(detector: GpuDetector) -> None:
+        try:
+            for batch, wanted in zip(batches, expected, strict=True):
+                assert_equal(detector(batch), wanted)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(detector,)) for detector in detectors]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_timings_are_of_what_was_collected(open_gpu: Callable[..., GpuDetector]) -> None:
+    detector = open_gpu()
+    assert detector.timings.total_ms == 0
+    detector.submit(random_frames((480, 640)))
+    assert detector.timings.total_ms == 0
+    detector.collect()
+    timings = detector.timings
+    assert min(timings.preprocess_ms, timings.infer_ms, timings.nms_ms) > 0
+
+
+class Recorded:
+    """Stands for a detector with two slots; writes down the order of what is asked of it."""
+
+    slots = 2
+
+    def __init__(self) -> None:
+        self.order: list[str] = []
+        self.count = 0
+
+    def submit(self, frames: list[str]) -> None:
+        self.order.append(f"+{frames[0]}")
+
+    def collect(self) -> list[Detections]:
+        self.count += 1
+        self.order.append(f"-{self.count}")
+        return [Detections.empty()]
+
+
+class Frames:
+    """A capture of frames 1, 2, and so on: `drops` before each."""
+
+    def __init__(self, *drops: int, ends: Exception | None = None) -> None:
+        self.drops, self.ends, self.dropped = drops, ends, 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for number, drops in enumerate(self.drops, 1):
+            self.dropped += drops
+            yield type("Frame", (), {"image_bgr": number})
+        if self.ends:
+            raise self.ends
+
+
+@pytest.mark.parametrize(
+    ("live", "drops", "order"),
+    [
+        (False, (0, 0, 0), "+1 +2 -1 +3 -2 -3"),  # two under way
+        (True, (0, 0, 0), "+1 -1 +2 -2 +3 -3"),  # keeps up: none is held back for the next
+        (True, (0, 1, 1, 0), "+1 -1 +2 +3 -2 +4 -3 -4"),  # falls behind, then keeps up
+        (False, (), ""),
+    ],
+)
+def test_a_stream_overlaps_where_that_gains(live: bool, drops: tuple[int, ...], order: str) -> None:
+    detector: Any = Recorded()
+    capture: Any = Frames(*drops)
+    assert [frame.image_bgr for frame, _ in stream._detect(detector, capture, live=live)] == [*range(1, len(drops) + 1)]
+    assert detector.order == order.split()
+
+
+def test_a_source_that_fails_fails_behind_its_frames() -> None:
+    detector: Any = Recorded()
+    capture: Any = Frames(0, 0, 0, ends=SourceError("hung up"))
+    seen = []
+    with pytest.raises(SourceError, match="hung up"):
+        seen.extend(frame.image_bgr for frame, _ in stream._detect(detector, capture, live=False))
+    assert detector.order == ["+1", "+2", "-1", "+3", "-2", "-3"]
+
+
+@pytest.mark.parametrize("latency", [False, True])
+def test_a_stream_on_the_gpu_writes_what_one_on_the_processor_does(
+    latency: bool,
+    tmp_path: Path,
+    model_path: Path,
+    open_gpu: Callable[..., GpuDetector],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import cv2
+
+    (tmp_path / "in").mkdir()
+    for number, frame in enumerate(random_frames(*[(48, 64)] * 5, (100, 30))):
+        cv2.imwrite(str(tmp_path / "in" / f"{number}.png"), frame)
+
+    def write(name: str) -> str:
+        config = StreamConfig(
+            tmp_path / "in", model_path, jsonl=str(tmp_path / name), score_threshold=0.5, latency=latency
+        )
+        assert run_stream(config, progress=False).frames == 6
+        return "".join(
+            line.partition('"width"')[2] for line in (tmp_path / name).read_text(encoding="utf-8").splitlines()
+        )
+
+    expected = write("cpu.jsonl")
+    monkeypatch.setattr(
+        stream, "open_detector", lambda *_, overlap, **__: open_gpu(LazyCuda(), slots=2 if overlap else 1)
+    )
+    assert write("gpu.jsonl") == expected
