@@ -52,7 +52,7 @@ from ssd_edge.data.readers import read_dataset
 from ssd_edge.detections import Detections
 from ssd_edge.evaluation.evaluate import evaluate
 from ssd_edge.images import load_image
-from ssd_edge.runtime.cuda import Cuda, CudaFatalError, Stream, open_cuda
+from ssd_edge.runtime.cuda import Cuda, CudaError, CudaFatalError, Stream, open_cuda
 from ssd_edge.runtime.detector import Detector, open_detector
 from ssd_edge.runtime.gpu_detector import GpuDetector
 from ssd_edge.runtime.kernels import KERNEL_SOURCE, KERNELS, Nms, preprocess_bgr
@@ -576,7 +576,11 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, help="write the figures here as JSON")
     args = parser.parse_args()
     frame = read_frame(args.frame)
-    with tempfile.TemporaryDirectory() as name, open_cuda() as cuda:
+    try:
+        opened = open_cuda()
+    except CudaError as error:
+        parser.exit(1, f"{error}\n")
+    with tempfile.TemporaryDirectory() as name, opened as cuda:
         folder = Path(name)
         given = {"ssdlite320_mobilenet_v3_large": args.ssdlite, "ssd300_vgg16": args.ssd300}
         checkpoints = {

@@ -240,12 +240,17 @@ def open_detector(
     return TorchDetector.open(path, threads=threads, score_threshold=score_threshold, device=device)
 
 
-def check_frame(index: int, frame: NDArray[np.uint8]) -> None:
+def check_frame(index: int, frame: object) -> None:
     """Of a batch.
 
     Raises:
-        ImageError: it is not uint8 [H, W, 3], or has no pixels.
+        ImageError: it is no array of NumPy, not uint8 [H, W, 3], or has no pixels.
     """
+    if not isinstance(frame, np.ndarray):
+        raise ImageError(
+            f"frame {index} is a {type(frame).__name__}; expected a NumPy array, uint8 [height, width, 3] in BGR; frames "
+            "on the GPU are for detectors that run there, and an image file is read by ssd_edge.images.load_image"
+        )
     shape = list(frame.shape)
     if frame.dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or frame.size == 0:
         raise ImageError(

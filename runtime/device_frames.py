@@ -1,4 +1,4 @@
-"""`DeviceFrame`: a frame that is on the GPU already, taken from another library's array without a copy.
+"""`DeviceFrame`: a frame that is on the GPU already, taken from another library's arrays without a copy.
 
 PyTorch, CuPy, PyCUDA and jetson-utils offer such arrays by DLPack (https://dmlc.github.io/dlpack/latest/) or by the
 CUDA array interface (https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html).
@@ -7,27 +7,54 @@ CUDA array interface (https://numba.readthedocs.io/en/stable/cuda/cuda_array_int
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ssd_edge.images import ImageError
 from ssd_edge.runtime.cuda import Cuda, CudaError, Stream
+from ssd_edge.runtime.kernels import BT601, YuvColours, check_nv12_size
 
 DLPACK_CUDA, DLPACK_CUDA_MANAGED = 2, 13
 DLPACK_UINT8 = (1, 8, 1)  # code of unsigned integers, bits, lanes
-CHANNELS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Nv12Frame:
+    """A frame on the GPU in NV12, as video decoders give it: for detectors that run there, beside BGR.
+
+    Each array has `__dlpack__` or `__cuda_array_interface__`; its rows may lie any pitch apart.
+
+    Attributes:
+        luma: uint8 [H, W], both even. Without chroma: uint8 [H·3/2, W], which has the chroma in its last third.
+        chroma: uint8 [H/2, W/2, 2] or [H/2, W], u then v.
+        colours: what the video says of itself: `BT601`, `BT709`, `BT601_FULL`, `BT709_FULL` of runtime/kernels.py.
+    """
+
+    luma: Any
+    chroma: Any = None
+    colours: YuvColours = BT601
+
+
+class Chroma(NamedTuple):
+    """The chroma of an NV12 frame: uint8 [height / 2, width], u and v in turns, whose rows lie `pitch` bytes apart."""
+
+    address: int
+    pitch: int
+    colours: YuvColours
 
 
 @dataclass(frozen=True)
 class DeviceFrame:
-    """A frame on the GPU: uint8 [height, width, 3] BGR, whose rows lie `pitch` bytes apart.
+    """A frame on the GPU, whose rows lie `pitch` bytes apart: uint8 [height, width, 3] BGR, or [height, width] luma.
 
     Attributes:
         address: of its first byte.
         pitch: bytes from row to row.
         device: number of its GPU.
         owner: what keeps the memory; to be held until the work on the frame is done.
+        chroma: of a frame in NV12; None: it is BGR.
     """
 
     address: int
@@ -36,67 +63,116 @@ class DeviceFrame:
     width: int
     device: int
     owner: Any
+    chroma: Chroma | None = None
 
 
 def is_device_frame(frame: Any) -> bool:
     """Whether an object offers memory of a GPU."""
-    return _has_cuda_dlpack(frame) or hasattr(frame, "__cuda_array_interface__")
+    return isinstance(frame, Nv12Frame) or _has_cuda_dlpack(frame) or hasattr(frame, "__cuda_array_interface__")
 
 
 def device_frame(frame: Any, cuda: Cuda, stream: Stream) -> DeviceFrame:
     """Take a frame that is on the GPU. What `stream` does from here on waits for the work that makes the frame.
 
     Args:
-        frame: uint8 [H, W, 3] BGR with `__dlpack__` or `__cuda_array_interface__`; its rows may lie any pitch apart.
+        frame: an `Nv12Frame`, or uint8 [H, W, 3] BGR with `__dlpack__` or `__cuda_array_interface__`; its rows may lie
+            any pitch apart.
 
     Raises:
         ImageError: another type or shape, no pixels, pixels that are not side by side, memory of the processor, or of
             another GPU.
     """
-    if _has_cuda_dlpack(frame):
-        return _from_dlpack(frame, cuda, stream)
-    if hasattr(frame, "__cuda_array_interface__"):
-        return _from_array_interface(frame, cuda, stream)
+    if isinstance(frame, Nv12Frame):
+        return _from_nv12(frame, cuda, stream)
+    pixels = _take(frame, cuda, stream, "a BGR frame", ("height", "width", 3))
+    height, width, _ = pixels.shape
+    return DeviceFrame(pixels.address, pixels.pitch, height, width, cuda.ordinal, pixels.owner)
+
+
+def _from_nv12(frame: Nv12Frame, cuda: Cuda, stream: Stream) -> DeviceFrame:
+    luma = _take(frame.luma, cuda, stream, "the luma of an NV12 frame", ("height", "width"))
+    rows, width = luma.shape
+    if frame.chroma is not None:
+        height = rows
+        check_nv12_size((height, width))
+        shapes = (height // 2, width // 2, 2), (height // 2, width)
+        chroma = _take(frame.chroma, cuda, stream, "the chroma of an NV12 frame", *shapes)
+    else:
+        height = rows * 2 // 3
+        if rows % 3:
+            raise ImageError(
+                f"an NV12 frame in one array of shape {list(luma.shape)}; expected [height · 3/2, width]: luma, then "
+                "half as many rows of chroma; or give luma and chroma as two arrays"
+            )
+        check_nv12_size((height, width))
+        chroma = luma._replace(address=luma.address + height * luma.pitch)
+    owners = luma.owner, chroma.owner
+    where = Chroma(chroma.address, chroma.pitch, frame.colours)
+    return DeviceFrame(luma.address, luma.pitch, height, width, cuda.ordinal, owners, where)
+
+
+class _Array(NamedTuple):
+    """uint8 on the GPU: along the first axis `pitch` bytes apart, otherwise contiguous."""
+
+    address: int
+    pitch: int
+    shape: tuple[int, ...]
+    owner: Any
+
+
+Shape = tuple[int | str, ...]  # a word stands for any length
+
+
+def _take(array: Any, cuda: Cuda, stream: Stream, name: str, *shapes: Shape) -> _Array:
+    """
+    Args:
+        name: of the array in messages.
+        shapes: of which it has to have one.
+    """
+    if _has_cuda_dlpack(array):
+        return _from_dlpack(array, cuda, stream, name, shapes)
+    if hasattr(array, "__cuda_array_interface__"):
+        return _from_array_interface(array, cuda, stream, name, shapes)
     raise ImageError(
-        f"a {type(frame).__name__} in the processor's memory, not on a GPU; give it as a NumPy array, such as "
-        "numpy.asarray(frame)"
+        f"{name} is a {type(array).__name__} in the processor's memory, not on a GPU; give it as a NumPy array in BGR, "
+        "such as numpy.asarray(frame) or cv2.cvtColor(frame, cv2.COLOR_YUV2BGR_NV12)"
     )
 
 
-def _has_cuda_dlpack(frame: Any) -> bool:
-    return hasattr(frame, "__dlpack_device__") and frame.__dlpack_device__()[0] in (DLPACK_CUDA, DLPACK_CUDA_MANAGED)
+def _has_cuda_dlpack(array: Any) -> bool:
+    return hasattr(array, "__dlpack_device__") and array.__dlpack_device__()[0] in (DLPACK_CUDA, DLPACK_CUDA_MANAGED)
 
 
-def _from_array_interface(frame: Any, cuda: Cuda, stream: Stream) -> DeviceFrame:
-    interface = frame.__cuda_array_interface__
+def _from_array_interface(array: Any, cuda: Cuda, stream: Stream, name: str, shapes: Sequence[Shape]) -> _Array:
+    interface = array.__cuda_array_interface__
     kind, address = str(interface["typestr"]), int(interface["data"][0])
     shape = tuple(int(length) for length in interface["shape"])
-    height, width, pitch = _check_layout(shape, interface.get("strides"), kind[1:] == "u1", kind)
+    _check_shape(shape, kind[1:] == "u1", kind, name, shapes)
+    pitch = _pitch(shape, interface.get("strides"), name)
     try:
         device = cuda.device_of(address)
     except CudaError as error:
-        raise ImageError(f"a {type(frame).__name__} whose memory is on no GPU that CUDA knows: {error}") from error
+        raise ImageError(f"a {type(array).__name__} whose memory is on no GPU that CUDA knows: {error}") from error
     _check_device(cuda.ordinal if device is None else device, cuda)
     if interface.get("stream") is not None:  # 1 and 2, the default streams, are handles too
         stream.wait_stream(int(interface["stream"]))
-    return DeviceFrame(address, pitch, height, width, cuda.ordinal, frame)
+    return _Array(address, pitch, shape, array)
 
 
-def _from_dlpack(frame: Any, cuda: Cuda, stream: Stream) -> DeviceFrame:
-    _check_device(frame.__dlpack_device__()[1], cuda)
+def _from_dlpack(array: Any, cuda: Cuda, stream: Stream, name: str, shapes: Sequence[Shape]) -> _Array:
+    _check_device(array.__dlpack_device__()[1], cuda)
     try:
         try:
-            capsule = frame.__dlpack__(stream=stream.handle, max_version=(1, 0))  # which can tell of read-only memory
+            capsule = array.__dlpack__(stream=stream.handle, max_version=(1, 0))  # which can tell of read-only memory
         except TypeError:  # from before version 1.0
-            capsule = frame.__dlpack__(stream=stream.handle)
+            capsule = array.__dlpack__(stream=stream.handle)
     except (BufferError, RuntimeError) as error:
-        raise ImageError(f"a {type(frame).__name__} that does not give its memory: {error}") from error
+        raise ImageError(f"a {type(array).__name__} that does not give its memory: {error}") from error
     tensor = _tensor_of(capsule)
     kind, shape = (tensor.code, tensor.bits, tensor.lanes), tuple(tensor.shape[: tensor.ndim])
-    strides = tuple(tensor.strides[: tensor.ndim]) if tensor.strides else None  # in elements, which are bytes
-    height, width, pitch = _check_layout(shape, strides, kind == DLPACK_UINT8, f"{kind} (DLPack)")
-    address = (tensor.data or 0) + tensor.byte_offset
-    return DeviceFrame(address, pitch, height, width, cuda.ordinal, capsule)  # the capsule frees it at its end
+    _check_shape(shape, kind == DLPACK_UINT8, f"{kind} (DLPack)", name, shapes)
+    pitch = _pitch(shape, tensor.strides[: tensor.ndim] if tensor.strides else None, name)  # in elements: bytes
+    return _Array((tensor.data or 0) + tensor.byte_offset, pitch, shape, capsule)  # the capsule frees it at its end
 
 
 def _check_device(device: int, cuda: Cuda) -> None:
@@ -107,29 +183,35 @@ def _check_device(device: int, cuda: Cuda) -> None:
         )
 
 
-def _check_layout(
-    shape: tuple[int, ...], strides: Sequence[int] | None, is_uint8: bool, kind: str
-) -> tuple[int, int, int]:
-    """Height, width and pitch.
+def _check_shape(shape: tuple[int, ...], is_uint8: bool, kind: str, name: str, shapes: Sequence[Shape]) -> None:
+    def fits(wanted: Shape) -> bool:
+        pairs = zip(shape, wanted, strict=False)
+        return len(shape) == len(wanted) and all(isinstance(word, str) or word == length for length, word in pairs)
+
+    if not is_uint8 or 0 in shape or not any(map(fits, shapes)):
+        expected = " or ".join(f"[{', '.join(map(str, wanted))}]" for wanted in shapes)
+        raise ImageError(
+            f"{name} on the GPU of type {kind} and shape {list(shape)}; expected uint8 {expected} with at least one "
+            "pixel"
+        )
+
+
+def _pitch(shape: tuple[int, ...], strides: Sequence[int] | None, name: str) -> int:
+    """Bytes from row to row.
 
     Args:
         strides: in bytes; None: all values lie side by side.
     """
-    if not is_uint8 or len(shape) != 3 or shape[2] != CHANNELS or 0 in shape:
+    row_bytes, *inner = wanted = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    pitch, *steps = strides or wanted
+    differ = any(step != one for step, one, length in zip(steps, inner, shape[1:], strict=True) if length > 1)
+    if differ or (pitch < row_bytes and shape[0] > 1):
         raise ImageError(
-            f"a frame on the GPU of type {kind} and shape {list(shape)}; expected uint8 [height, width, 3] in BGR with "
-            "at least one pixel"
+            f"{name} on the GPU of shape {list(shape)} with strides of {[pitch, *steps]} bytes; expected {inner} "
+            f"within rows at least {row_bytes} apart: make it contiguous, such as frame.contiguous() or "
+            "cupy.ascontiguousarray(frame)"
         )
-    height, width, _ = shape
-    row_bytes = width * CHANNELS
-    pitch, pixel, channel = strides or (row_bytes, CHANNELS, 1)
-    if channel != 1 or (pixel != CHANNELS and width > 1) or (pitch < row_bytes and height > 1):
-        raise ImageError(
-            f"a frame on the GPU of shape {list(shape)} with strides of {pitch}, {pixel} and {channel} bytes; expected "
-            f"pixels side by side (3 and 1) in rows at least {row_bytes} apart: make it contiguous, such as "
-            "frame.contiguous() or cupy.ascontiguousarray(frame)"
-        )
-    return height, width, max(pitch, row_bytes)
+    return max(pitch, row_bytes)
 
 
 class _Tensor(ctypes.Structure):

@@ -28,9 +28,9 @@ from ssd_edge.detections import Detections
 from ssd_edge.errors import SsdEdgeError
 from ssd_edge.runtime.cuda import Cuda, CudaError, CudaFatalError, Graph, Resource, Stream
 from ssd_edge.runtime.detector import Detector, Timings, check_frame
-from ssd_edge.runtime.device_frames import DeviceFrame, device_frame, is_device_frame
+from ssd_edge.runtime.device_frames import Chroma, DeviceFrame, device_frame, is_device_frame
 from ssd_edge.runtime.gpu_engine import Engine
-from ssd_edge.runtime.kernels import KERNEL_SOURCE, KERNELS, Nms, preprocess_bgr
+from ssd_edge.runtime.kernels import KERNEL_SOURCE, KERNELS, Nms, preprocess_bgr, preprocess_nv12
 
 _log = logging.getLogger(__name__)
 
@@ -43,8 +43,8 @@ _capturing = threading.Lock()  # what begins a capture is forbidden during anoth
 class GpuDetector(Detector):
     """A `Detector` whose every step runs on the GPU. One detector is for one thread; other threads have their own.
 
-    Frames are uint8 [H, W, 3] BGR: arrays of the processor's memory, or of the GPU's (`device_frames`), which are read
-    where they lie and must stay as they are until their detections are collected.
+    Frames are uint8 [H, W, 3] BGR: arrays of the processor's memory, or of the GPU's (`device_frames`); or `Nv12Frame`
+    there. What is on the GPU is read where it lies and must stay as it is until its detections are collected.
 
     A batch whose frames lie where those of an earlier one lay, as a camera's do, is captured as a CUDA graph when it is
     met for the second time; others run as they come. Where a capture fails, all do.
@@ -177,10 +177,14 @@ class GpuDetector(Detector):
             slot.upload(stream)
         for index, source in enumerate(plan):
             image = engine.images + index * 3 * card.height * card.width
-            frame_hw = source.height, source.width
-            preprocess_bgr(
-                stream, self._kernels, source.address, source.pitch, frame_hw, image, (card.height, card.width)
-            )
+            frame_hw, size_hw = (source.height, source.width), (card.height, card.width)
+            pixels = source.address, source.pitch
+            if source.chroma is None:
+                preprocess_bgr(stream, self._kernels, *pixels, frame_hw, image, size_hw)
+            else:
+                chroma, chroma_pitch, colours = source.chroma
+                planes = *pixels, chroma, chroma_pitch
+                preprocess_nv12(stream, self._kernels, *planes, frame_hw, image, size_hw, colours=colours)
         engine.enqueue(max(len(plan), engine.batch[0]))
         thresholds = {"score_threshold": self.score_threshold, "iou_threshold": card.nms_iou}
         self._nms.launch(stream, engine.boxes, engine.scores, **thresholds, batch=len(plan))
@@ -222,12 +226,13 @@ class GpuDetector(Detector):
 
 
 class Source(NamedTuple):
-    """Where the GPU finds a frame: BGR, its rows `pitch` bytes apart."""
+    """Where the GPU finds a frame, its rows `pitch` bytes apart: BGR, or with chroma the luma of NV12."""
 
     address: int
     pitch: int
     height: int
     width: int
+    chroma: Chroma | None = None
 
 
 Plan = tuple[Source, ...]  # a batch, as a graph sees it
@@ -285,7 +290,7 @@ class _Slot(Resource):
                 plan.append(Source(self._frames_address + end, 3 * width, height, width))
                 end += _aligned(frame.nbytes)
             else:
-                plan.append(Source(frame.address, frame.pitch, frame.height, frame.width))
+                plan.append(Source(frame.address, frame.pitch, frame.height, frame.width, frame.chroma))
         self.sizes_hw = [(source.height, source.width) for source in plan]
         self.upload_size = 0 if self._cuda.gpu.integrated else end
         return tuple(plan)

@@ -126,15 +126,23 @@ def preprocess_nv12(
     Raises:
         ImageError: the frame has no pixels, an odd side, or rows that overlap.
     """
-    height, width = frame_hw
-    if height % 2 or width % 2:
-        raise ImageError(f"an NV12 frame of {width}×{height}; its sides have to be even: crop the frame, or take BGR")
-    _check_rows("luma", frame_hw, width, luma_pitch)
-    _check_rows("chroma", frame_hw, width, chroma_pitch)
+    check_nv12_size(frame_hw)
+    _check_rows("luma", frame_hw, frame_hw[1], luma_pitch)
+    _check_rows("chroma", frame_hw, frame_hw[1], chroma_pitch)
     factors = (colours.black, colours.luma, colours.u_to_b, colours.u_to_g, colours.v_to_g, colours.v_to_r)
     planes = _u64(luma, luma_pitch, chroma, chroma_pitch)
     arguments = [*planes, *_i32(*frame_hw, *factors), *_u64(out), *_i32(*size_hw)]
     stream.launch(kernels["preprocess_nv12"], _pixel_grid(size_hw), (*PIXEL_BLOCK, 1), arguments)
+
+
+def check_nv12_size(frame_hw: tuple[int, int]) -> None:
+    """
+    Raises:
+        ImageError: a side is odd, so that its last pixels have no chroma.
+    """
+    height, width = frame_hw
+    if height % 2 or width % 2:
+        raise ImageError(f"an NV12 frame of {width}×{height}; its sides have to be even: crop the frame, or take BGR")
 
 
 class Nms(Resource):

@@ -11,7 +11,16 @@ import pytest
 
 from ssd_edge.images import ImageError
 from ssd_edge.runtime.cuda import Cuda, CudaError, Stream
-from ssd_edge.runtime.device_frames import DeviceFrame, _Tensor, _Versioned, device_frame, is_device_frame
+from ssd_edge.runtime.device_frames import (
+    Chroma,
+    DeviceFrame,
+    Nv12Frame,
+    _Tensor,
+    _Versioned,
+    device_frame,
+    is_device_frame,
+)
+from ssd_edge.runtime.kernels import BT601, BT709
 
 CPU, CUDA, CUDA_HOST, MANAGED = 1, 2, 3, 13
 UINT8, FLOAT32 = (1, 8, 1), (2, 32, 1)
@@ -134,19 +143,22 @@ def test_strides_of_what_is_there_once_do_not_matter(offer: Any, array: np.ndarr
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((4, 5, 3), np.float32), r"expected uint8 \[height, width, 3\] in BGR"),
+        (np.zeros((4, 5, 3), np.float32), r"a BGR frame .* expected uint8 \[height, width, 3\] with"),
         (np.zeros((4, 5), np.uint8), r"shape \[4, 5\]; expected"),
         (np.zeros((1, 4, 5, 3), np.uint8), r"shape \[1, 4, 5, 3\]; expected"),
         (np.zeros((3, 4, 5), np.uint8), r"shape \[3, 4, 5\]; expected"),
         (np.zeros((4, 5, 4), np.uint8), r"shape \[4, 5, 4\]; expected"),
         (np.zeros((0, 5, 3), np.uint8), "at least one pixel"),
         (np.zeros((4, 0, 3), np.uint8), "at least one pixel"),
-        (np.zeros((4, 5, 4), np.uint8)[..., :3], "strides of 20, 4 and 1 bytes; expected pixels side by side"),
-        (np.zeros((4, 5, 3), np.uint8)[..., ::-1], "strides of 15, 3 and -1 bytes"),
-        (np.zeros((4, 5, 3), np.uint8)[:, ::-1], "strides of 15, -3 and 1 bytes"),
-        (np.zeros((4, 5, 3), np.uint8)[::-1], "strides of -15, 3 and 1 bytes"),
-        (np.zeros((3, 4, 5), np.uint8).transpose(1, 2, 0), "strides of 5, 1 and 20 bytes.*make it contiguous"),
-        (np.broadcast_to(np.zeros((1, 5, 3), np.uint8), (4, 5, 3)), "strides of 0, 3 and 1 bytes"),
+        (
+            np.zeros((4, 5, 4), np.uint8)[..., :3],
+            r"strides of \[20, 4, 1\] bytes; expected \[3, 1\] within rows at least 15",
+        ),
+        (np.zeros((4, 5, 3), np.uint8)[..., ::-1], r"strides of \[15, 3, -1\] bytes"),
+        (np.zeros((4, 5, 3), np.uint8)[:, ::-1], r"strides of \[15, -3, 1\] bytes"),
+        (np.zeros((4, 5, 3), np.uint8)[::-1], r"strides of \[-15, 3, 1\] bytes"),
+        (np.zeros((3, 4, 5), np.uint8).transpose(1, 2, 0), r"strides of \[5, 1, 20\] bytes.*make it contiguous"),
+        (np.broadcast_to(np.zeros((1, 5, 3), np.uint8), (4, 5, 3)), r"strides of \[0, 3, 1\] bytes"),
     ],
 )
 def test_what_the_kernel_cannot_read_is_refused(offer: Any, array: np.ndarray, message: str) -> None:
@@ -224,6 +236,76 @@ def test_memory_of_the_processor_goes_the_other_way() -> None:
             take(frame)
     assert is_device_frame(ByInterface(frame_of(4, 5)))
     assert is_device_frame(ByDlpack(frame_of(4, 5)))
+
+
+@pytest.mark.parametrize("offer", [ByInterface, ByDlpack])
+@pytest.mark.parametrize("chroma_shape", [(2, 3, 2), (2, 6)])
+def test_nv12_in_two_arrays(offer: Any, chroma_shape: tuple[int, ...]) -> None:
+    luma = np.zeros((4, 11), np.uint8)[:, :6]
+    chroma = np.zeros((2, 7 * 2), np.uint8)[:, :6].reshape(chroma_shape)
+    chroma = np.lib.stride_tricks.as_strided(chroma, strides=(14, *chroma.strides[1:]))
+    given = Nv12Frame(offer(luma), offer(chroma), BT709)
+    assert is_device_frame(given)
+    frame = take(given)
+    assert (frame.address, frame.pitch, frame.height, frame.width) == (luma.ctypes.data, 11, 4, 6)
+    assert frame.chroma == Chroma(chroma.ctypes.data, 14, BT709)
+
+
+@pytest.mark.parametrize("offer", [ByInterface, ByDlpack])
+@pytest.mark.parametrize(("margin", "pitch"), [(0, 8), (3, 11)])
+def test_nv12_in_one_array(offer: Any, margin: int, pitch: int) -> None:
+    planes = np.zeros((9, 8 + margin), np.uint8)[:, :8]
+    frame = take(Nv12Frame(offer(planes)))
+    assert (frame.address, frame.pitch, frame.height, frame.width) == (planes.ctypes.data, pitch, 6, 8)
+    assert frame.chroma == Chroma(planes[6:].ctypes.data, pitch, BT601)
+
+
+@pytest.mark.parametrize("offer", [ByInterface, ByDlpack])
+@pytest.mark.parametrize(
+    ("luma", "chroma", "message"),
+    [
+        (np.zeros((4, 6, 3), np.uint8), None, r"the luma .* shape \[4, 6, 3\]; expected uint8 \[height, width\]"),
+        (np.zeros((4, 6), np.float32), np.zeros((2, 6), np.uint8), "the luma of an NV12 frame on the GPU of type"),
+        (np.zeros((4, 6), np.uint8), np.zeros((2, 6), np.float32), "the chroma of an NV12 frame on the GPU of type"),
+        (np.zeros((4, 6), np.uint8), np.zeros((4, 6), np.uint8), r"expected uint8 \[2, 3, 2\] or \[2, 6\] with"),
+        (np.zeros((4, 6), np.uint8), np.zeros((2, 3), np.uint8), r"shape \[2, 3\]; expected"),
+        (np.zeros((4, 6), np.uint8), np.zeros((2, 2, 3), np.uint8), r"shape \[2, 2, 3\]; expected"),
+        (np.zeros((0, 6), np.uint8), None, "at least one pixel"),
+        (np.zeros((4, 6), np.uint8), None, r"one array of shape \[4, 6\]; expected \[height · 3/2, width\]"),
+        (np.zeros((6, 5), np.uint8), None, "5×4; its sides have to be even"),
+        (np.zeros((5, 6), np.uint8), np.zeros((2, 6), np.uint8), "6×5; its sides have to be even"),
+        (np.zeros((4, 12), np.uint8)[:, ::2], np.zeros((2, 6), np.uint8), r"luma .* strides of \[12, 2\] bytes"),
+        (np.zeros((4, 6), np.uint8)[::-1], np.zeros((2, 6), np.uint8), r"luma .* strides of \[-6, 1\] bytes"),
+        (np.zeros((4, 6), np.uint8), np.zeros((2, 2, 3), np.uint8).swapaxes(1, 2), r"chroma .* \[6, 1, 3\] bytes"),
+    ],
+)
+def test_what_is_no_nv12_is_refused(offer: Any, luma: np.ndarray, chroma: np.ndarray | None, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        take(Nv12Frame(offer(luma), None if chroma is None else offer(chroma)))
+
+
+def test_both_planes_are_of_this_gpu_and_waited_for() -> None:
+    luma, chroma = np.zeros((4, 6), np.uint8), np.zeros((2, 6), np.uint8)
+    with pytest.raises(ImageError, match="a frame on GPU 1, and the detector runs on GPU 0"):
+        take(Nv12Frame(ByDlpack(luma), ByDlpack(chroma, (CUDA, 1))))
+    for planes in ((luma, ByInterface(chroma)), (ByInterface(luma), chroma)):
+        with pytest.raises(ImageError, match=r"a ndarray in the processor's memory.*COLOR_YUV2BGR_NV12"):
+            take(Nv12Frame(*planes))
+    on = FakeStream()
+    take(Nv12Frame(ByInterface(luma, stream=1), ByInterface(chroma, stream=5)), stream=on)
+    assert on.waited == [1, 5]
+
+
+def test_both_planes_are_kept_as_long_as_the_frame() -> None:
+    planes = ByInterface(np.zeros((4, 6), np.uint8)), ByInterface(np.zeros((2, 6), np.uint8))
+    alive = [weakref.ref(plane) for plane in planes]
+    frame = take(Nv12Frame(*planes))
+    del planes
+    gc.collect()
+    assert all(each() is not None for each in alive)
+    del frame
+    gc.collect()
+    assert all(each() is None for each in alive)
 
 
 def test_pytorchs_capsules_are_read_and_its_tensors_on_the_cpu_refused() -> None:

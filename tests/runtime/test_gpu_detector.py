@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from host_cuda import HostCuda, HostStream
@@ -14,12 +15,14 @@ from lazy_cuda import LazyCuda
 
 from ssd_edge.bundled import bundled_model
 from ssd_edge.detections import Detections
-from ssd_edge.errors import SourceError, SsdEdgeError, UsageError
+from ssd_edge.errors import SsdEdgeError, UsageError
 from ssd_edge.images import ImageError
 from ssd_edge.runtime import gpu_detector, stream
 from ssd_edge.runtime.cuda import CudaFatalError, CudaMemoryError
 from ssd_edge.runtime.detector import Detector, open_detector
+from ssd_edge.runtime.device_frames import Nv12Frame
 from ssd_edge.runtime.gpu_detector import GpuDetector
+from ssd_edge.runtime.kernels import BT601, BT709
 from ssd_edge.runtime.stream import StreamConfig, run_stream
 
 CUDAS = (HostCuda, LazyCuda, lambda: LazyCuda(integrated=True))
@@ -207,15 +210,16 @@ def test_where_there_are_no_graphs(cpu: Detector, open_gpu: Callable[..., GpuDet
 
 
 class OnGpu:
-    """A frame that another library has on the GPU, with rows that lie `gap` bytes apart."""
+    """A frame, or a plane of one, that another library has on the GPU, with `gap` bytes between its rows."""
 
     def __init__(self, frame: np.ndarray, gap: int = 0, kind: str = "|u1") -> None:
-        height, width = frame.shape[:2]
-        self.rows = np.zeros((height, 3 * width + gap), np.uint8)
-        self.rows[:, : 3 * width] = frame.reshape(height, -1)
+        row_bytes = frame[0].size
+        self.shape = frame.shape
+        self.rows = np.zeros((len(frame), row_bytes + gap), np.uint8)
+        self.rows[:, :row_bytes] = frame.reshape(len(frame), -1)
         self.__cuda_array_interface__ = {
             "shape": frame.shape,
-            "strides": (3 * width + gap, 3, 1),
+            "strides": (row_bytes + gap, *np.empty(frame.shape, np.uint8).strides[1:]),
             "typestr": kind,
             "data": (self.rows.ctypes.data, True),
             "version": 3,
@@ -251,6 +255,64 @@ def test_frames_on_the_gpu_are_held_until_they_were_read(cpu: Detector, open_gpu
     assert not any(slot.frames for slot in detector._slots)
 
 
+def nv12_of(frame: np.ndarray) -> np.ndarray:
+    """uint8 [H·3/2, W] of uint8 [H, W, 3] BGR."""
+    height, width = frame.shape[:2]
+    planes = cv2.cvtColor(frame, cv2.COLOR_BGR2YUV_I420)
+    planes[height:] = planes[height:].reshape(2, -1).T.reshape(-1, width)  # u and v in turns
+    return planes
+
+
+def in_one_array(planes: np.ndarray) -> Nv12Frame:
+    return Nv12Frame(OnGpu(planes, 5))
+
+
+def in_two_arrays(planes: np.ndarray) -> Nv12Frame:
+    height = len(planes) * 2 // 3
+    return Nv12Frame(OnGpu(planes[:height], 5), OnGpu(planes[height:].reshape(height // 2, -1, 2), 3))
+
+
+@pytest.mark.parametrize("make_cuda", CUDAS)
+@pytest.mark.parametrize("give", [in_one_array, in_two_arrays])
+def test_nv12_is_detected_in_as_its_bgr_is(
+    make_cuda: Callable[[], HostCuda],
+    give: Callable[[np.ndarray], Nv12Frame],
+    cpu: Detector,
+    open_gpu: Callable[..., GpuDetector],
+) -> None:
+    frames = random_frames((48, 64), (96, 50), (48, 64))
+    planes = [nv12_of(frame) for frame in frames]
+    expected = cpu([cv2.cvtColor(each, cv2.COLOR_YUV2BGR_NV12) for each in planes])
+    assert min(map(len, expected)) > 0
+    detector = open_gpu(make_cuda(), slots=1)
+    given = [give(each) for each in planes]
+    for _ in range(3):  # as it comes, captured, replayed
+        assert_equal(detector(given), expected)
+    mixed, expected = [frames[0], given[1], OnGpu(frames[2])], [*cpu(frames[:1]), expected[1], *cpu(frames[2:])]
+    for _ in range(3):
+        assert_equal(detector(mixed), expected)
+    assert engine_of(detector).captures == 2
+
+
+def test_other_chroma_or_colours_of_the_same_luma_are_another_plan(open_gpu: Callable[..., GpuDetector]) -> None:
+    planes = nv12_of(*random_frames((48, 64), seed=3))
+    luma, chroma, other = OnGpu(planes[:48]), OnGpu(planes[48:]), OnGpu(255 - planes[48:])
+    frames = [Nv12Frame(luma, *rest) for rest in ((chroma, BT601), (chroma, BT709), (other, BT601))]
+    expected = [open_gpu()([frame]) for frame in frames]
+    assert len({found.scores.tobytes() for (found,) in expected}) == 3
+    detector = open_gpu(slots=1)
+    for _ in range(3):
+        for frame, wanted in zip(frames, expected, strict=True):
+            assert_equal(detector([frame]), wanted)
+    assert engine_of(detector).captures == 3
+
+
+def test_nv12_is_not_for_the_processor(cpu: Detector) -> None:
+    given: Any = in_one_array(nv12_of(*random_frames((48, 64))))
+    with pytest.raises(ImageError, match="frame 0 is a Nv12Frame; expected a NumPy array"):
+        cpu([given])
+
+
 def test_frames_need_not_lie_in_one_piece(cpu: Detector, open_gpu: Callable[..., GpuDetector]) -> None:
     (frame,) = random_frames((48, 64))
     for view in (frame[::-1, ::-1], frame[:, 10:30], frame.transpose(1, 0, 2), frame[..., ::-1]):
@@ -264,6 +326,8 @@ def test_frames_need_not_lie_in_one_piece(cpu: Detector, open_gpu: Callable[...,
         (np.zeros((0, 4, 3), np.uint8), "frame 1 is uint8"),
         (np.zeros((4, 4), np.uint8), "frame 1 is uint8"),
         (OnGpu(np.zeros((4, 4, 3), np.uint8), kind="<f4"), "expected uint8"),
+        (Nv12Frame(OnGpu(np.zeros((3, 3), np.uint8))), "3×2; its sides have to be even"),
+        (Nv12Frame(np.zeros((3, 2), np.uint8)), "the luma of an NV12 frame is a ndarray in the processor's memory"),
     ],
 )
 def test_wrong_frames_are_refused(
@@ -403,63 +467,6 @@ def test_timings_are_of_what_was_collected(open_gpu: Callable[..., GpuDetector])
     assert min(timings.preprocess_ms, timings.infer_ms, timings.nms_ms) > 0
 
 
-class Recorded:
-    """Stands for a detector with two slots; writes down the order of what is asked of it."""
-
-    slots = 2
-
-    def __init__(self) -> None:
-        self.order: list[str] = []
-        self.count = 0
-
-    def submit(self, frames: list[str]) -> None:
-        self.order.append(f"+{frames[0]}")
-
-    def collect(self) -> list[Detections]:
-        self.count += 1
-        self.order.append(f"-{self.count}")
-        return [Detections.empty()]
-
-
-class Frames:
-    """A capture of frames 1, 2, and so on: `drops` before each."""
-
-    def __init__(self, *drops: int, ends: Exception | None = None) -> None:
-        self.drops, self.ends, self.dropped = drops, ends, 0
-
-    def __iter__(self) -> Iterator[Any]:
-        for number, drops in enumerate(self.drops, 1):
-            self.dropped += drops
-            yield type("Frame", (), {"image_bgr": number})
-        if self.ends:
-            raise self.ends
-
-
-@pytest.mark.parametrize(
-    ("live", "drops", "order"),
-    [
-        (False, (0, 0, 0), "+1 +2 -1 +3 -2 -3"),  # two under way
-        (True, (0, 0, 0), "+1 -1 +2 -2 +3 -3"),  # keeps up: none is held back for the next
-        (True, (0, 1, 1, 0), "+1 -1 +2 +3 -2 +4 -3 -4"),  # falls behind, then keeps up
-        (False, (), ""),
-    ],
-)
-def test_a_stream_overlaps_where_that_gains(live: bool, drops: tuple[int, ...], order: str) -> None:
-    detector: Any = Recorded()
-    capture: Any = Frames(*drops)
-    assert [frame.image_bgr for frame, _ in stream._detect(detector, capture, live=live)] == [*range(1, len(drops) + 1)]
-    assert detector.order == order.split()
-
-
-def test_a_source_that_fails_fails_behind_its_frames() -> None:
-    detector: Any = Recorded()
-    capture: Any = Frames(0, 0, 0, ends=SourceError("hung up"))
-    seen = []
-    with pytest.raises(SourceError, match="hung up"):
-        seen.extend(frame.image_bgr for frame, _ in stream._detect(detector, capture, live=False))
-    assert detector.order == ["+1", "+2", "-1", "+3", "-2", "-3"]
-
-
 @pytest.mark.parametrize("latency", [False, True])
 def test_a_stream_on_the_gpu_writes_what_one_on_the_processor_does(
     latency: bool,
@@ -468,8 +475,6 @@ def test_a_stream_on_the_gpu_writes_what_one_on_the_processor_does(
     open_gpu: Callable[..., GpuDetector],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import cv2
-
     (tmp_path / "in").mkdir()
     for number, frame in enumerate(random_frames(*[(48, 64)] * 5, (100, 30))):
         cv2.imwrite(str(tmp_path / "in" / f"{number}.png"), frame)
