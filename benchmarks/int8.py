@@ -76,23 +76,19 @@ def main() -> None:
     dataset = lint(read_dataset(args.data, args.split))[0]
     dataset = replace(dataset, records=dataset.records[: args.scored])
     images = calibration_images(args.calib, args.images, split=args.calib_split)
+    figures = {
+        "model": load_checkpoint(args.checkpoint).card.arch,
+        "checkpoint_sha256": file_sha256(args.checkpoint),
+        "data": f"{dataset.name}, {len(dataset)} images",
+        "calibration": f"{len(images)} images",
+    }
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         for kind, path in exports(args.checkpoint, Path(name), images, args):
             row = {**kind, **scored(path, dataset, args.threads)}
             row["drop"] = rows[0]["AP"] - row["AP"] if rows else 0.0
             rows.append(row)
-            print(
-                {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}, flush=True
-            )
-    figures = {
-        "model": load_checkpoint(args.checkpoint).card.arch,
-        "checkpoint_sha256": file_sha256(args.checkpoint),
-        "data": f"{dataset.name}, {len(dataset)} images",
-        "calibration": f"{len(images)} images",
-        "rows": rows,
-    }
-    report(figures, args.output)
+            report(figures | {"rows": rows}, args.output)  # after each row: all of them take hours
 
 
 if __name__ == "__main__":

@@ -248,8 +248,8 @@ def check_frame(index: int, frame: object) -> None:
     """
     if not isinstance(frame, np.ndarray):
         raise ImageError(
-            f"frame {index} is a {type(frame).__name__}; expected a NumPy array, uint8 [height, width, 3] in BGR; frames "
-            "on the GPU are for detectors that run there, and an image file is read by ssd_edge.images.load_image"
+            f"frame {index} is a {type(frame).__name__}; expected a NumPy array, uint8 [height, width, 3] in BGR; "
+            "frames on the GPU are for detectors that run there, and ssd_edge.images.load_image reads an image file"
         )
     shape = list(frame.shape)
     if frame.dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or frame.size == 0:
