@@ -5,8 +5,9 @@
 
 Needs the `train` and `export` extras and cuda-core; TensorRT or TensorRT-RTX where it is there. Each section stands
 alone: what fails is recorded with its message, and the others go on, until the GPU itself is lost. Times are medians of
-`--runs` rounds, in every one of which each contender runs once. Without checkpoints, weights are random; what
-suppression has to do is then made to be like what a trained model gives it.
+`--runs` rounds, in every one of which each contender runs once. Rows called fp32 are TF32 on GPUs that have it (compute
+capability 8.0 and later): in TensorRT, and in PyTorch where the figures say that cuDNN may. Without checkpoints,
+weights are random; what suppression has to do is then made to be like what a trained model gives it.
 """
 
 from __future__ import annotations
@@ -50,9 +51,10 @@ from ssd_edge.checkpoint import model_from_checkpoint
 from ssd_edge.data.lint import lint
 from ssd_edge.data.readers import read_dataset
 from ssd_edge.detections import Detections
+from ssd_edge.errors import MissingDependencyError
 from ssd_edge.evaluation.evaluate import evaluate
 from ssd_edge.images import load_image
-from ssd_edge.runtime.cuda import Cuda, CudaError, CudaFatalError, Stream, open_cuda
+from ssd_edge.runtime.cuda import Cuda, CudaError, CudaFatalError, Stream, cuda_failure, open_cuda
 from ssd_edge.runtime.detector import Detector, open_detector
 from ssd_edge.runtime.gpu_detector import GpuDetector
 from ssd_edge.runtime.kernels import KERNEL_SOURCE, KERNELS, Nms, preprocess_bgr
@@ -93,21 +95,26 @@ class Bench:
                 yield f"TensorRT {precision}", partial(open_engine, path)
 
 
+def is_lost(error: Exception) -> bool:
+    """Whether the GPU can be used no more after an error, ours or PyTorch's, which is any `RuntimeError`."""
+    said = isinstance(error, RuntimeError) and "CUDA" in str(error) and cuda_failure("PyTorch", str(error)).fatal
+    return said or isinstance(error, CudaFatalError)
+
+
 def attempt(rows: list[Row], about: Row, measure: Callable[[], Row]) -> None:
     """Add a row: what was measured, or why not, word for word."""
     try:
         rows.append({**about, **measure()})
-    except CudaFatalError:
-        raise
     except Exception as error:
+        if is_lost(error):
+            raise
         rows.append({**about, "failed": f"{type(error).__name__}: {error}"})
         traceback.print_exc()
     print(rows[-1], flush=True)
 
 
-def tensorrt(bench: Bench) -> list[Row]:
+def tensorrt(bench: Bench, rows: list[Row]) -> None:
     """Which engines can be built and run here."""
-    rows: list[Row] = []
     files = [(path.stem, "given", path) for path in bench.onnx]
     for arch, checkpoint in bench.checkpoints.items():
         for precision in PRECISIONS:
@@ -125,12 +132,10 @@ def tensorrt(bench: Bench) -> list[Row]:
                 return figures
 
             attempt(rows, {"model": model, "precision": precision, "batch": batch}, measure)
-    return rows
 
 
-def correctness(bench: Bench) -> list[Row]:
+def correctness(bench: Bench, rows: list[Row]) -> None:
     """Kernels and detectors against the processor's."""
-    rows: list[Row] = []
     attempt(
         rows, {"check": "preprocess, largest difference in levels", "allowed": 1}, partial(_preprocess_levels, bench)
     )
@@ -149,7 +154,6 @@ def correctness(bench: Bench) -> list[Row]:
                 attempt(rows, about, partial(_found_share, bench, open_gpu, expected))
     for model, data, split in bench.pairs:
         attempt(rows, {"check": f"AP of {model} on {data} {split}"}, partial(_ap, bench, model, data, split))
-    return rows
 
 
 def _preprocess_levels(bench: Bench) -> Row:
@@ -258,9 +262,9 @@ def _ap(bench: Bench, model: str, data: str, split: str) -> Row:
     for name, open_gpu in openers.items():
         try:
             row[name] = ap(open_gpu())
-        except CudaFatalError:
-            raise
         except Exception as error:
+            if is_lost(error):
+                raise
             row[f"{name} failed"] = f"{type(error).__name__}: {error}"
     measured = [row[name] for name in openers if name in row]
     row["ok"] = bool(measured) and all(abs(value - row["processor"]) <= 0.0005 for value in measured)
@@ -289,14 +293,17 @@ def ssd300_scores(bench: Bench, batch: int) -> tuple[np.ndarray, np.ndarray, str
     return logits, np.ascontiguousarray(scores), source
 
 
-def suppression(bench: Bench) -> list[Row]:
-    """NMS of SSD300: threshold 0.01, 400 candidates, IoU 0.45, 200 detections, against torchvision's on this GPU."""
-    rows: list[Row] = []
+def suppression(bench: Bench, rows: list[Row]) -> None:
+    """NMS of SSD300: threshold 0.01, 400 candidates, IoU 0.45, 200 detections, against torchvision's on this GPU.
+
+    torchvision's cannot be parted from softmax, decoding and clipping, so beside it ours has them too: softmax and
+    decoding by PyTorch, of the same logits and offsets; our kernels clip.
+    """
     for batch in (1, 16):
         attempt(rows, {"batch": batch}, partial(_suppression_ms, bench, batch))
-    if all("our_gpu_ms" in row for row in rows):
-        rows.append({"batch 16 / batch 1": rows[1]["our_gpu_ms"] / rows[0]["our_gpu_ms"]})
-    return rows
+    times = [row["our_clip_nms_gpu_ms"] for row in rows if "our_clip_nms_gpu_ms" in row]
+    if len(times) == 2:
+        rows.append({"our_clip_nms_gpu_ms of batch 16 / batch 1": times[1] / times[0]})
 
 
 def _suppression_ms(bench: Bench, batch: int) -> Row:
@@ -310,13 +317,20 @@ def _suppression_ms(bench: Bench, batch: int) -> Row:
         anchors = model.anchor_generator(transformed, list(model.backbone(transformed.tensors).values()))
         offsets = torch.randn(batch, 8732, 4, device="cuda")
         head = {"bbox_regression": offsets, "cls_logits": torch.from_numpy(logits).cuda()}
-        boxes = torch.stack(
-            [model.box_coder.decode_single(o, a) / 300 for o, a in zip(offsets, anchors, strict=True)]
-        ).cpu()
+        boxes = torch.empty(batch, 8732, 4, device="cuda")
+        our_scores = torch.empty(batch, 8732, 90, device="cuda")
 
+        def decode() -> None:
+            our_scores.copy_(torch.softmax(head["cls_logits"], dim=2)[:, :, 1:])
+            for into, of, anchor in zip(boxes, offsets, anchors, strict=True):
+                torch.div(model.box_coder.decode_single(of, anchor), 300, out=into)
+
+        decode()
+        torch.cuda.synchronize()
         stream = stack.enter_context(bench.cuda.stream())
+        same_stream = torch.cuda.ExternalStream(stream.handle)  # type: ignore[no-untyped-call]
         ours = _suppression(bench, stack, batch, (8732, 90))
-        addresses = [_uploaded(bench, stack, stream, values) for values in (boxes.numpy(), scores)]
+        addresses = [boxes.data_ptr(), our_scores.data_ptr()]
         launch = captured(
             stack,
             stream,
@@ -328,13 +342,15 @@ def _suppression_ms(bench: Bench, batch: int) -> Row:
             torch.cuda.synchronize()
 
         def ours_and_wait() -> None:
+            with torch.cuda.stream(same_stream):
+                decode()
             launch()
             stream.synchronize()
 
         contenders: dict[str, Contender] = {
-            "our_gpu_ms": on_the_gpu(stack, bench.cuda, stream, launch),
-            "our_ms": on_the_clock(ours_and_wait),
-            "torchvision_ms": on_the_clock(theirs),
+            "our_clip_nms_gpu_ms": on_the_gpu(stack, bench.cuda, stream, launch),
+            "our_softmax_decode_clip_nms_ms": on_the_clock(ours_and_wait),
+            "torchvision_softmax_decode_clip_nms_ms": on_the_clock(theirs),
         }
         found = medians_ms(contenders, bench.runs)
         their_count = len(model.postprocess_detections(head, anchors, sizes)[0]["labels"])
@@ -343,14 +359,13 @@ def _suppression_ms(bench: Bench, batch: int) -> Row:
         stream.synchronize()
         our_count = len(ours.read(output, [(300, 300)])[0])
     above = int((scores > 0.01).sum() / batch)
-    times = found["torchvision_ms"] / found["our_ms"]
+    times = found["torchvision_softmax_decode_clip_nms_ms"] / found["our_softmax_decode_clip_nms_ms"]
     counts = {"our_detections": our_count, "torchvision_detections": their_count}  # of the first image
     return {**found, "times_as_fast": times, **counts, "scores": source, "scores_above_an_image": above}
 
 
-def preprocessing(bench: Bench) -> list[Row]:
+def preprocessing(bench: Bench, rows: list[Row]) -> None:
     """1920×1080 to 300×300."""
-    rows: list[Row] = []
 
     def measure() -> Row:
         with ExitStack() as stack:
@@ -375,16 +390,16 @@ def preprocessing(bench: Bench) -> list[Row]:
             )
 
     attempt(rows, {"frame": "1920×1080", "input": "300×300"}, measure)
-    return rows
 
 
-def whole_graph(bench: Bench) -> list[Row]:
-    """The whole graph, from a frame on the GPU or the processor to detections on the processor; the engine alone."""
-    rows: list[Row] = []
+def whole_graph(bench: Bench, rows: list[Row]) -> None:
+    """The whole graph, from a frame in pinned memory or on the GPU to detections in pinned memory; the engine alone.
+
+    What the processor does before and behind it is in `end_to_end`.
+    """
     for arch in bench.checkpoints:
         for name, open_gpu in bench.detectors(arch, 1):
             attempt(rows, {"model": arch, "engine": name}, partial(_whole_graph_ms, bench, open_gpu))
-    return rows
 
 
 def _whole_graph_ms(bench: Bench, open_gpu: Callable[[], GpuDetector]) -> Row:
@@ -394,12 +409,12 @@ def _whole_graph_ms(bench: Bench, open_gpu: Callable[[], GpuDetector]) -> Row:
         memory = stack.enter_context(cuda.memory(bench.frame.nbytes))
         engine.stream.copy(memory.address, bench.frame.ctypes.data, bench.frame.nbytes)
         graphs = {}
-        for name, frame in {"from_processor_ms": bench.frame, "from_gpu_ms": OnGpu(memory, bench.frame.shape)}.items():
+        for name, frame in {"from_pinned_ms": bench.frame, "from_gpu_ms": OnGpu(memory, bench.frame.shape)}.items():
             for _ in range(3):  # as it comes, captured, replayed
                 detector([frame])
             graph = next(reversed(detector._slots[0].graphs.values()))
             if graph is None:
-                raise RuntimeError("the pipeline was not captured; see the warning above")
+                raise RuntimeError("the pipeline was not captured")
             graphs[name] = graph
         graphs["engine_ms"] = stack.enter_context(engine.capture(partial(engine.enqueue, 1)))
         contenders = {
@@ -410,16 +425,14 @@ def _whole_graph_ms(bench: Bench, open_gpu: Callable[[], GpuDetector]) -> Row:
     return {**found, "more_than_engine": found["from_gpu_ms"] / found["engine_ms"] - 1}
 
 
-def end_to_end(bench: Bench) -> list[Row]:
+def end_to_end(bench: Bench, rows: list[Row]) -> None:
     """A frame in the processor's memory to detections there, batch 1, each model's own thresholds."""
-    rows: list[Row] = []
     for arch, checkpoint in bench.checkpoints.items():
         attempt(
             rows,
             {"model": arch, "trained": bench.trained[arch]},
             partial(_end_to_end_ms, bench, arch, checkpoint),
         )
-    return rows
 
 
 def _end_to_end_ms(bench: Bench, arch: str, checkpoint: Path) -> Row:
@@ -439,9 +452,9 @@ def _end_to_end_ms(bench: Bench, arch: str, checkpoint: Path) -> Row:
                 run = make()
                 run()
                 contenders[name] = on_the_clock(run)
-            except CudaFatalError:
-                raise
             except Exception as error:
+                if is_lost(error):
+                    raise
                 row[f"{name} failed"] = f"{type(error).__name__}: {error}"
 
         for name, open_peer in peers.items():
@@ -463,11 +476,10 @@ def _our_peer(stack: ExitStack, open_gpu: Callable[[], GpuDetector], frame: Imag
     return partial(stack.enter_context(open_gpu()), [frame])
 
 
-def hardware_floor(bench: Bench) -> list[Row]:
+def hardware_floor(bench: Bench, rows: list[Row]) -> None:
     """Engines at batch 32: share of what a matrix product reaches in half precision on this GPU."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    rows: list[Row] = []
     batch = 4 if bench.quick else LARGE_BATCH
     a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.float16) for _ in range(2))
 
@@ -498,10 +510,9 @@ def hardware_floor(bench: Bench) -> list[Row]:
                 }
 
             attempt(rows, {"model": arch, "engine": name, "batch": batch, "matmul_tflops": peak}, measure)
-    return rows
 
 
-SECTIONS: dict[str, Callable[[Bench], list[Row]]] = {
+SECTIONS: dict[str, Callable[[Bench, list[Row]], None]] = {
     "tensorrt": tensorrt,
     "correctness": correctness,
     "suppression": suppression,
@@ -513,20 +524,24 @@ SECTIONS: dict[str, Callable[[Bench], list[Row]]] = {
 
 
 def run_sections(bench: Bench, names: list[str], figures: dict[str, Any], output: Path | None) -> None:
-    """Fill `figures` section by section; what there is, is kept after each."""
+    """Fill `figures` section by section; what there is, is kept after each, until the GPU is lost."""
     for name in names:
         print(f"\n## {name}", flush=True)
+        rows: list[Row] = []
+        figures[name] = rows
         try:
-            figures[name] = SECTIONS[name](bench)
-        except CudaFatalError as error:
-            figures[name] = {"failed": f"the GPU is lost: {error}"}
-            break
+            SECTIONS[name](bench, rows)
+            lost = False
         except Exception as error:
-            figures[name] = {"failed": f"{type(error).__name__}: {error}"}
+            lost = is_lost(error)
+            problem = "the GPU is lost: " if lost else ""
+            rows.append({"failed": f"{problem}{type(error).__name__}: {error}"})
             traceback.print_exc()
         if output is not None:
             text = json.dumps({"machine": describe_machine(), **figures}, indent=2, ensure_ascii=False)
             output.write_text(text + "\n", encoding="utf-8")
+        if lost:
+            break
 
 
 def print_table(figures: dict[str, Any]) -> None:
@@ -578,7 +593,7 @@ def main() -> None:
     frame = read_frame(args.frame)
     try:
         opened = open_cuda()
-    except CudaError as error:
+    except (CudaError, MissingDependencyError) as error:
         parser.exit(1, f"{error}\n")
     with tempfile.TemporaryDirectory() as name, opened as cuda:
         folder = Path(name)
@@ -595,6 +610,7 @@ def main() -> None:
             "gpu": str(cuda.gpu),
             "versions": {"CUDA of PyTorch": torch.version.cuda, "cuDNN": torch.backends.cudnn.version()}  # type: ignore[no-untyped-call]
             | {d.name: d.version for d in distributions() if d.name.startswith(("cuda-", "tensorrt", "pycuda"))},
+            "torch.backends.cudnn.allow_tf32": torch.backends.cudnn.allow_tf32,
             "runs": runs,
             "trained": trained,
         }

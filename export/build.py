@@ -246,10 +246,10 @@ def _run_and_ask(
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     with open_cuda() as cuda, TensorRTEngine(trt, plan, model, cuda=cuda, source=source) as engine:
         engine.infer(images)  # the first run is slower
-        context = engine.context(batch.optimum)
-        information = engine.loaded.information(context)
+        # No variable holds the context: it has to go when the engine is closed.
+        information = engine.loaded.information(engine.context(batch.optimum))
         times = LayerTimes(trt)
-        context.profiler = times.profiler
+        engine.context(batch.optimum).profiler = times.profiler
         for _ in range(TIMED_RUNS):
             engine.infer(images)
     return information, times.ms

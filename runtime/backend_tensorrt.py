@@ -12,12 +12,12 @@ from typing import Any
 from ssd_edge.card import ModelCard
 from ssd_edge.errors import MissingDependencyError, ModelFileError, SinkError, SsdEdgeError
 from ssd_edge.files import atomic_path
-from ssd_edge.runtime.cuda import Cuda, CudaError, Graph, Memory, find_gpu, open_cuda
+from ssd_edge.runtime.cuda import Cuda, Graph, Memory, find_gpu, open_cuda
 from ssd_edge.runtime.engine_cache import engine_cache_folder
 from ssd_edge.runtime.engine_card import EngineCard, check_fresh, read_engine_card
 from ssd_edge.runtime.gpu_detector import GpuDetector
-from ssd_edge.runtime.gpu_engine import Engine
-from ssd_edge.runtime.tensorrt_api import TensorRT, TensorSpec, deserialise, load_tensorrt
+from ssd_edge.runtime.gpu_engine import CaptureRefused, Engine
+from ssd_edge.runtime.tensorrt_api import ContextOptions, TensorRT, TensorSpec, deserialise, load_tensorrt
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ class TensorRTEngine(Engine):
         self.cuda = cuda
         self._source = source
         self._kernels = kernels
+        self._options = ContextOptions(None)  # until there is an engine
         self._contexts: dict[int, Any] = {}  # by batch
         self._ran: set[int] = set()  # batches
         self._open = ExitStack()
@@ -89,29 +90,35 @@ class TensorRTEngine(Engine):
             self.stream.synchronize()
             self._contexts.clear()
             self.loaded.use_own_graphs(self._options)
-            raise CudaError(f"{self._source}: {self.loaded.trt} cannot be captured here, but captures itself")
+            raise CaptureRefused(f"{self._source}: {self.loaded.trt} cannot be captured here, but captures itself")
         return super().capture(work)
 
     def context(self, batch: int) -> Any:
         """TensorRT's execution context for a batch size, made when it is first asked for."""
         if batch not in self._contexts:
-            context = self.loaded.create_context(self._options, self._scratch.address)
-            if context is None:
-                raise self._failure("cannot be made ready to run")
-            for name, address in (("images", self.images), ("boxes", self.boxes), ("scores", self.scores)):
-                if not context.set_tensor_address(name, address):
-                    raise self._failure(f"does not take the memory of {name}")
-            shape = (batch, *self.size_hw, 3)
-            if not context.set_input_shape("images", shape):
-                raise self._failure(f"refuses images of shape {list(shape)}")
+            context = self.loaded.create_context(self._options, self._scratch.address, self.cuda)
+            problem = "cannot be made ready to run" if context is None else self._bind(context, batch)
+            if problem is not None:
+                del context  # else the error's traceback holds it beyond `close`
+                raise self._failure(problem)
             self._contexts[batch] = context
         return self._contexts[batch]
 
     def close(self) -> None:
-        self._contexts.clear()  # the contexts before the engine, and the engine before its runtime
-        self._options = None
+        self._contexts.clear()  # contexts, then what they were made with, then the engine, then its runtime
+        self._options.close()
         self.__dict__.pop("loaded", None)
         self._open.close()
+
+    def _bind(self, context: Any, batch: int) -> str | None:
+        """Give a context its addresses and shape; the problem, where it takes them not."""
+        for name, address in (("images", self.images), ("boxes", self.boxes), ("scores", self.scores)):
+            if not context.set_tensor_address(name, address):
+                return f"does not take the memory of {name}"
+        shape = (batch, *self.size_hw, 3)
+        if not context.set_input_shape("images", shape):
+            return f"refuses images of shape {list(shape)}"
+        return None
 
     def _memory(self, image_bytes: int) -> Memory:
         return self._open.enter_context(self.cuda.memory(self.batch[1] * image_bytes))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ssd_edge.card import ModelCard
 from ssd_edge.checkpoint import model_from_checkpoint
@@ -17,7 +19,7 @@ from ssd_edge.runtime.backend_torch import TorchDetector, _device
 from ssd_edge.runtime.cuda import Cuda, CudaError, CudaFatalError, Graph, Stream, cuda_failure, open_cuda
 from ssd_edge.runtime.detector import Detector
 from ssd_edge.runtime.gpu_detector import GpuDetector
-from ssd_edge.runtime.gpu_engine import Engine
+from ssd_edge.runtime.gpu_engine import Engine, capturing
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +30,8 @@ class TorchEngine(Engine):
     """A PyTorch model as an engine. The model is put into evaluation mode, and has to be on the GPU.
 
     Args:
-        half: run in half precision what PyTorch's autocast does; decoding stays in float32.
+        half: run in half precision what PyTorch's autocast does; decoding stays in float32. The model's convolutions
+            are cast for good, as autocast would cast their weights again in every run.
         batch: the largest batch.
     """
 
@@ -41,13 +44,19 @@ class TorchEngine(Engine):
         try:
             self._predictor = Predictor(model).eval()
             self._half = half
+            for module in model.modules() if half else ():
+                if isinstance(module, nn.Conv2d):
+                    module.half()
             device = model.default_boxes_xyxy.device
             self._stream = torch.cuda.ExternalStream(self.stream.handle, device=device)  # type: ignore[no-untyped-call]
             self._pool = torch.cuda.graph_pool_handle()  # one for all graphs: they run in order and keep nothing in it
             self._images = torch.zeros((batch, *self.size_hw, 3), dtype=torch.uint8, device=device)
             self._boxes = torch.zeros((batch, self.anchors, 4), device=device)
             self._scores = torch.zeros((batch, self.anchors, self.classes), device=device)
-            torch.cuda.synchronize(device)  # those were made on another stream
+            # Those and the model were made on another stream. Not a wait for the whole GPU, which breaks the captures
+            # of other threads.
+            self._stream.wait_stream(torch.cuda.current_stream(device))
+            self.stream.synchronize()
         except BaseException:
             self.close()
             raise
@@ -57,15 +66,15 @@ class TorchEngine(Engine):
 
     def enqueue(self, batch: int) -> None:
         autocast = torch.autocast("cuda", torch.float16, enabled=self._half)
-        try:
-            with torch.inference_mode(), torch.cuda.stream(self._stream), autocast:
-                boxes, scores = self._predictor(self._images[:batch])
-                self._boxes[:batch].copy_(boxes)
-                self._scores[:batch].copy_(scores)
-        except RuntimeError as error:  # of which PyTorch's own for memory and for CUDA are kinds
-            if "CUDA" not in str(error):
-                raise
-            raise cuda_failure(f"the network with a batch of {batch} in PyTorch", _first_line(error)) from error
+        with (
+            _checked(f"the network with a batch of {batch}"),
+            torch.inference_mode(),
+            torch.cuda.stream(self._stream),
+            autocast,
+        ):
+            boxes, scores = self._predictor(self._images[:batch])
+            self._boxes[:batch].copy_(boxes)
+            self._scores[:batch].copy_(scores)
 
     def capture(self, work: Callable[[], None]) -> Graph:
         """By PyTorch, whose allocator has to know what memory a graph holds."""
@@ -93,7 +102,7 @@ class _TorchGraph(Graph):
     def launch(self, stream: Stream) -> None:
         if stream.handle != self._stream.cuda_stream:
             raise CudaError("a graph of PyTorch's runs on the stream of its engine, and was launched on another")
-        with torch.cuda.stream(self._stream):
+        with _checked("a graph"), torch.cuda.stream(self._stream):
             self._graph.replay()
 
     def close(self) -> None:
@@ -129,11 +138,23 @@ def open_on_cuda(
         model, card = model_from_checkpoint(path)
         if threads is not None:
             torch.set_num_threads(threads)
-        engine = TorchEngine(model.to(chosen), card, cuda=cuda)
+        with capturing:
+            engine = TorchEngine(model.to(chosen), card, cuda=cuda)
     except BaseException:
         cuda.close()
         raise
     return TorchCudaDetector(engine, card, score_threshold=score_threshold, slots=slots)
+
+
+@contextmanager
+def _checked(call: str) -> Iterator[None]:
+    """PyTorch's errors for memory and for CUDA, which are kinds of `RuntimeError`, as ours."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "CUDA" not in str(error):
+            raise
+        raise cuda_failure(f"{call} in PyTorch", _first_line(error)) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -15,7 +15,7 @@ import importlib.util
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
@@ -38,6 +38,7 @@ FATAL = {
     "CUDA_ERROR_DEINITIALIZED": "driver shutting down",
     "CUDA_ERROR_ECC_UNCORRECTABLE": "uncorrectable ECC error encountered",
     "CUDA_ERROR_NVLINK_UNCORRECTABLE": "uncorrectable NVLink error detected during the execution",
+    "CUDA_ERROR_CONTAINED": "Invalid access of peer GPU memory over nvlink or a hardware error",
     "CUDA_ERROR_ILLEGAL_ADDRESS": "an illegal memory access was encountered",
     "CUDA_ERROR_LAUNCH_TIMEOUT": "the launch timed out and was terminated",
     "CUDA_ERROR_CONTEXT_IS_DESTROYED": "context is destroyed",
@@ -48,6 +49,8 @@ FATAL = {
     "CUDA_ERROR_INVALID_ADDRESS_SPACE": "operation not supported on global/shared address space",
     "CUDA_ERROR_INVALID_PC": "invalid program counter",
     "CUDA_ERROR_LAUNCH_FAILED": "unspecified launch failure",
+    "CUDA_ERROR_TENSOR_MEMORY_LEAK": "tensor memory not completely freed",
+    "CUDA_ERROR_MPS_CLIENT_TERMINATED": "the MPS client has been terminated by the server",
     "CUDA_ERROR_EXTERNAL_DEVICE": "an async error has occured in external entity outside of CUDA",
     "CUDA_ERROR_UNKNOWN": "unknown error",
 }
@@ -246,6 +249,14 @@ class Cuda(Resource):
     gpu: Gpu
     ordinal: int = 0
     has_graphs: bool
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function with this GPU's context current in this thread, as what another library does needs it.
+
+        Raises:
+            CudaError: a call of CUDA in it failed.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def memory(self, size: int) -> Memory:

@@ -12,7 +12,6 @@ shares the processor's memory reads frames where the processor put them: nothing
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
@@ -29,7 +28,7 @@ from ssd_edge.errors import SsdEdgeError
 from ssd_edge.runtime.cuda import Cuda, CudaError, CudaFatalError, Graph, Resource, Stream
 from ssd_edge.runtime.detector import Detector, Timings, check_frame
 from ssd_edge.runtime.device_frames import Chroma, DeviceFrame, device_frame, is_device_frame
-from ssd_edge.runtime.gpu_engine import Engine
+from ssd_edge.runtime.gpu_engine import CaptureRefused, Engine, capturing
 from ssd_edge.runtime.kernels import KERNEL_SOURCE, KERNELS, Nms, preprocess_bgr, preprocess_nv12
 
 _log = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ _log = logging.getLogger(__name__)
 Frame = NDArray[np.uint8] | DeviceFrame
 PLANS = 8  # that a slot keeps graphs of
 ALIGNMENT = 256  # bytes, between the starts of frames in one piece of memory
-_capturing = threading.Lock()  # what begins a capture is forbidden during another, of whatever detector
+FAILED_CAPTURES = 3  # in a row, after which there are no more: one may fail by what another thread does meanwhile
 
 
 class GpuDetector(Detector):
@@ -47,7 +46,9 @@ class GpuDetector(Detector):
     there. What is on the GPU is read where it lies and must stay as it is until its detections are collected.
 
     A batch whose frames lie where those of an earlier one lay, as a camera's do, is captured as a CUDA graph when it is
-    met for the second time; others run as they come. Where a capture fails, all do.
+    met for the second time; others run as they come. Where captures keep failing, all do.
+
+    `collect` waits without spinning, which leaves the processor free and costs some tens of microseconds a batch.
 
     After an error nothing is under way. One that is `CudaFatalError` ends all use of the GPU by this process.
 
@@ -82,6 +83,7 @@ class GpuDetector(Detector):
             raise
         self.slots = slots
         self._captures = cuda.has_graphs
+        self._failed_captures = 0  # in a row
         self._free = deque(self._slots)
         self._under_way: deque[tuple[_Slot, _Batch]] = deque()  # in the order of the engine's stream
         self._batches: deque[_Batch] = deque()  # in the order of `submit`
@@ -156,19 +158,28 @@ class GpuDetector(Detector):
         met = plan in slot.graphs
         if met and slot.graphs[plan] is None and self._captures:
             try:
-                with _capturing:
+                with capturing:
                     slot.graphs[plan] = self.engine.capture(lambda: self._enqueue(slot, plan))
+                self._failed_captures = 0
             except CudaFatalError:
                 raise
             except SsdEdgeError as error:
-                _log.warning("the detector runs without a CUDA graph: %s", error)
-                self._captures = False
-                self.engine.stream.synchronize()
-                for each in self._slots:
-                    each.forget_plans()
+                self._capture_failed(error)
         if self._captures:
             slot.remember(plan)
         return slot.graphs.get(plan)
+
+    def _capture_failed(self, error: SsdEdgeError) -> None:
+        """Go on without a graph: until the plan is met again, or for good."""
+        self._failed_captures += 1
+        if self._failed_captures < FAILED_CAPTURES and not isinstance(error, CaptureRefused):
+            _log.debug("a CUDA graph was not captured: %s", error)
+            return
+        _log.warning("the detector runs without a CUDA graph: %s", error)
+        self._captures = False
+        self.engine.stream.synchronize()
+        for each in self._slots:
+            each.forget_plans()
 
     def _enqueue(self, slot: _Slot, plan: Plan) -> None:
         """Put everything from the frames to the results on the stream: what a graph holds."""

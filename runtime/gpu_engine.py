@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,6 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_edge.runtime.cuda import Cuda, CudaError, Graph, Resource, Stream
+
+capturing = threading.Lock()  # what begins a capture is forbidden during another, of whatever engine
+
+
+class CaptureRefused(CudaError):
+    """No graph can hold the engine, now or later."""
 
 
 class Engine(Resource):
@@ -53,7 +60,8 @@ class Engine(Resource):
         """What `work` puts on the stream, as a graph; it must have run once before, of the same batch size.
 
         Raises:
-            SsdEdgeError: there is something that a graph cannot hold; the stream can be used again.
+            CaptureRefused: no graph can hold the engine.
+            SsdEdgeError: this capture failed; the stream can be used again.
         """
         self.stream.begin_capture()
         try:

@@ -1,28 +1,27 @@
-"""Where results go: a window, an annotated video, annotated images, JSON lines."""
+"""Where results go: a window, an annotated video, annotated images, JSON lines; see `Sink`."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import os
 import shutil
 import subprocess
 import sys
-import time
-from abc import ABC, abstractmethod
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import IO
+from typing import IO, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_edge.detections import Detections
-from ssd_edge.errors import SinkError
+from ssd_edge.errors import MissingDependencyError, SinkError
 from ssd_edge.images import IMAGE_SUFFIXES, quiet_opencv
-from ssd_edge.runtime.sources import Frame, ImageSource, Source, names_below_common_folder
+from ssd_edge.runtime.results import Result
+from ssd_edge.runtime.sources import SourceInfo, is_image, names_below_common_folder
 
 logger = logging.getLogger(__name__)
 
@@ -37,47 +36,55 @@ LIVE_FPS = 25.0  # for a live source that does not tell its own
 PROBE_TIMEOUT_S = 20.0
 
 
-class Sink(ABC):
-    """Takes each frame with its detections; a context manager.
+@dataclass(frozen=True)
+class Recording:
+    """How a video is kept; see `VideoRecorder`."""
 
-    Constructing one checks that it will be able to write, and destroys nothing yet.
+    segment_s: float | None = None
+    keep_bytes: int | None = None
+    free_floor_bytes: int = 256 * 2**20
+
+
+class EndOfStream(Exception):
+    """A sink's word that the user asks to end: nothing has gone wrong."""
+
+
+class Sink(Protocol):
+    """Takes each frame of a stream with what was found in it, in a thread of its own.
+
+    Constructing one checks that it will be able to write, and destroys nothing yet. It may have more: `status(source,
+    status, detail)` and `stats(source, stats)` are told how sources do, and `idle()` is called now and then while
+    there is no frame.
     """
 
-    needs_drawing = True
+    @property
+    def needs_drawing(self) -> bool:
+        """It wants the frame with its overlay; may change with time."""
+        return True
 
-    @abstractmethod
-    def write(self, frame: Frame, detections: Detections, drawn_bgr: NDArray[np.uint8]) -> bool:
-        """Take a frame; False when the user asks to end.
+    def write(self, result: Result, drawn_bgr: NDArray[np.uint8]) -> None:
+        """Take a frame.
 
         Args:
-            drawn_bgr: uint8 [H, W, 3], the frame with its detections; the bare frame if no sink of the stream
-                has `needs_drawing`.
+            drawn_bgr: uint8 [H, W, 3], the frame with its overlay, or without where that is not wanted; must not be
+                changed.
 
         Raises:
             SinkError: it cannot be written.
+            EndOfStream: the user asks to end.
         """
 
     def close(self) -> None:
         """Complete the output."""
         return
 
-    def __enter__(self) -> Sink:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
 
 class WindowSink(Sink):
-    """A window on the screen; q, Esc or closing it ends the stream.
+    """A window a source on the screen; q, Esc or closing one ends the stream.
 
     Raises:
         SinkError: there is no display, or OpenCV was built without windows.
     """
-
-    TITLE = "ssd-edge"
 
     def __init__(self) -> None:
         os.environ.setdefault("QT_LOGGING_RULES", "default.warning=false")  # OpenCV's Qt misses fonts, at length
@@ -91,22 +98,32 @@ class WindowSink(Sink):
                 "leave out --show and use --save, or set DISPLAY"
             ) from error
 
-        self._open = False
+        self._titles: set[str] = set()
 
-    def write(self, frame: Frame, detections: Detections, drawn_bgr: NDArray[np.uint8]) -> bool:
-        if not self._open:
-            cv2.namedWindow(self.TITLE, cv2.WINDOW_NORMAL)
-            self._open = True
-        elif not self._visible():  # closed by the user; imshow would open another
-            return False
-        cv2.imshow(self.TITLE, drawn_bgr)
-        return cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
+    def write(self, result: Result, drawn_bgr: NDArray[np.uint8]) -> None:
+        title = f"ssd-edge: {result.source}"
+        if title not in self._titles:
+            cv2.namedWindow(title, cv2.WINDOW_NORMAL)
+            self._titles.add(title)
+        elif not _is_visible(title):  # imshow would open another
+            raise EndOfStream
+        cv2.imshow(title, drawn_bgr)
+        self.idle()
 
-    def _visible(self) -> bool:
-        return bool(cv2.getWindowProperty(self.TITLE, cv2.WND_PROP_VISIBLE) >= 1)
+    def idle(self) -> None:
+        """Let the window live, also while no frame comes."""
+        if self._titles and (
+            cv2.waitKey(1) & 0xFF in (ord("q"), 27) or not all(map(_is_visible, self._titles))
+        ):  # closed
+            raise EndOfStream
 
     def close(self) -> None:
-        cv2.destroyAllWindows()
+        if self._titles:
+            cv2.destroyAllWindows()
+
+
+def _is_visible(title: str) -> bool:
+    return bool(cv2.getWindowProperty(title, cv2.WND_PROP_VISIBLE) >= 1)
 
 
 class VideoSink(Sink):
@@ -120,19 +137,19 @@ class VideoSink(Sink):
             is written so far can be played), or `close` finds frames lost.
     """
 
-    def __init__(self, path: Path, source: Source) -> None:
+    def __init__(self, path: Path, source: SourceInfo) -> None:
         _check_writable(path, source)
         self._path = path
         self._folder = path.resolve().parent  # a link may lead to another disk
-        self._realtime = source.live
-        self._fps = source.fps or LIVE_FPS
+        self._source = source
+        self._fps = LIVE_FPS
         self._writer: cv2.VideoWriter | None = None
         self._size_hw = (0, 0)
         self._letterboxed = False
         self._began_at = 0.0
         self._written = 0
 
-    def write(self, frame: Frame, detections: Detections, drawn_bgr: NDArray[np.uint8]) -> bool:
+    def write(self, result: Result, drawn_bgr: NDArray[np.uint8]) -> None:
         if shutil.disk_usage(self._folder).free < RESERVE_BYTES:
             raise SinkError(
                 f"{self._path} ends after {self._written} frames: less than {RESERVE_BYTES >> 20} MiB are free on "
@@ -140,21 +157,21 @@ class VideoSink(Sink):
             )
         height, width = drawn_bgr.shape[:2]
         if self._writer is None:
+            self._fps = self._source.fps or LIVE_FPS
             self._writer = self._open(height, width)
-            self._began_at = frame.captured_at
+            self._began_at = result.frame.captured_at
         if (height, width) != self._size_hw:
             if not self._letterboxed:
                 logger.warning("%s: the frame size has changed; it is scaled to the first one's", self._path)
             self._letterboxed = True
             drawn_bgr = _letterbox(drawn_bgr, self._size_hw)
         due = self._written + 1
-        if self._realtime:
-            due = round((frame.captured_at - self._began_at) * self._fps) + 1
+        if self._source.live:
+            due = round((result.frame.captured_at - self._began_at) * self._fps) + 1
         while self._written < due:
             with quiet_opencv():  # it tells a failure to stderr alone; `close` counts
                 self._writer.write(drawn_bgr)
             self._written += 1
-        return True
 
     def _open(self, height: int, width: int) -> cv2.VideoWriter:
         code = cv2.VideoWriter.fourcc(*VIDEO_CODES[self._path.suffix.lower()])
@@ -186,18 +203,17 @@ class ImagesSink(Sink):
         SinkError: the folder cannot be written, or is the one that the images come from.
     """
 
-    def __init__(self, folder: Path, source: Source) -> None:
-        self._named = isinstance(source, ImageSource)  # an address may end in .jpg too
+    def __init__(self, folder: Path, source: SourceInfo) -> None:
+        self._named = all(map(is_image, source.paths)) and bool(source.paths)
         if self._named:
             _check_no_input(source, *(folder / name for name in names_below_common_folder(source.paths)))
         _make_folder(folder)
         self._folder = folder
 
-    def write(self, frame: Frame, detections: Detections, drawn_bgr: NDArray[np.uint8]) -> bool:
-        path = self._folder / (frame.name if self._named else f"{frame.index:06d}.jpg")
+    def write(self, result: Result, drawn_bgr: NDArray[np.uint8]) -> None:
+        path = self._folder / (result.frame.name if self._named else f"{result.frame.index:06d}.jpg")
         _make_folder(path.parent)
         _write_image(path, drawn_bgr)
-        return True
 
 
 class ImageSink(Sink):
@@ -207,24 +223,21 @@ class ImageSink(Sink):
         SinkError: the file cannot be written or is the input, or the source has more frames.
     """
 
-    def __init__(self, path: Path, source: Source) -> None:
+    def __init__(self, path: Path, source: SourceInfo) -> None:
         if source.frame_count != 1:
             raise SinkError(f"{path} can take one frame; save {source.name} to a folder or a video instead")
         _check_writable(path, source)
         self._path = path
 
-    def write(self, frame: Frame, detections: Detections, drawn_bgr: NDArray[np.uint8]) -> bool:
+    def write(self, result: Result, drawn_bgr: NDArray[np.uint8]) -> None:
         _write_image(self._path, drawn_bgr)
-        return True
 
 
 class JsonLinesSink(Sink):
-    """One JSON object a frame and line, to a file or, for "-", to the standard output.
+    """One JSON object a frame and line, `Result.record`, to a file or, for "-", to the standard output.
 
-    `{"source": str, "frame": int, "time": float, "width": int, "height": int, "detections": [...]}`, where
-    `source` is the frame's name, `frame` its index, `time` when it was captured (Unix time in seconds), and
-    `detections`, best first, are `{"class": str, "label": int, "score": float, "box_xyxy": [x0, y0, x1, y1]}`
-    in pixels.
+    Args:
+        sources: all of the stream.
 
     Raises:
         SinkError: the file cannot be written or is an input of the stream, or is a named pipe without a reader.
@@ -232,46 +245,26 @@ class JsonLinesSink(Sink):
 
     needs_drawing = False
 
-    def __init__(self, target: str, source: Source, class_names: tuple[str, ...]) -> None:
+    def __init__(self, target: str, *sources: SourceInfo) -> None:
         self._target = target
-        self._class_names = class_names
         self._file: IO[str] | None = None
         if target != "-" and Path(target).is_fifo():
             self._file = _open_pipe(target)  # to open it for a check alone would end its reader
         elif target != "-":
-            _check_writable(Path(target), source)
-        self._unix_offset_s = time.time() - time.monotonic()
+            _check_writable(Path(target), *sources)
 
-    def write(self, frame: Frame, detections: Detections, drawn_bgr: NDArray[np.uint8]) -> bool:
-        height, width = frame.image_bgr.shape[:2]
-        record = {
-            "source": frame.name,
-            "frame": frame.index,
-            "time": round(frame.captured_at + self._unix_offset_s, 3),
-            "width": width,
-            "height": height,
-            "detections": [
-                {
-                    "class": self._class_names[label],
-                    "label": label,
-                    "score": round(score, 6),
-                    "box_xyxy": [round(float(value), 2) for value in box_xyxy],
-                }
-                for box_xyxy, score, label in detections
-            ],
-        }
+    def write(self, result: Result, drawn_bgr: NDArray[np.uint8]) -> None:
         try:
             if self._file is None:
                 self._file = self._open()
-            self._file.write(json.dumps(record) + "\n")  # ASCII: a name may be no UTF-8
+            self._file.write(json.dumps(result.record()) + "\n")  # ASCII: a name may be no UTF-8
             self._file.flush()  # a reader of the file or pipe sees each frame at once
         except BrokenPipeError:  # the reader, such as `head`, has seen enough
             self._discard()
-            return False
+            raise EndOfStream from None
         except OSError as error:
             self._discard()
             raise SinkError(f"cannot write {self._target}: {error.strerror}; is the disk full?") from error
-        return True
 
     def _open(self) -> IO[str]:
         return sys.stdout if self._target == "-" else open(self._target, "w", encoding="utf-8")
@@ -290,14 +283,22 @@ class JsonLinesSink(Sink):
             self._file.close()
 
 
-def save_sink(path: Path, source: Source) -> Sink:
+def save_sink(path: Path, source: SourceInfo, recording: Recording | None = None) -> Sink:
     """The sink that fits the name: a video (.mp4, .mov, .mkv, .avi), one image, or else a folder of images.
+
+    Args:
+        recording: of a video; needs PyAV. Without it, PyAV is taken where it is installed, else OpenCV.
 
     Raises:
         SinkError: another suffix, or as the sink it is.
+        MissingDependencyError: `recording` is asked for, and there is no PyAV.
     """
     suffix = path.suffix.lower()
+    if recording is not None and suffix not in VIDEO_CODES:
+        raise SinkError(f"{path} is no video, and only a video comes in segments; expected a name that ends in .mp4")
     if suffix in VIDEO_CODES:
+        if recording is not None or (importlib.util.find_spec("av") and suffix != ".avi"):
+            return _recorder(path, source, recording or Recording())
         return VideoSink(path, source)
     if suffix in IMAGE_SUFFIXES:
         return ImageSink(path, source)
@@ -309,9 +310,22 @@ def save_sink(path: Path, source: Source) -> Sink:
     return ImagesSink(path, source)
 
 
-def _check_writable(path: Path, source: Source) -> None:
+def _recorder(path: Path, source: SourceInfo, recording: Recording) -> Sink:
+    try:
+        from ssd_edge.runtime.video_recorder import VideoRecorder
+    except ModuleNotFoundError as error:
+        if error.name != "av":
+            raise
+        raise MissingDependencyError(
+            "segments of video need the package av, which is not installed", "video"
+        ) from error
+    return VideoRecorder(path, source, **asdict(recording))
+
+
+def _check_writable(path: Path, *sources: SourceInfo) -> None:
     """Open for appending: what is there stays, and what is made for the test is removed."""
-    _check_no_input(source, path)
+    for source in sources:
+        _check_no_input(source, path)
     existed = path.exists()
     _make_folder(path.parent)
     try:
@@ -337,7 +351,7 @@ def _open_pipe(target: str) -> IO[str]:
         raise SinkError(f"cannot write to the pipe {target}: {error.strerror}; start its reader first") from error
 
 
-def _check_no_input(source: Source, *outputs: Path) -> None:
+def _check_no_input(source: SourceInfo, *outputs: Path) -> None:
     inputs = {_file_id(path) for path in source.paths} - {None}
     for path in outputs:
         if _file_id(path) in inputs:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ssd_edge.errors import MissingDependencyError, ModelFileError, SsdEdgeError, UsageError
+from ssd_edge.runtime.cuda import Cuda
 from ssd_edge.runtime.engine_card import FLAVOURS, BatchSizes
 
 _log = logging.getLogger(__name__)
@@ -472,6 +473,24 @@ def _failure(network: Network, options: CompileOptions) -> SsdEdgeError:
     return SsdEdgeError(f"{problem}: {log.quote()}; {remedy}")
 
 
+@dataclass
+class ContextOptions:
+    """How execution contexts are made.
+
+    Attributes:
+        native: TensorRT's own options; TensorRT-RTX's use the cache and do not keep it.
+        cache: RTX's compiled kernels; None in TensorRT. Never RTX's `get_runtime_cache`: whose that is, is not said.
+    """
+
+    native: Any
+    cache: Any | None = None
+
+    def close(self) -> None:
+        """Let go of the options before their cache, when no context is left that was made with them."""
+        self.native = None
+        self.cache = None
+
+
 @dataclass(frozen=True)
 class LoadedEngine:
     """A deserialised engine with what has to outlive it; let go of the engine before the runtime."""
@@ -508,7 +527,7 @@ class LoadedEngine:
         """Memory that a context works in, whatever its batch."""
         return int(self.engine.device_memory_size_v2)
 
-    def context_options(self, kernels: bytes = b"") -> Any:
+    def context_options(self, kernels: bytes = b"") -> ContextOptions:
         """How contexts are made: with memory of ours, which the contexts of all batch sizes share.
 
         Args:
@@ -517,7 +536,7 @@ class LoadedEngine:
         api = self.trt.api
         user_managed = api.ExecutionContextAllocationStrategy.USER_MANAGED
         if self.trt.flavour != "rtx":
-            return user_managed
+            return ContextOptions(user_managed)
         options = self.engine.create_runtime_config()
         options.set_execution_context_allocation_strategy(user_managed)
         # Kernels for the very shape at once, not later from a thread beside: a CUDA graph would keep the slow ones.
@@ -526,27 +545,25 @@ class LoadedEngine:
         if kernels and not cache.deserialize(kernels):
             _log.debug("%s: the kernels that were kept are of another GPU or version", self.trt)
         options.set_runtime_cache(cache)
-        return options
+        return ContextOptions(options, cache)
 
-    def create_context(self, options: Any, scratch: int) -> Any | None:
-        """An execution context that works in the memory at `scratch`; here TensorRT-RTX compiles.
+    def create_context(self, options: ContextOptions, scratch: int, cuda: Cuda) -> Any | None:
+        """An execution context that works in the memory at `scratch` of a GPU; here TensorRT-RTX compiles.
 
         None: it fails, for which the log has the reason.
         """
-        context = in_thread(lambda: self.engine.create_execution_context(options))
+        context = in_thread(lambda: cuda.call(self.engine.create_execution_context, options.native))
         if context is not None:
             context.set_device_memory(scratch, self.scratch_bytes)
         return context
 
-    def compiled_kernels(self, options: Any) -> bytes | None:
+    def compiled_kernels(self, options: ContextOptions) -> bytes | None:
         """What RTX has compiled for the contexts so far, to be kept for the next start; None: nothing of that kind."""
-        if self.trt.flavour != "rtx":
-            return None
-        return bytes(options.get_runtime_cache().serialize())
+        return None if options.cache is None else bytes(options.cache.serialize())
 
-    def use_own_graphs(self, options: Any) -> None:
+    def use_own_graphs(self, options: ContextOptions) -> None:
         """Let contexts that are made from now on capture CUDA graphs themselves, where ours cannot hold them (RTX)."""
-        options.cuda_graph_strategy = self.trt.api.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        options.native.cuda_graph_strategy = self.trt.api.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
 
     def information(self, context: Any) -> str:
         """JSON of the inspector. Formats are known where the context has its input shapes."""

@@ -15,8 +15,9 @@ from ssd_edge.detections import Detections
 from ssd_edge.evaluation.evaluate import Evaluation, evaluate_detections
 from ssd_edge.runtime.detector import open_detector
 from ssd_edge.runtime.overlay import draw
+from ssd_edge.runtime.results import Result
 from ssd_edge.runtime.sinks import VideoSink
-from ssd_edge.runtime.sources import Frame, Source, open_source
+from ssd_edge.runtime.sources import open_source
 from ssd_edge.runtime.stats import StreamStats
 from ssd_edge.runtime.stream import StreamConfig, run_stream
 
@@ -58,13 +59,9 @@ class _ConfidentVideoSink(VideoSink):
 
     needs_drawing = False  # it draws itself
 
-    def __init__(self, path: Path, source: Source, class_names: tuple[str, ...]) -> None:
-        super().__init__(path, source)
-        self._class_names = class_names
-
-    def write(self, frame: Frame, detections: Detections, drawn_bgr: NDArray[np.uint8]) -> bool:
-        shown = detections.above(SHOWN_FROM)
-        return super().write(frame, shown, draw(frame.image_bgr, shown, self._class_names))
+    def write(self, result: Result, drawn_bgr: NDArray[np.uint8]) -> None:
+        shown = result.detections.above(SHOWN_FROM)
+        super().write(result, draw(result.frame.image_bgr, shown, result.class_names))
 
 
 def run_demo(output: Path, *, model: Path, seconds: float = 10.0, threads: int | None = None) -> DemoReport:
@@ -84,7 +81,7 @@ def run_demo(output: Path, *, model: Path, seconds: float = 10.0, threads: int |
         class_names = detector.card.class_names
     write_video(video, seconds=seconds, fps=FPS, seed=SEED)
     with open_source(video) as source:
-        sink = _ConfidentVideoSink(annotated, source, class_names)
+        sink = _ConfidentVideoSink(annotated, source)
     config = StreamConfig(video, model, jsonl=str(detections), score_threshold=SCORED_FROM, threads=threads)
     stats = run_stream(config, extra_sinks=[sink])
     truth = read_dataset(video.with_suffix(".json"))

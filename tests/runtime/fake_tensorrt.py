@@ -4,6 +4,9 @@ The engine gives every anchor of an image the score of its first pixel, and boxe
 """
 
 import ctypes
+import threading
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from types import SimpleNamespace
@@ -60,10 +63,12 @@ class Script:
         loads: whether an engine can be deserialised.
         batch: smallest, optimum and largest batch of the engine.
         classes: of its scores.
+        threads: in which the GPU's context is current.
         mallocs: how many allocations succeed.
         capturable: whether RTX says that a CUDA graph can hold the engine; None: it is not asked.
         takes_kernels: whether RTX takes kernels that were kept.
         streams: of the GPU, by handle.
+        gone: what was let go of, in order: context, config, cache (RTX's), engine, and the GPU.
     """
 
     says: list[tuple[Severity, str]] = field(default_factory=list)
@@ -74,6 +79,7 @@ class Script:
     batch: tuple[int, int, int] = (1, 1, 1)
     classes: int = 3
     size: int = 32
+    threads: set[int] = field(default_factory=set)
     mallocs: int = 100
     capturable: bool | None = None
     takes_kernels: bool = True
@@ -81,8 +87,12 @@ class Script:
     takes_cache: bool = True
     calls: list[Any] = field(default_factory=list)
     streams: dict[int, HostStream] = field(default_factory=dict)
+    gone: list[str] = field(default_factory=list)
     logger: Any = None
     cuda: Any = None
+
+    def note_end(self, thing: object, name: str) -> None:
+        weakref.finalize(thing, self.gone.append, name)
 
     def speak(self) -> None:
         for severity, text in self.says:
@@ -196,6 +206,7 @@ class Engine:
 
     def __init__(self, script: Script) -> None:
         self.script = script
+        script.note_end(self, "engine")
         smallest, _, largest = script.batch
         first = smallest if smallest == largest else -1
         self.shapes = {
@@ -225,6 +236,7 @@ class Engine:
         return RuntimeConfig(self.script)
 
     def create_execution_context(self, options: Any) -> "Context | None":
+        assert threading.get_ident() in self.script.threads, "no CUDA context is current in this thread"
         strategy = options.strategy if isinstance(options, RuntimeConfig) else options
         self.script.calls.append(("context", strategy))
         return Context(self.script, options) if self.script.has_context else None
@@ -234,30 +246,44 @@ class Engine:
 
 
 class RuntimeConfig:
-    """RTX's; its kernels are those that it was given and one for each context."""
+    """RTX's, which does not keep its cache."""
 
     cuda_graph_strategy = dynamic_shapes_kernel_specialization_strategy = strategy = ""
 
     def __init__(self, script: Script) -> None:
         self.script = script
-        self.kernels = b""
+        script.note_end(self, "config")
 
     def set_execution_context_allocation_strategy(self, strategy: str) -> None:
         self.strategy = strategy
 
-    def create_runtime_cache(self) -> Any:
-        def deserialise(kernels: bytes) -> bool:
-            if self.script.takes_kernels:
-                self.kernels = kernels
-            return self.script.takes_kernels
+    def create_runtime_cache(self) -> "RuntimeCache":
+        return RuntimeCache(self.script)
 
-        return SimpleNamespace(deserialize=deserialise, serialize=lambda: self.kernels)
+    def set_runtime_cache(self, cache: "RuntimeCache") -> None:
+        self.cache = weakref.ref(cache)
 
-    def set_runtime_cache(self, cache: Any) -> None:
-        self.cache = cache
+    def add_kernel(self) -> None:
+        cache = self.cache()
+        assert cache is not None, "the runtime cache was used after it was let go of"
+        cache.kernels += b"k"
 
-    def get_runtime_cache(self) -> Any:
-        return self.cache
+
+class RuntimeCache:
+    """RTX's; its kernels are those that it was given and one for each context."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.kernels = b""
+        script.note_end(self, "cache")
+
+    def deserialize(self, kernels: bytes) -> bool:
+        if self.script.takes_kernels:
+            self.kernels = kernels
+        return self.script.takes_kernels
+
+    def serialize(self) -> bytes:
+        return self.kernels
 
 
 class Context:
@@ -266,8 +292,10 @@ class Context:
         self.addresses: dict[str, int] = {}
         self.shape: tuple[int, ...] = ()
         self.has_memory = False
+        self.profiler: Any = None
+        script.note_end(self, "context")
         if isinstance(options, RuntimeConfig):
-            options.kernels += b"k"
+            options.add_kernel()
             script.calls += [
                 ("specialises", options.dynamic_shapes_kernel_specialization_strategy),
                 ("own graphs", options.cuda_graph_strategy),
@@ -327,5 +355,14 @@ class FakeCuda(HostCuda):
             raise CudaMemoryError(f"out of GPU memory for {size} bytes")
         return super().memory(size)
 
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        thread = threading.get_ident()
+        self.script.threads.add(thread)
+        try:
+            return function(*arguments)
+        finally:
+            self.script.threads.remove(thread)
+
     def close(self) -> None:
         self.closed += 1
+        self.script.gone.append("GPU")

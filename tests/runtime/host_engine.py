@@ -21,7 +21,7 @@ class HostEngine(Engine):
     Attributes:
         runs: the batch of every run, and those of replayed graphs.
         captures: how many graphs were captured.
-        refuses_capture: a capture fails as one on a GPU would: when it ends.
+        refused_captures: so many fail as on a GPU: when they end.
         fails: the next run raises it.
     """
 
@@ -40,7 +40,7 @@ class HostEngine(Engine):
         self.images, self.boxes, self.scores = (memory.address for memory in memories)
         self.runs: list[int] = []
         self.captures = 0
-        self.refuses_capture = False
+        self.refused_captures = 0
         self.fails: Exception | None = None
 
     def enqueue(self, batch: int) -> None:
@@ -53,7 +53,8 @@ class HostEngine(Engine):
 
     def capture(self, work: Callable[[], None]) -> Graph:
         graph = super().capture(work)
-        if self.refuses_capture:
+        if self.refused_captures:
+            self.refused_captures -= 1
             graph.close()
             raise CudaError("CUDA_ERROR_STREAM_CAPTURE_INVALIDATED")
         self.captures += 1

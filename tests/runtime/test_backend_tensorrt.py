@@ -12,6 +12,7 @@ from fake_tensorrt import CARD, FakeCuda, Script, Severity, fake_tensorrt
 from host_cuda import HostCuda
 
 from ssd_edge.errors import MissingDependencyError, ModelFileError, SsdEdgeError, UsageError
+from ssd_edge.export import build
 from ssd_edge.runtime import backend_tensorrt
 from ssd_edge.runtime.backend_tensorrt import TensorRTDetector, TensorRTEngine
 from ssd_edge.runtime.cuda import CudaError, CudaMemoryError, Gpu, find_gpu
@@ -70,6 +71,33 @@ def test_closing_frees_everything_once() -> None:
     engine.close()
     engine.close()
     assert allocated(engine) == 0
+
+
+def test_rtx_is_let_go_of_from_the_contexts_down() -> None:
+    """Its options do not keep their cache, and contexts use both."""
+    script = Script(batch=RANGE)
+    rtx = fake_tensorrt(script, "1.7.1", "rtx")
+    with TensorRTEngine(rtx, PLAN, CARD, cuda=FakeCuda(script), source="m.engine") as engine:
+        engine.infer(images_of(1, 2))
+        assert script.gone == []
+    assert script.gone == ["context", "context", "config", "cache", "engine"]
+
+
+def test_a_context_that_fails_goes_before_what_it_was_made_with() -> None:
+    script = Script(batch=(2, 1, 1))  # refuses every shape
+    rtx = fake_tensorrt(script, "1.7.1", "rtx")
+    with pytest.raises(SsdEdgeError, match="refuses images"):
+        TensorRTEngine(rtx, PLAN, CARD, cuda=FakeCuda(script), source="m.engine")
+    assert script.gone == ["context", "config", "cache", "engine"]
+
+
+def test_the_run_of_a_build_leaves_no_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(batch=RANGE)
+    monkeypatch.setattr(build, "open_cuda", lambda: FakeCuda(script))
+    rtx = fake_tensorrt(script, "1.7.1", "rtx")
+    information, times_ms = build._run_and_ask(rtx, memoryview(PLAN), CARD, BatchSizes(*RANGE), "m.engine")
+    assert (information, times_ms) == ('{"Layers": []}', {})
+    assert script.gone == ["context", "context", "config", "cache", "engine", "GPU"]
 
 
 @pytest.mark.parametrize("mallocs", [0, 1, 2, 3])

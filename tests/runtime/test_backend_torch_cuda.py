@@ -23,15 +23,25 @@ from ssd_edge.runtime.cuda import CudaError, CudaFatalError, CudaMemoryError  # 
 from ssd_edge.runtime.detector import open_detector  # noqa: E402
 
 
+class FakeStream:
+    def __init__(self, handle: int, device: Any = None) -> None:
+        self.cuda_stream = handle
+        self.waits_for: list[int] = []
+
+    def wait_stream(self, stream: "FakeStream") -> None:
+        self.waits_for.append(stream.cuda_stream)
+
+
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> HostCuda:
     """PyTorch's CUDA calls do nothing, and its CPU tensors stand for those on the GPU."""
     cuda = HostCuda()
     cuda.has_graphs = False
-    monkeypatch.setattr(torch.cuda, "ExternalStream", lambda handle, device: SimpleNamespace(cuda_stream=handle))
+    monkeypatch.setattr(torch.cuda, "ExternalStream", FakeStream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: FakeStream(0))
     monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", None)  # would wait for a capture of another thread
     return cuda
 
 
@@ -75,6 +85,35 @@ def test_errors_of_pytorch(
         monkeypatch.setattr(engine, "_predictor", fail)
         with pytest.raises(kind, match=message):
             engine.enqueue(2)
+        graph = SimpleNamespace(replay=lambda: fail(None), reset=lambda: None)
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+        monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: nullcontext())
+        with engine.capture(lambda: None) as captured, pytest.raises(kind, match=message):
+            captured.launch(engine.stream)
+
+
+def test_an_engine_waits_for_its_model_to_be_on_the_gpu(tiny: Tiny, host: HostCuda) -> None:
+    model, card = model_from_checkpoint(tiny.checkpoint)
+    with TorchEngine(model, card, cuda=host, batch=1) as engine:
+        assert engine._stream.waits_for == [0]
+
+
+def test_half_precision_casts_convolutions_once(tiny: Tiny, host: HostCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, card = model_from_checkpoint(tiny.checkpoint)
+    images = np.random.default_rng(0).integers(0, 256, (1, card.height, card.width, 3), np.uint8)
+    with TorchDetector(model, card) as cpu:
+        expected = cpu.infer(images)
+    autocast = torch.autocast
+    monkeypatch.setattr(torch, "autocast", lambda _, *arguments, **options: autocast("cpu", *arguments, **options))
+    with TorchEngine(model, card, cuda=host, half=True, batch=1) as engine:
+        kinds = {
+            type(m): m.weight.dtype for m in model.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.BatchNorm2d)
+        }
+        assert kinds[torch.nn.Conv2d] == torch.float16
+        assert kinds.get(torch.nn.BatchNorm2d, torch.float32) == torch.float32
+        for got, wanted in zip(engine.infer(images), expected, strict=True):
+            assert got.dtype == np.float32
+            np.testing.assert_allclose(got, wanted, atol=0.02)
 
 
 def test_a_graph_that_pytorch_cannot_capture(tiny: Tiny, host: HostCuda, monkeypatch: pytest.MonkeyPatch) -> None:

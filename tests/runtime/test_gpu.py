@@ -15,10 +15,11 @@ from test_nms import random_boxes
 
 from ssd_edge.bundled import bundled_model
 from ssd_edge.errors import MissingDependencyError
-from ssd_edge.runtime.cuda import Cuda, CudaError, Graph, find_gpu, open_cuda
+from ssd_edge.runtime import detector as detector_module
+from ssd_edge.runtime.cuda import Cuda, Graph, find_gpu, open_cuda
 from ssd_edge.runtime.detector import Detector, open_detector
 from ssd_edge.runtime.gpu_detector import GpuDetector
-from ssd_edge.runtime.gpu_engine import Engine
+from ssd_edge.runtime.gpu_engine import CaptureRefused, Engine
 from ssd_edge.runtime.kernels import KERNEL_SOURCE, KERNELS, Nms, preprocess_bgr
 from ssd_edge.runtime.nms import nms
 from ssd_edge.runtime.preprocess import preprocess
@@ -61,7 +62,7 @@ class DetourEngine(Engine):
             self.stream.synchronize()
 
     def capture(self, work: Callable[[], None]) -> Graph:
-        raise CudaError("it waits for the processor")
+        raise CaptureRefused("it waits for the processor")
 
     def close(self) -> None:
         self._open.close()
@@ -76,6 +77,19 @@ def to_gpu(stack: ExitStack, cuda: Cuda, array: np.ndarray) -> int:
     return memory.address
 
 
+def preprocess_on_gpu(cuda: Cuda, frame: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """uint8 [*size_hw, 3] RGB."""
+    result = np.empty((*size_hw, 3), np.uint8)
+    kernels = cuda.module(KERNEL_SOURCE, KERNELS)
+    with ExitStack() as stack:
+        stream = stack.enter_context(cuda.stream())
+        source, out = to_gpu(stack, cuda, frame), stack.enter_context(cuda.memory(result.nbytes)).address
+        preprocess_bgr(stream, kernels, source, 3 * frame.shape[1], frame.shape[:2], out, size_hw)
+        stream.copy(result.ctypes.data, out, result.nbytes)
+        stream.synchronize()
+    return result
+
+
 @pytest.mark.parametrize(
     ("frame_hw", "size_hw"),
     [
@@ -87,16 +101,10 @@ def to_gpu(stack: ExitStack, cuda: Cuda, array: np.ndarray) -> int:
     ],
 )
 def test_preprocess(frame_hw: tuple[int, int], size_hw: tuple[int, int], cuda: Cuda) -> None:
+    """Within a level: OpenCV rounds otherwise on other processors."""
     frame = np.random.default_rng(0).integers(0, 256, (*frame_hw, 3), np.uint8)
-    result = np.empty((*size_hw, 3), np.uint8)
-    kernels = cuda.module(KERNEL_SOURCE, KERNELS)
-    with ExitStack() as stack:
-        stream = stack.enter_context(cuda.stream())
-        source, out = to_gpu(stack, cuda, frame), stack.enter_context(cuda.memory(result.nbytes)).address
-        preprocess_bgr(stream, kernels, source, 3 * frame_hw[1], frame_hw, out, size_hw)
-        stream.copy(result.ctypes.data, out, result.nbytes)
-        stream.synchronize()
-    np.testing.assert_array_equal(result, preprocess(frame, size_hw))
+    result, expected = preprocess_on_gpu(cuda, frame, size_hw), preprocess(frame, size_hw)
+    np.testing.assert_allclose(result.astype(int), expected, rtol=0, atol=1)
 
 
 def check_nms(cuda: Cuda, boxes: np.ndarray, scores: np.ndarray, *, threshold: float, iou: float, most: int) -> None:
@@ -151,7 +159,13 @@ def test_nms_of_hard_cases(cuda: Cuda) -> None:
 
 
 @pytest.mark.parametrize("slots", [1, 2])
-def test_the_pipeline_around_the_processors_network(slots: int, cuda: Cuda, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_pipeline_around_the_processors_network(
+    slots: int, cuda: Cuda, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def preprocess_alike(frame: np.ndarray, size_hw: tuple[int, int], out: np.ndarray) -> None:
+        out[:] = preprocess_on_gpu(cuda, frame, size_hw)
+
+    monkeypatch.setattr(detector_module, "preprocess", preprocess_alike)
     frames = random_frames((480, 640), (100, 33), (480, 640), (1080, 1920), (1, 1))
     with open_detector(bundled_model(), score_threshold=0.001) as cpu:
         expected = cpu(frames)
@@ -270,11 +284,18 @@ def test_two_detectors_in_two_threads(open_gpu: Callable[..., GpuDetector]) -> N
 
 
 def test_closing_gives_the_memory_back(cuda: Cuda) -> None:
+    """Forty times, so that a leak of one of its larger pieces adds up to more than the driver's own give and take."""
+    if cuda.gpu.integrated:
+        pytest.skip("the processor's programs use the same memory")
     with open_detector(bundled_model()) as cpu:
         frames = random_frames((1080, 1920)) * 4
-        for _ in range(3):  # the first also loads kernels, which stay
-            free = cuda.free_memory()[0]
+
+        def open_and_close() -> None:
             with GpuDetector(DetourEngine(cpu, open_cuda()), cpu.card) as detector:
                 detector(frames)
-                assert cuda.free_memory()[0] < free
-        assert abs(cuda.free_memory()[0] - free) < 1 << 21  # the driver gives and takes in pieces of 2 MiB
+
+        open_and_close()  # loads kernels, which stay
+        free = cuda.free_memory()[0]
+        for _ in range(40):
+            open_and_close()
+        assert cuda.free_memory()[0] > free - (32 << 20)

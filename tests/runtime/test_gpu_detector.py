@@ -173,15 +173,16 @@ def test_graphs_are_bounded_and_the_used_ones_stay(open_gpu: Callable[..., GpuDe
     assert engine_of(detector).captures == 1
 
 
-def test_a_capture_that_fails_is_given_up(
+def test_captures_that_keep_failing_are_given_up(
     cpu: Detector, open_gpu: Callable[..., GpuDetector], caplog: pytest.LogCaptureFixture
 ) -> None:
     detector = open_gpu()
-    engine_of(detector).refuses_capture = True
+    engine_of(detector).refused_captures = gpu_detector.FAILED_CAPTURES
     with caplog.at_level(logging.WARNING):
-        for seed in range(6):
+        for seed in range(8):
             frames = random_frames((48, 64), seed=seed)
             assert_equal(detector(frames), cpu(frames))
+    assert engine_of(detector).captures == 0
     assert [record.message for record in caplog.records] == [
         "the detector runs without a CUDA graph: CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"
     ]
@@ -194,9 +195,24 @@ def test_an_engine_that_fails_in_a_capture_leaves_the_stream_usable(
     detector = open_gpu(slots=1)
     frames = random_frames((48, 64))
     detector(frames)
-    engine_of(detector).fails = SsdEdgeError("the engine does not run: Cask")
-    assert_equal(detector(frames), cpu(frames))
+    for _ in range(gpu_detector.FAILED_CAPTURES):
+        engine_of(detector).fails = SsdEdgeError("the engine does not run: Cask")
+        assert_equal(detector(frames), cpu(frames))
     assert "without a CUDA graph: the engine does not run: Cask" in caplog.text
+
+
+def test_a_capture_that_fails_now_and_then_is_tried_again(
+    cpu: Detector, open_gpu: Callable[..., GpuDetector], caplog: pytest.LogCaptureFixture
+) -> None:
+    detector = open_gpu(slots=1)
+    engine = engine_of(detector)
+    for width in range(60, 60 + gpu_detector.FAILED_CAPTURES):
+        engine.refused_captures = gpu_detector.FAILED_CAPTURES - 1
+        frames = random_frames((48, width))
+        for _ in range(gpu_detector.FAILED_CAPTURES + 1):  # met, refused, captured
+            assert_equal(detector(frames), cpu(frames))
+    assert engine.captures == gpu_detector.FAILED_CAPTURES
+    assert not caplog.records
 
 
 def test_where_there_are_no_graphs(cpu: Detector, open_gpu: Callable[..., GpuDetector]) -> None:

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+from contextlib import closing, nullcontext
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -13,7 +14,17 @@ import pytest
 
 from ssd_edge.detections import Detections
 from ssd_edge.errors import SinkError
-from ssd_edge.runtime.sinks import ImageSink, ImagesSink, JsonLinesSink, Sink, VideoSink, WindowSink, save_sink
+from ssd_edge.runtime.results import Result
+from ssd_edge.runtime.sinks import (
+    EndOfStream,
+    ImageSink,
+    ImagesSink,
+    JsonLinesSink,
+    Sink,
+    VideoSink,
+    WindowSink,
+    save_sink,
+)
 from ssd_edge.runtime.sources import Frame, ImageSource, Source, open_source
 
 FOUND = Detections(np.array([[1, 2.5, 30, 40.123]]), np.array([0.75]), np.array([1]))
@@ -40,10 +51,14 @@ def frame(index: int = 0, size_hw: tuple[int, int] = (48, 64), at: float = 0.0, 
     return Frame(np.full((*size_hw, 3), grey, np.uint8), index, at, name)
 
 
-def feed(sink, *frames: Frame) -> None:
-    with sink:
+def result(frame: Frame, source: str = "any") -> Result:
+    return Result(source, frame, FOUND, ("a", "ß"), age_ms=12.34)
+
+
+def feed(sink: Sink, *frames: Frame) -> None:
+    with closing(sink):
         for item in frames:
-            assert sink.write(item, FOUND, item.image_bgr)
+            sink.write(result(item), item.image_bgr)
 
 
 def read_video(path: Path) -> tuple[float, list[np.ndarray]]:
@@ -57,7 +72,7 @@ def read_video(path: Path) -> tuple[float, list[np.ndarray]]:
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".avi"])
 def test_video(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / "new folder" / f"out{suffix}"
-    feed(save_sink(path, AnySource()), *(frame(index) for index in range(5)))
+    feed(VideoSink(path, AnySource()), *(frame(index) for index in range(5)))
     fps, images = read_video(path)
     assert (fps, len(images), images[0].shape) == (10.0, 5, (48, 64, 3))
     assert np.abs(images[4].astype(int) - 200).max() < 8
@@ -91,8 +106,8 @@ def test_video_of_odd_size(tmp_path: Path) -> None:
 
 
 def test_a_video_that_cannot_be_encoded(tmp_path: Path) -> None:
-    with VideoSink(tmp_path / "a.mp4", AnySource()) as sink, pytest.raises(SinkError, match="1×1 pixels"):
-        sink.write(frame(0, (1, 1)), FOUND, np.zeros((1, 1, 3), np.uint8))
+    with closing(VideoSink(tmp_path / "a.mp4", AnySource())) as sink, pytest.raises(SinkError, match="1×1 pixels"):
+        sink.write(result(frame(0, (1, 1))), np.zeros((1, 1, 3), np.uint8))
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".avi"])
@@ -104,7 +119,7 @@ def test_a_video_that_lost_frames_says_so(tmp_path: Path, suffix: str, capfd: py
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
     try:
         for index in range(200):
-            sink.write(frame(index), FOUND, np.roll(noise, index, axis=1))
+            sink.write(result(frame(index)), np.roll(noise, index, axis=1))
         with pytest.raises(SinkError, match=r"holds \d+ of the 200 frames"):
             sink.close()
     finally:
@@ -127,24 +142,24 @@ def test_a_video_ends_playable_before_the_disk_is_full(
 
 def test_json_lines(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    feed(JsonLinesSink(str(path), AnySource(), ("a", "ß")), frame(0), frame(7, (9, 8), at=2.0, name="é.png"))
+    feed(JsonLinesSink(str(path), AnySource()), frame(0), frame(7, (9, 8), at=2.0, name="é.png"))
     first, second = map(json.loads, path.read_text(encoding="utf-8").splitlines())
     assert second["time"] - first["time"] == pytest.approx(2)
-    del first["time"], second["time"]
+    assert second == result(frame(7, (9, 8), at=2.0, name="é.png")).record()
     detection = {"class": "ß", "label": 1, "score": 0.75, "box_xyxy": [1.0, 2.5, 30.0, 40.12]}
-    assert first == {"source": "any", "frame": 0, "width": 64, "height": 48, "detections": [detection]}
-    assert second == {"source": "é.png", "frame": 7, "width": 8, "height": 9, "detections": [detection]}
+    assert first["detections"] == second["detections"] == [detection]
+    assert (second["source"], second["name"], second["width"], second["height"]) == ("any", "é.png", 8, 9)
 
 
 def test_json_lines_of_a_name_that_is_no_utf8(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.jpg")
-    feed(JsonLinesSink(str(tmp_path / "a.jsonl"), AnySource(), ("a", "b")), frame(0, name=name), frame(1))
+    feed(JsonLinesSink(str(tmp_path / "a.jsonl"), AnySource()), frame(0, name=name), frame(1))
     first, _ = map(json.loads, (tmp_path / "a.jsonl").read_text(encoding="ascii").splitlines())
-    assert first["source"] == name
+    assert first["name"] == name
 
 
 def test_json_lines_to_the_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
-    feed(JsonLinesSink("-", AnySource(), ("a", "b")), frame(3))
+    feed(JsonLinesSink("-", AnySource()), frame(3))
     assert json.loads(capsys.readouterr().out)["frame"] == 3
     assert not sys.stdout.closed
 
@@ -153,8 +168,8 @@ def test_json_lines_to_a_reader_that_has_gone(monkeypatch: pytest.MonkeyPatch) -
     reader, writer = os.pipe()
     os.close(reader)
     monkeypatch.setattr(sys, "stdout", os.fdopen(writer, "w"))
-    with JsonLinesSink("-", AnySource(), ("a", "b")) as sink:
-        assert not sink.write(frame(), FOUND, frame().image_bgr)
+    with closing(JsonLinesSink("-", AnySource())) as sink, pytest.raises(EndOfStream):
+        sink.write(result(frame()), frame().image_bgr)
     sys.stdout.close()
 
 
@@ -170,18 +185,19 @@ def test_json_lines_to_a_named_pipe_and_to_its_reader_that_has_gone(
     named_pipe: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     reader = os.open(named_pipe, os.O_RDONLY | os.O_NONBLOCK)
-    with JsonLinesSink(str(named_pipe), AnySource(), ("a", "b")) as sink:
-        assert sink.write(frame(5), FOUND, frame().image_bgr)
+    with closing(JsonLinesSink(str(named_pipe), AnySource())) as sink:
+        sink.write(result(frame(5)), frame().image_bgr)
         assert json.loads(os.read(reader, 4096))["frame"] == 5
         os.close(reader)
-        assert not sink.write(frame(), FOUND, frame().image_bgr)
+        with pytest.raises(EndOfStream):
+            sink.write(result(frame()), frame().image_bgr)
     os.write(sys.stdout.fileno(), b"still there")
     assert capfd.readouterr().out == "still there"
 
 
 def test_json_lines_to_a_named_pipe_that_nothing_reads(named_pipe: Path) -> None:
     with pytest.raises(SinkError, match="start its reader first"):
-        JsonLinesSink(str(named_pipe), AnySource(), ("a", "b"))
+        JsonLinesSink(str(named_pipe), AnySource())
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
@@ -191,9 +207,9 @@ def test_json_lines_to_a_full_disk(target: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sys, "stdout", full)
     with (
         pytest.raises(SinkError, match="is the disk full"),
-        JsonLinesSink(target, AnySource(), ("a", "b")) as sink,
+        closing(JsonLinesSink(target, AnySource())) as sink,
     ):
-        sink.write(frame(), FOUND, frame().image_bgr)
+        sink.write(result(frame()), frame().image_bgr)
     full.close()
 
 
@@ -272,7 +288,7 @@ def test_inputs_are_never_overwritten(tmp_path: Path) -> None:
         path.write_bytes(b"precious")
     link.symlink_to(video)
     source = AnySource(paths=(video,))
-    for sink in (lambda: VideoSink(link, source), lambda: JsonLinesSink(str(video), source, ("a",))):
+    for sink in (lambda: VideoSink(link, source), lambda: JsonLinesSink(str(video), source)):
         with pytest.raises(SinkError, match="is an input"):
             sink()
     with pytest.raises(SinkError, match="is an input"):
@@ -287,7 +303,7 @@ def test_unwritable_outputs_are_found_at_once(tmp_path: Path, name: str) -> None
 
     def open_sink() -> Sink:
         if name.endswith("jsonl"):
-            return JsonLinesSink(str(tmp_path / name), AnySource(), ("a",))
+            return JsonLinesSink(str(tmp_path / name), AnySource())
         return save_sink(tmp_path / name, AnySource())
 
     with pytest.raises(SinkError, match="choose"):
@@ -296,8 +312,8 @@ def test_unwritable_outputs_are_found_at_once(tmp_path: Path, name: str) -> None
 
 def test_checking_leaves_nothing_and_destroys_nothing(tmp_path: Path) -> None:
     (tmp_path / "old.jsonl").write_text("old")
-    with VideoSink(tmp_path / "a.mp4", AnySource()), JsonLinesSink(str(tmp_path / "old.jsonl"), AnySource(), ("a",)):
-        pass
+    for sink in (VideoSink(tmp_path / "a.mp4", AnySource()), JsonLinesSink(str(tmp_path / "old.jsonl"), AnySource())):
+        sink.close()
     assert [path.name for path in tmp_path.iterdir()] == ["old.jsonl"]
     assert (tmp_path / "old.jsonl").read_text() == "old"
 
@@ -307,18 +323,29 @@ def test_unknown_kind_of_file(tmp_path: Path) -> None:
         save_sink(tmp_path / "a.webm", AnySource())
 
 
-def test_a_window_ends_at_q_at_esc_and_when_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    keys, visible, opened = iter([-1, ord("x"), ord("q"), 27, -1]), iter([1, 1, 1, 1, 0]), []
+def test_a_window_a_source_ends_at_q_at_esc_and_when_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys, opened, closed = [-1], [], []
     monkeypatch.setattr("subprocess.run", lambda *_, **__: None)
     monkeypatch.setattr("cv2.namedWindow", lambda title, _: opened.append(title))
     monkeypatch.setattr("cv2.imshow", lambda *_: None)
-    monkeypatch.setattr("cv2.waitKey", lambda _: next(keys))
-    monkeypatch.setattr("cv2.getWindowProperty", lambda *_: next(visible))
+    monkeypatch.setattr("cv2.waitKey", lambda _: keys[-1])
+    monkeypatch.setattr("cv2.getWindowProperty", lambda title, _: float(title not in closed))
     monkeypatch.setattr("cv2.destroyAllWindows", opened.clear)
-    with WindowSink() as window:
-        goes_on = [window.write(frame(), FOUND, frame().image_bgr) for _ in range(6)]
-        assert goes_on == [True, True, False, False, True, False]
-        assert opened == ["ssd-edge"]
+    with closing(WindowSink()) as window:
+        window.idle()  # before the first frame
+        for source in ("door", "yard", "door"):
+            window.write(result(frame(), source), frame().image_bgr)
+        assert opened == ["ssd-edge: door", "ssd-edge: yard"]
+        for key in (ord("x"), ord("q"), 27):
+            keys.append(key)
+            with pytest.raises(EndOfStream) if key != ord("x") else nullcontext():
+                window.idle()
+        keys.append(-1)
+        window.idle()
+        closed.append("ssd-edge: yard")
+        for end in (window.idle, lambda: window.write(result(frame(), "yard"), frame().image_bgr)):
+            with pytest.raises(EndOfStream):
+                end()
     assert opened == []
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -15,7 +16,15 @@ import pytest
 from PIL import Image
 
 from ssd_edge.errors import SourceError
-from ssd_edge.runtime.sources import ImageSource, VideoSource, open_source, redact_url
+from ssd_edge.runtime.sources import (
+    ImageSource,
+    SourceOptions,
+    VideoSource,
+    _camera_index,
+    csi_pipeline,
+    find_source,
+    open_source,
+)
 
 
 def write_video(path: Path, frames: int = 30) -> Path:
@@ -162,7 +171,7 @@ def test_a_path_is_never_a_camera_or_an_address(name: str) -> None:
 @pytest.mark.parametrize("scheme", ["rtsp", "http"])
 def test_an_address_that_never_answers_ends_in_time(scheme: str) -> None:
     with silent_port() as port, pytest.raises(SourceError, match="limit 1 s") as caught:
-        open_source(f"{scheme}://admin:s3cret@127.0.0.1:{port}/live?token=s3cret", timeout_s=1)
+        open_source(f"{scheme}://admin:s3cret@127.0.0.1:{port}/live?token=s3cret", SourceOptions(timeout_s=1))
     assert "s3cret" not in str(caught.value)
     assert f"***@127.0.0.1:{port}/live" in str(caught.value)
 
@@ -171,7 +180,7 @@ def test_a_closed_port() -> None:
     with silent_port() as port:
         pass
     with pytest.raises(SourceError, match="cannot open rtsp"):
-        open_source(f"rtsp://127.0.0.1:{port}/live", timeout_s=5)
+        open_source(f"rtsp://127.0.0.1:{port}/live", SourceOptions(timeout_s=5))
 
 
 def test_a_video_on_a_web_server_is_a_file_and_not_live(tmp_path: Path) -> None:
@@ -183,7 +192,7 @@ def test_a_video_on_a_web_server_is_a_file_and_not_live(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("falls_silent", [False, True])
 def test_a_network_camera_that_is_lost(network_camera: Callable[..., str], falls_silent: bool) -> None:
-    source = open_source(network_camera(20, falls_silent=falls_silent), timeout_s=1)
+    source = open_source(network_camera(20, falls_silent=falls_silent), SourceOptions(timeout_s=1))
     assert (source.live, source.frame_count) == (True, None)
     with source, pytest.raises(SourceError, match=r"http://\*\*\*@127.* stopped after 20 frames"):
         list(source.frames())
@@ -198,16 +207,94 @@ def test_a_live_source_that_ends_is_an_error(tmp_path: Path) -> None:
             next(frames)
 
 
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("rtsp://10.0.0.1:554/a", "rtsp://10.0.0.1:554/a"),
-        ("rtsp://user:pass@10.0.0.1/a", "rtsp://***@10.0.0.1/a"),
-        ("rtsp://user:p@ss/w#rd@10.0.0.1/a", "rtsp://***@10.0.0.1/a"),
-        ("http://10.0.0.1/cgi?user=me&password=xy", "http://10.0.0.1/cgi?…"),
-        ("http://10.0.0.1/cgi?user=me&password=x@y", "http://***"),
-        ("rtsp://user:p?ss@10.0.0.1/a", "rtsp://***"),
-    ],
-)
-def test_passwords_are_left_out(url: str, shown: str) -> None:
-    assert redact_url(url) == shown
+@pytest.mark.parametrize(("uri", "name"), [(3, "3"), ("3", "3"), ("camera:3", "3"), ("camera:HD Cam", "HD Cam")])
+def test_a_camera_may_come_later(uri: int | str, name: str) -> None:
+    place = find_source(uri)
+    assert (place.name, place.remote) == (f"camera {name}", True)
+
+
+def test_a_camera_by_name(tmp_path: Path) -> None:
+    for index, name in ((0, "Integrated IR"), (2, "HD Webcam C270"), (3, "HD Webcam C270"), (10, "Other")):
+        (tmp_path / f"video{index}").mkdir()
+        (tmp_path / f"video{index}" / "name").write_text(name + "\n")
+    assert _camera_index("c270", tmp_path) == 2
+    with pytest.raises(SourceError, match=r"no camera is called 'C920'; there are: 0 \(Integrated IR\), 2 .*10"):
+        _camera_index("C920", tmp_path)
+
+
+def test_what_is_asked_of_a_camera(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    asked: dict[int, float] = {}
+
+    camera = Mock()
+    camera.set.side_effect = asked.__setitem__
+    camera.get.side_effect = lambda what: {cv2.CAP_PROP_FRAME_WIDTH: 640, cv2.CAP_PROP_FRAME_HEIGHT: 480}.get(what, 0)
+    monkeypatch.setattr("cv2.VideoCapture", lambda *_: camera)
+    open_source(0, SourceOptions(size_wh=(1280, 720), fps=30, pixel_format="MJPG"))
+    assert list(asked) == [
+        cv2.CAP_PROP_FOURCC, cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FPS,
+    ]  # fmt: skip
+    assert list(asked.values()) == [cv2.VideoWriter.fourcc(*"MJPG"), 1280, 720, 30]
+    assert "camera 0 gives 640×480 pixels, not the 1280×720 asked for" in caplog.text
+
+
+def test_a_jetsons_camera_without_gstreamer_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cv2.videoio_registry.hasBackend", lambda _: False)
+    with pytest.raises(SourceError, match=r"csi 0: .* no GStreamer.* --system-site-packages"):
+        find_source("csi:0")
+
+
+def test_a_jetsons_camera(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Mock()
+    monkeypatch.setattr("cv2.videoio_registry.hasBackend", lambda _: True)
+    monkeypatch.setattr("cv2.VideoCapture", opened)
+    opened().get.return_value = 30.0
+    place = find_source("csi:1", SourceOptions(size_wh=(1920, 1080), fps=29.97))
+    assert (place.name, place.remote) == ("csi 1", True)
+    assert place.open().live
+    pipeline, backend = opened.call_args.args
+    assert backend == cv2.CAP_GSTREAMER
+    assert pipeline.startswith(
+        "nvarguscamerasrc sensor-id=1 ! video/x-raw(memory:NVMM), width=1920, height=1080, framerate=29970/1000 ! "
+    )
+    assert "width=1280, height=720, framerate=30000/1000" in csi_pipeline(0, SourceOptions())
+
+
+def test_damaged_frames_are_skipped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.zeros((4, 4, 3), np.uint8)
+    good = iter([True, False, False, True])
+    capture = Mock()
+    capture.get.return_value = 0
+    capture.grab.side_effect = [True] * 4 + [False]
+    capture.retrieve.side_effect = lambda: (True, image) if next(good) else (False, None)
+    source = VideoSource("a.mp4", capture, live=False)
+    assert [frame.index for frame in source.frames()] == [0, 3]
+    assert source.corrupt == 2
+
+
+def test_nothing_but_damaged_frames_is_an_error() -> None:
+    capture = Mock()
+    capture.get.return_value = 0
+    capture.retrieve.return_value = (False, None)
+    with pytest.raises(SourceError, match="100 frames in a row are damaged"):
+        list(VideoSource("camera 0", capture, live=True).frames())
+
+
+def test_a_file_in_real_time_is_like_a_camera(tmp_path: Path) -> None:
+    with open_source(write_video(tmp_path / "a.mp4", frames=5), SourceOptions(realtime=True)) as source:
+        assert (source.live, source.fps, source.frame_count) == (True, 20.0, 5)
+        times = [frame.captured_at for frame in source.frames()]
+    assert 0.19 < times[-1] - times[0] < 0.6
+
+
+def test_a_live_stream_over_http_in_pieces(tmp_path: Path) -> None:
+    av = pytest.importorskip("av", reason="makes the stream")
+    if "libx264" not in av.codecs_available:
+        pytest.skip("PyAV without H.264")
+    with av.open(str(tmp_path / "a.m3u8"), "w", format="hls", options={"hls_time": "1", "hls_list_size": "0"}) as out:
+        stream = out.add_stream("libx264", rate=20)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(30):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="bgr24")))
+        out.mux(stream.encode())
+    with web_server(tmp_path) as address, open_source(f"{address}/a.m3u8") as source:
+        assert len(list(source.frames())) == 30

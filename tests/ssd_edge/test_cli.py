@@ -20,8 +20,10 @@ from ssd_edge.checkpoint import Checkpoint, save_checkpoint
 from ssd_edge.cli import build_parser, main
 from ssd_edge.errors import UsageError
 from ssd_edge.models.create import create_model
-from ssd_edge.runtime.sources import Frame
-from ssd_edge.runtime.stream import StreamConfig
+from ssd_edge.runtime.results import Result
+from ssd_edge.runtime.sinks import Recording
+from ssd_edge.runtime.sources import SourceOptions
+from ssd_edge.runtime.stream_config import MqttConfig, StreamConfig, WebConfig
 from ssd_edge.training.config import TrainConfig
 
 
@@ -174,16 +176,17 @@ def test_an_interrupted_demo_exits_with_130_and_keeps_what_is_written(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     class InterruptedSink(demo._ConfidentVideoSink):
-        def write(self, frame: Frame, *rest: Any) -> bool:
-            if frame.index == 2:
+        def write(self, result: Result, *rest: Any) -> None:
+            if result.frame.index == 2:
                 signal.raise_signal(signal.SIGINT)
-            return super().write(frame, *rest)
+            super().write(result, *rest)
 
     monkeypatch.setattr(demo, "_ConfidentVideoSink", InterruptedSink)
     assert main(["demo", "--model", str(fixed_model()), "-o", str(tmp_path / "demo"), "--seconds", "1"]) == 130
     assert complaint(capsys) == "ssd-edge: interrupted"
-    assert len((tmp_path / "demo" / "detections.jsonl").read_text().splitlines()) == 3
-    assert cv2.VideoCapture(str(tmp_path / "demo" / "annotated.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
+    frames = len((tmp_path / "demo" / "detections.jsonl").read_text().splitlines())
+    assert 3 <= frames < 30
+    assert cv2.VideoCapture(str(tmp_path / "demo" / "annotated.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == frames
 
 
 @pytest.mark.parametrize(
@@ -191,6 +194,9 @@ def test_an_interrupted_demo_exits_with_130_and_keeps_what_is_written(
     [
         ("--video", "0", Path("0")),  # a file of that name, not a camera
         ("--camera", "0", 0),
+        ("--camera", "HD Cam", "camera:HD Cam"),
+        ("--csi", "1", "csi:1"),
+        ("--rtsp", "rtsp://host/a", "rtsp://host/a"),
         ("--source", "0", "0"),
     ],
 )
@@ -200,8 +206,38 @@ def test_stream_hands_on_what_kind_of_source_was_named(
     configs: list[StreamConfig] = []
     monkeypatch.setattr("ssd_edge.runtime.stream.run_stream", configs.append)
     assert main(["stream", option, value, "--model", "m.onnx"]) == 0
-    assert configs[0].source == source
-    assert type(configs[0].source) is type(source)
+    (found,) = configs[0].sources
+    assert found.uri == source
+    assert type(found.uri) is type(source)
+    assert found.options == SourceOptions()
+
+
+def test_stream_hands_on_all_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configs: list[StreamConfig] = []
+    monkeypatch.setattr("ssd_edge.runtime.stream.run_stream", configs.append)
+    (tmp_path / "a.toml").write_text('jsonl = "file.jsonl"\nshow = true\n[[source]]\nuri = "a.mp4"\nloop = true\n')
+    arguments = ["--camera", "0", "--video", "a.mp4", "--size", "1280x720", "--fps", "30", "--pixel-format", "MJPG"]
+    arguments += ["--transport", "udp", "--loop", "--realtime", "--timeout", "3", "--retries", "2", "--classes", "a,b"]
+    arguments += ["--model", "m.onnx", "--jsonl", "-", "--segment", "10m", "--keep", "10GB", "--web", "0.0.0.0:80"]
+    arguments += ["--web-token", "auto", "--mqtt", "mqtt://host", "--mqtt-qos", "2", "--latency", "--threads", "3"]
+    assert main(["stream", "--config", str(tmp_path / "a.toml"), *arguments]) == 0
+    (config,) = configs
+    assert [source.uri for source in config.sources] == [0, Path("a.mp4")]
+    for source in config.sources:
+        assert source.options == SourceOptions((1280, 720), 30.0, "MJPG", "udp", realtime=True, timeout_s=3.0)
+        assert (source.loop, source.retries, source.understanding.classes) == (True, 2, ("a", "b"))
+    assert (config.jsonl, config.show, config.latency, config.threads) == ("-", True, True, 3)
+    assert config.recording == Recording(600.0, 10**10)
+    assert config.web == WebConfig("0.0.0.0", 80, "auto")
+    assert config.mqtt == MqttConfig("mqtt://host", qos=2)
+
+
+def test_options_of_sources_do_not_pass_over_those_of_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.toml").write_text('[[source]]\nuri = "a.mp4"\n')
+    assert main(["stream", "--config", str(tmp_path / "a.toml"), "--loop"]) == 2
+    assert "--loop is about sources that are given as options" in complaint(capsys)
 
 
 @pytest.mark.parametrize(
@@ -209,9 +245,7 @@ def test_stream_hands_on_what_kind_of_source_was_named(
     [
         [],
         ["unknown"],
-        ["stream"],
-        ["stream", "--camera", "0", "--video", "a.mp4"],
-        ["stream", "--camera", "first"],
+        ["stream", "--camera", "0", "--web", "all:many"],
         ["stream", "--camera", "0", "--score", "1.5"],
         ["codes", "-o", "x", "--count", "0"],
         ["codes", "-o", "x", "--size", "big"],
@@ -236,6 +270,12 @@ def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFi
         (["export", "c.pt", "-o", "m.onnx", "--precision", "int8"], "give --calib DATA"),
         (["export", "c.pt", "-o", "m.tflite"], "does not end in .onnx"),
         (["eval", "m.onnx", "d", "--score", "0.5"], "give --report DIR too"),
+        (["stream"], "no source; give --camera"),
+        (["stream", "--video", "a.mp4", "--size", "big"], "--size: got 'big', expected a size such as 1280x720"),
+        (["stream", "--video", "a.mp4", "--keep", "much"], "--keep: got 'much', expected a size such as 10GB"),
+        (["stream", "--video", "a.mp4", "--mqtt-qos", "2"], "--mqtt-qos is about a broker; give --mqtt URL too"),
+        (["stream", "--video", "a.mp4", "--web-token", "auto"], "give --web too"),
+        (["stream", "--config", "none.toml"], "cannot read none.toml"),
         (["codes", "-o", "scenes.zip"], "is the name of a .zip file; give a folder"),
     ],
 )

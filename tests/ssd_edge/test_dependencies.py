@@ -15,9 +15,18 @@ from ssd_edge.cli import COMMANDS
 OPTIONAL = (
     *("PIL", "matplotlib", "onnx", "onnxscript", "pycocotools", "safetensors"),
     *("torch", "torchvision", "yaml", "zxingcpp"),
+    *("av", "paho", "prometheus_client", "scipy", "starlette", "supervision", "trackers", "uvicorn"),
 )
 # What brings it, if not its name.
-DISTRIBUTIONS = {"PIL": {"torchvision", "matplotlib"}, "yaml": {"pyyaml"}, "zxingcpp": {"zxing-cpp"}}
+DISTRIBUTIONS = {
+    "PIL": {"torchvision", "matplotlib"},
+    "paho": {"paho-mqtt"},
+    "prometheus_client": {"prometheus-client"},
+    "scipy": {"trackers"},
+    "supervision": {"trackers"},
+    "yaml": {"pyyaml"},
+    "zxingcpp": {"zxing-cpp"},
+}
 BASE_MODULES = (
     "ssd_edge",
     "ssd_edge.bundled",
@@ -33,7 +42,7 @@ BASE_MODULES = (
     *(
         f"ssd_edge.runtime.{module.name}"
         for module in pkgutil.iter_modules(ssd_edge.runtime.__path__)
-        if not module.name.startswith("backend_torch")
+        if not module.name.startswith(("backend_torch", "mqtt", "video_recorder"))
     ),
 )
 

@@ -1,0 +1,41 @@
+"""A real RTSP server, gst-rtsp-server, with a live test picture at /live. For the system's Python, which can load it.
+
+/usr/bin/python3 rtsp_server.py PORT [USER PASSWORD]
+"""
+
+import sys
+
+import gi
+
+gi.require_version("Gst", "1.0")
+gi.require_version("GstRtspServer", "1.0")
+from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
+
+LAUNCH = (
+    "( videotestsrc is-live=true pattern=ball ! video/x-raw,width=320,height=240,framerate=30/1 ! "
+    "x264enc tune=zerolatency speed-preset=ultrafast key-int-max=15 ! rtph264pay name=pay0 pt=96 )"
+)
+
+
+def main(port: str, user: str = "", password: str = "") -> None:
+    Gst.init(None)
+    server = GstRtspServer.RTSPServer(address="127.0.0.1", service=port)
+    factory = GstRtspServer.RTSPMediaFactory(launch=LAUNCH, shared=True)
+    if user:
+        auth = GstRtspServer.RTSPAuth()
+        token = GstRtspServer.RTSPToken()
+        token.set_string("media.factory.role", "viewer")
+        auth.add_basic(GstRtspServer.RTSPAuth.make_basic(user, password), token)
+        server.set_auth(auth)
+        permissions = GstRtspServer.RTSPPermissions()
+        permissions.add_permission_for_role("viewer", "media.factory.access", True)
+        permissions.add_permission_for_role("viewer", "media.factory.construct", True)
+        factory.set_permissions(permissions)
+    server.get_mount_points().add_factory("/live", factory)
+    server.attach(None)
+    print("ready", flush=True)
+    GLib.MainLoop().run()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
