@@ -31,7 +31,7 @@ OWN_NAME = re.compile(r"\.?\d{8}-\d{6}\.\d{3}-.*\.(jpg|json)(\.\d+\.part)?")
 
 
 class SnapshotsSink(Sink):
-    """Snapshots of events: `20261125-031500.123-door.jpg`, by when the frame was captured (UTC), and `….json` beside it.
+    """Snapshots of events: `20261125-031500.123-door.jpg`, by when the frame was captured (UTC), and `….json`.
 
     Of a source with zones or lines each frame with an event is taken; of others the first one with a detection after
     `quiet_s` without any. The JPEG is the frame with its overlay, the JSON its `Result.record`; when the JPEG is there,

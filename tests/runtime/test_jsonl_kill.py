@@ -34,10 +34,8 @@ def result(index: int) -> Result:
 def write_for_ever(path: Path, written: Connection) -> None:
     """Tells of each frame when it is written."""
     sink = JsonLinesSink(str(path))
-    frames = [result(index) for index in range(3)]
     for index in count():
-        one = frames[index % 3]
-        object.__setattr__(one.frame, "index", index)
+        one = result(index)
         sink.write(one, one.frame.image_bgr)
         written.send(index)
 

@@ -415,7 +415,8 @@ def test_a_wrong_password_is_told_and_never_shown(
         sink = MqttSink(parse_broker(url), backoff_s=BACKOFF_S)
         until(lambda: len(caplog.records) > 3)
         sink.close()
-    warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    ours = (record for record in caplog.records if record.name.startswith("ssd_edge.runtime.mqtt"))
+    warnings = [record.message for record in ours if record.levelno == logging.WARNING]
     assert len(warnings) == 1
     assert "refuses the user or the password (Not authorized); check the user" in warnings[0]
     assert "wr0ng" not in caplog.text

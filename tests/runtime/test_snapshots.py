@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import shutil
+import sys
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,9 @@ from ssd_edge.runtime.stream import run_stream
 from ssd_edge.runtime.stream_config import SnapshotsConfig, SourceConfig, StreamConfig, read_stream_file
 from ssd_edge.runtime.tracking import UnderstandingOptions
 from ssd_edge.runtime.zones import Zone
+
+if sys.version_info < (3, 11):
+    pytest.importorskip("tomli")
 
 UNIX_2026 = 1795575600.0  # 2026-11-25 03:00:00 UTC
 FOUND = Detections(np.array([[1, 2, 30, 40.0]]), np.array([0.75]), np.array([0]))
@@ -145,9 +149,7 @@ def test_below_the_free_floor_there_are_none_until_there_is_space(
         for n, free_mib in enumerate([100, 99, 101, 115, 116, 100]):  # MiB; 16 above the floor it goes on
             monkeypatch.setattr(shutil, "disk_usage", lambda _, value=free_mib: SimpleNamespace(free=value * 2**20))
             sink.write(result(n, events=ENTERS), np.empty(0))
-    assert [name[14:16] for name in names(tmp_path, ".jpg")] == ["0.", "4.", "5."] or names(tmp_path, ".jpg") == [
-        f"20261125-03000{n}.000-door.jpg" for n in (0, 4, 5)
-    ]
+    assert names(tmp_path, ".jpg") == [f"20261125-03000{n}.000-door.jpg" for n in (0, 4, 5)]
     assert [record.getMessage() for record in caplog.records] == [
         f"{tmp_path}: snapshots pause and everything else goes on: less than 100 MiB, the floor, are free on its disk; "
         "free some",
@@ -173,7 +175,7 @@ def test_a_frame_that_no_jpeg_can_hold_is_told(tmp_path: Path, caplog: pytest.Lo
 
 def test_what_cannot_work_is_said_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(SinkError, match="cannot write to .*file"):
+    with pytest.raises(SinkError, match=r"cannot write to .*file"):
         SnapshotsSink(tmp_path / "file", red, NAMES)
     with pytest.raises(SinkError, match="where images of the stream come from; choose another folder"):
         SnapshotsSink(tmp_path, red, NAMES, SimpleNamespace(paths=(tmp_path / "a.jpg",)))
@@ -206,7 +208,6 @@ def test_a_stream_takes_them_with_its_overlay(tmp_path: Path, model_path: Path) 
 
 
 def test_options_and_file_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("tomllib" if hasattr(__import__("sys"), "version_info") else "tomli")
     wanted = SnapshotsConfig(Path("snaps"), 10**9, 2**30)
     toml = tmp_path / "a.toml"
     toml.write_text('[snapshots]\nfolder = "snaps"\nkeep = "1GB"\nfree_floor = "1GiB"\n')
