@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ssd_edge.errors import MissingDependencyError, SinkError
 from ssd_edge.images import IMAGE_SUFFIXES, quiet_opencv
+from ssd_edge.runtime.disk_space import FREE_FLOOR_BYTES
 from ssd_edge.runtime.results import Result
 from ssd_edge.runtime.sources import SourceInfo, is_image, names_below_common_folder
 
@@ -42,7 +43,7 @@ class Recording:
 
     segment_s: float | None = None
     keep_bytes: int | None = None
-    free_floor_bytes: int = 256 * 2**20
+    free_floor_bytes: int = FREE_FLOOR_BYTES
 
 
 class EndOfStream(Exception):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shutil
-import stat
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,6 +20,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
 from ssd_edge.errors import SinkError
+from ssd_edge.runtime.disk_space import FREE_FLOOR_BYTES, check_free, remove_oldest
 from ssd_edge.runtime.results import Result
 from ssd_edge.runtime.sinks import _check_writable, _letterbox
 from ssd_edge.runtime.sources import SourceInfo
@@ -52,8 +51,6 @@ DEFAULT_FPS = 25.0  # of a source that does not tell its own
 LIVE_TICKS = Fraction(1000)  # a second
 MAX_GAP_S = 3600.0  # a longer one starts another file; .mp4 cannot hold one of 75 h
 KEEP_PARTS = 4  # `keep_bytes` are at least so many segments, so that to remove one leaves most
-FREE_FLOOR_BYTES = 256 * 2**20
-RESUME_BYTES = 16 * 2**20  # above the floor, so that a recording that goes on does so for a while
 RETRY_S = 2.0
 
 WRITE_ERRORS = (OSError, av.FFmpegError)
@@ -121,7 +118,7 @@ class VideoRecorder:
         if time.monotonic() < self._retry_at:
             return
         try:
-            self._check_space()
+            check_free(self._folder, self._free_floor_bytes, resuming=self._paused and self._segment is None)
             self._record(result, drawn_bgr)
         except WRITE_ERRORS as error:
             self._pause(error.strerror or str(error))
@@ -135,13 +132,6 @@ class VideoRecorder:
                 self._remove_oldest(last)
         except WRITE_ERRORS as error:
             logger.warning("the end of %s is lost: %s", self._path, error.strerror or error)
-
-    def _check_space(self) -> None:
-        floor = self._free_floor_bytes
-        if self._paused and self._segment is None:
-            floor += RESUME_BYTES
-        if shutil.disk_usage(self._folder).free < floor:
-            raise OSError(f"less than {floor / 2**20:.0f} MiB, the floor, are free on its disk; free some")
 
     def _record(self, result: Result, drawn_bgr: NDArray[np.uint8]) -> None:
         frame = result.frame
@@ -204,21 +194,8 @@ class VideoRecorder:
 
     def _remove_oldest(self, current: _Segment) -> None:
         """Remove segments of this name, also of earlier runs, until the others fit into `keep_bytes`."""
-        if self._keep_bytes is None:
-            return
-        sizes = {}
-        for path in sorted(self._path.parent.iterdir()):
-            with suppress(FileNotFoundError):  # others may take segments away
-                status = path.lstat()
-                if self._own_name.fullmatch(path.name) and stat.S_ISREG(status.st_mode):
-                    sizes[path] = status.st_size
-        excess = sum(sizes.values()) - self._keep_bytes
-        for path, size in sizes.items():
-            if excess <= 0:
-                break
-            if path != current.path:
-                path.unlink(missing_ok=True)
-                excess -= size
+        if self._keep_bytes is not None:
+            remove_oldest(self._path.parent, self._own_name, self._keep_bytes, current.path)
 
     def _pause(self, reason: str) -> None:
         self._retry_at = time.monotonic() + RETRY_S
