@@ -203,7 +203,7 @@ class _Placement:
     def _hardsigmoid_by_storing(self, convolution: onnx.NodeProto, node: onnx.NodeProto) -> None:
         """Shift a convolution's result so that what storing it clips, and nothing else, is what hardsigmoid clips."""
         graph, tensor = self.graph, node.input[0]
-        alpha, beta = (float(str(graph.attribute(node, name, 0.0))) for name in ("alpha", "beta"))
+        alpha, beta = (np.asarray(graph.attribute(node, name, 0.0)).item() for name in ("alpha", "beta"))
         bias = graph.floats(convolution.input[2]) + beta / alpha
         convolution.input[2] = self._constant(f"{convolution.input[2]}_shifted", bias)
         self._store(tensor, Storage(1 / (alpha * LEVELS), np.uint8(0)))

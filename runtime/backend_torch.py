@@ -35,7 +35,7 @@ class TorchDetector(Detector):
             ModelFileError: as `model_from_checkpoint`.
             UsageError: the device is not there.
         """
-        chosen = _device("cpu" if device is None else device)
+        chosen = torch_device("cpu" if device is None else device)
         model, card = model_from_checkpoint(path)
         if threads is not None:
             torch.set_num_threads(threads)
@@ -51,7 +51,7 @@ class TorchDetector(Detector):
         del self._predictor
 
 
-def _device(name: str) -> torch.device:
+def torch_device(name: str) -> torch.device:
     """The device of that name, with the messages that training has."""
     try:
         chosen = torch.device(name)

@@ -15,7 +15,7 @@ from ssd_edge.checkpoint import model_from_checkpoint
 from ssd_edge.errors import MissingDependencyError
 from ssd_edge.models.predict import Predictor
 from ssd_edge.models.ssd import SSD
-from ssd_edge.runtime.backend_torch import TorchDetector, _device
+from ssd_edge.runtime.backend_torch import TorchDetector, torch_device
 from ssd_edge.runtime.cuda import Cuda, CudaError, CudaFatalError, Graph, Stream, cuda_failure, open_cuda
 from ssd_edge.runtime.detector import Detector
 from ssd_edge.runtime.gpu_detector import GpuDetector
@@ -126,7 +126,7 @@ def open_on_cuda(
     Raises:
         As `TorchDetector.open`.
     """
-    chosen = _device(device)
+    chosen = torch_device(device)
     try:
         cuda = open_cuda(chosen.index or 0)
     except CudaFatalError:

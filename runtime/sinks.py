@@ -139,7 +139,7 @@ class VideoSink(Sink):
     """
 
     def __init__(self, path: Path, source: SourceInfo) -> None:
-        _check_writable(path, source)
+        check_writable(path, source)
         self._path = path
         self._folder = path.resolve().parent  # a link may lead to another disk
         self._source = source
@@ -165,7 +165,7 @@ class VideoSink(Sink):
             if not self._letterboxed:
                 logger.warning("%s: the frame size has changed; it is scaled to the first one's", self._path)
             self._letterboxed = True
-            drawn_bgr = _letterbox(drawn_bgr, self._size_hw)
+            drawn_bgr = letterbox(drawn_bgr, self._size_hw)
         due = self._written + 1
         if self._source.live:
             due = round((result.frame.captured_at - self._began_at) * self._fps) + 1
@@ -227,7 +227,7 @@ class ImageSink(Sink):
     def __init__(self, path: Path, source: SourceInfo) -> None:
         if source.frame_count != 1:
             raise SinkError(f"{path} can take one frame; save {source.name} to a folder or a video instead")
-        _check_writable(path, source)
+        check_writable(path, source)
         self._path = path
 
     def write(self, result: Result, drawn_bgr: NDArray[np.uint8]) -> None:
@@ -252,7 +252,7 @@ class JsonLinesSink(Sink):
         if target != "-" and Path(target).is_fifo():
             self._file = _open_pipe(target)  # to open it for a check alone would end its reader
         elif target != "-":
-            _check_writable(Path(target), *sources)
+            check_writable(Path(target), *sources)
 
     def write(self, result: Result, drawn_bgr: NDArray[np.uint8]) -> None:
         try:
@@ -323,7 +323,7 @@ def _recorder(path: Path, source: SourceInfo, recording: Recording) -> Sink:
     return VideoRecorder(path, source, **asdict(recording))
 
 
-def _check_writable(path: Path, *sources: SourceInfo) -> None:
+def check_writable(path: Path, *sources: SourceInfo) -> None:
     """Open for appending: what is there stays, and what is made for the test is removed."""
     for source in sources:
         _check_no_input(source, path)
@@ -404,7 +404,7 @@ def _count_frames(path: Path) -> int:
     return count
 
 
-def _letterbox(image_bgr: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+def letterbox(image_bgr: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
     """Scaled to fit into `size_hw` with its proportions kept, centred on black."""
     height, width = size_hw
     scale = min(height / image_bgr.shape[0], width / image_bgr.shape[1])

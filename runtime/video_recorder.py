@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ssd_edge.errors import SinkError
 from ssd_edge.runtime.disk_space import FREE_FLOOR_BYTES, check_free, remove_oldest
 from ssd_edge.runtime.results import Result
-from ssd_edge.runtime.sinks import _check_writable, _letterbox
+from ssd_edge.runtime.sinks import check_writable, letterbox
 from ssd_edge.runtime.sources import SourceInfo
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class VideoRecorder:
                 f"{path}: cannot keep {keep_bytes} bytes of it; expected more than 0, and the length of a segment, as "
                 "only whole segments are removed"
             )
-        _check_writable(path, source)
+        check_writable(path, source)
         self._path = path
         self._folder = path.resolve().parent  # a link may lead to another disk
         self._source = source
@@ -146,7 +146,7 @@ class VideoRecorder:
             if not self._letterboxed:
                 logger.warning("%s: the frame size has changed; it is scaled to the first one's", self._path)
             self._letterboxed = True
-            drawn_bgr = _letterbox(drawn_bgr, segment.size_hw)
+            drawn_bgr = letterbox(drawn_bgr, segment.size_hw)
         grown |= segment.write(drawn_bgr, at_s)
         if grown:
             self._remove_oldest(segment)

@@ -11,6 +11,7 @@ from unittest.mock import Mock
 import cv2
 import numpy as np
 import pytest
+from any_source import AnySource
 
 from ssd_edge.detections import Detections
 from ssd_edge.errors import SinkError
@@ -25,26 +26,9 @@ from ssd_edge.runtime.sinks import (
     WindowSink,
     save_sink,
 )
-from ssd_edge.runtime.sources import Frame, ImageSource, Source, open_source
+from ssd_edge.runtime.sources import Frame, ImageSource, open_source
 
 FOUND = Detections(np.array([[1, 2.5, 30, 40.123]]), np.array([0.75]), np.array([1]))
-
-
-class AnySource(Source):
-    """A source of which only what sinks ask for matters."""
-
-    name = "any"
-
-    def __init__(self, *, live: bool = False, fps: float | None = 10.0, paths: tuple[Path, ...] = ()) -> None:
-        self.live = live
-        self.fps = fps
-        self.paths = paths
-
-    def frames(self):
-        raise NotImplementedError
-
-    def close(self) -> None:
-        raise NotImplementedError
 
 
 def frame(index: int = 0, size_hw: tuple[int, int] = (48, 64), at: float = 0.0, name: str = "any", grey: int = 200):

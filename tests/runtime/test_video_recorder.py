@@ -17,12 +17,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from any_source import AnySource
 
 from ssd_edge.detections import Detections
 from ssd_edge.errors import SinkError
 from ssd_edge.runtime import results
 from ssd_edge.runtime.results import Result
-from ssd_edge.runtime.sources import Frame, Source
+from ssd_edge.runtime.sources import Frame
 
 av = pytest.importorskip("av")
 
@@ -31,23 +32,6 @@ from ssd_edge.runtime.video_recorder import VideoRecorder  # noqa: E402
 
 NOTHING = Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))
 UNIX_2026 = 1795575600.0  # 2026-11-25 03:00:00 UTC
-
-
-class AnySource(Source):
-    """A source of which only what sinks ask for matters."""
-
-    name = "any"
-
-    def __init__(self, *, live: bool = False, fps: float | None = 10.0, paths: tuple[Path, ...] = ()) -> None:
-        self.live = live
-        self.fps = fps
-        self.paths = paths
-
-    def frames(self):
-        raise NotImplementedError
-
-    def close(self) -> None:
-        raise NotImplementedError
 
 
 @pytest.fixture(autouse=True)
