@@ -11,6 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -20,13 +21,15 @@ from report import report
 
 from ssd_edge.runtime.detector import Detector, open_detector
 from ssd_edge.runtime.sources import Frame, Place, Source, SourceOptions, open_source
-from ssd_edge.runtime.stream import CPU_BATCH, run_stream
+from ssd_edge.runtime.stream import run_stream
 from ssd_edge.runtime.stream_config import SourceConfig, StreamConfig
 
 SIZE_WH = (1280, 720)
 SOURCES, FPS = 4, 30.0
 FRAMES = 300  # of each source's video
 SCORE = 0.4
+TOGETHER = "network, one batch at a time on all threads"
+APART = "network, one batch a thread"
 
 
 class DecodedSource(Source):
@@ -62,22 +65,20 @@ def make_video(source: Path, path: Path) -> list[NDArray[np.uint8]]:
 
 
 def network_fps(detector: Detector, batch: int, seconds: float) -> float:
-    """Frames a second of the network alone."""
+    """Frames a second of the network alone, through all of the detector's slots."""
     images = np.zeros((batch, detector.card.height, detector.card.width, 3), np.uint8)
-    begin, frames = time.perf_counter(), 0
-    while (taken_s := time.perf_counter() - begin) < seconds:
-        detector.infer(images)
-        frames += batch
-    return frames / taken_s
+    begin = time.perf_counter()
 
+    def run() -> int:
+        frames = 0
+        while time.perf_counter() - begin < seconds:
+            detector.infer(images)
+            frames += batch
+        return frames
 
-def detector_fps(detector: Detector, images: list[NDArray[np.uint8]], seconds: float) -> float:
-    """Frames a second with preprocessing and suppression, in batches as a stream has them."""
-    begin, frames = time.perf_counter(), 0
-    while (taken_s := time.perf_counter() - begin) < seconds:
-        detector(images[:SOURCES])
-        frames += SOURCES
-    return frames / taken_s
+    with ThreadPoolExecutor(detector.slots) as pool:
+        frames = sum(future.result() for future in [pool.submit(run) for _ in range(detector.slots)])
+        return frames / (time.perf_counter() - begin)
 
 
 def decoding_ms(video: Path) -> float:
@@ -123,7 +124,8 @@ def main() -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
     with (
         tempfile.TemporaryDirectory() as name,
-        open_detector(args.model, threads=args.threads, score_threshold=SCORE, spin=False) as detector,
+        open_detector(args.model, threads=args.threads) as together,
+        open_detector(args.model, threads=args.threads, parallel=None) as apart,
     ):
         video = Path(name) / "a.mp4"
         images = make_video(args.video, video)
@@ -134,21 +136,26 @@ def main() -> None:
 
         decoded = SourceConfig(Place("decoded", False, lambda: DecodedSource(images, args.seconds)))
         turns: dict[str, Callable[[], float]] = {
-            "network, batch 1": lambda: network_fps(detector, 1, args.seconds),
-            f"network, batch {CPU_BATCH}": lambda: network_fps(detector, CPU_BATCH, args.seconds),
-            "detector": lambda: detector_fps(detector, images, args.seconds),
+            TOGETHER: lambda: network_fps(together, 1, args.seconds),
+            f"{TOGETHER}, batches of {SOURCES}": lambda: network_fps(together, SOURCES, args.seconds),
+            APART: lambda: network_fps(apart, 1, args.seconds),
             f"stream of {SOURCES}, decoded before": stream(*[decoded] * SOURCES),
             f"stream of {SOURCES}, decoding": stream(*[SourceConfig(video)] * SOURCES),
         }
         rounds = [{name: turn() for name, turn in turns.items()} for _ in range(args.rounds)]
-        best = max(rounds[0], key=lambda name: statistics.median(one[name] for one in rounds) * name.startswith("net"))
         figures = {
-            "model": {"arch": detector.card.arch, "precision": detector.card.precision},
+            "model": {"arch": apart.card.arch, "precision": apart.card.precision},
             "sources": f"{SOURCES} × {SIZE_WH[0]}×{SIZE_WH[1]}, MPEG-4 of {args.video.name}",
             "threads": args.threads,
             "fps": {name: statistics.median(one[name] for one in rounds) for name in turns},
             "share_of_the_bare_network": {
-                name: statistics.median(one[name] / one[best] for one in rounds) for name in turns if name != best
+                name: {
+                    network: statistics.median(one[name] / one[network] for one in rounds)
+                    for network in turns
+                    if network.startswith("network")
+                }
+                for name in turns
+                if name.startswith("stream")
             },
             "decoding_ms_a_frame": decoding_ms(video),
             "one_live_source": live_age(args.model, video, args.threads, args.live_seconds),

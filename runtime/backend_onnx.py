@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +13,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ssd_edge.card import ONNX_METADATA_KEY, ModelCard, int8_target
+from ssd_edge.detections import Detections
 from ssd_edge.errors import ModelFileError
-from ssd_edge.runtime.detector import Detector
+from ssd_edge.runtime.detector import Detector, Timings
 from ssd_edge.runtime.onnx_file import REMEDY, OnnxFile, check_onnx_file, contract_misfits
 
 PROVIDERS = ("CPUExecutionProvider",)
@@ -23,25 +27,67 @@ class OnnxDetector(Detector):
     The file is looked into before ONNX Runtime opens it (`check_onnx_file`), then checked against the contract and its
     card, and run once, before it is trusted.
 
+    With several slots, each batch that is submitted goes through the network on a thread of its own; threads beyond
+    their number help them all.
+
+    Args:
+        threads: all together; None: one a core.
+        parallel: slots, as far as there are threads; None: one a thread.
+
     Raises:
         ModelFileError: no ONNX file, or one that `check_onnx_file` refuses; no card; inputs and outputs that break the
             contract.
     """
 
     def __init__(
-        self, path: Path, *, threads: int | None = None, score_threshold: float | None = None, spin: bool = True
+        self,
+        path: Path,
+        *,
+        threads: int | None = None,
+        score_threshold: float | None = None,
+        spin: bool = True,
+        parallel: int | None = 1,
     ) -> None:
         file = check_onnx_file(path)
         super().__init__(_read_card(file), score_threshold=score_threshold)
+        runs = 1
+        if parallel != 1:
+            threads = threads or usable_cores()
+            runs = min(parallel or threads, threads)
+            threads -= runs - 1  # ONNX Runtime counts the one that calls it, of which there are so many
+            self.slots = runs + (parallel is None)  # one waits already where another ends
         self._session = _open_session(path, file, threads, spin)
         _check_signature(file, self._session, self.card)
         self._check_run(path)
+        self._pool = ThreadPoolExecutor(runs, "detector")  # starts threads when there is work
+        self._under_way: deque[Future[tuple[list[Detections], Timings]]] = deque()
+
+    def submit(self, frames: Sequence[NDArray[np.uint8]]) -> None:
+        if self.slots == 1:
+            super().submit(frames)
+            return
+        self._check_open()
+        buffer = np.empty((len(frames), self.card.height, self.card.width, 3), np.uint8)
+        future = self._pool.submit(self._detect, self._prepare(frames, buffer))
+        self._under_way.append(future)
+        future.add_done_callback(lambda _: self.on_done())
+
+    @property
+    def done(self) -> bool:
+        return not self._under_way or self._under_way[0].done()
+
+    def collect(self) -> list[Detections]:
+        if self._closed or not self._under_way:
+            return super().collect()
+        detections, self.timings = self._under_way.popleft().result()
+        return detections
 
     def infer(self, images_rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         boxes, scores = self._session.run(["boxes", "scores"], {"images": images_rgb})
         return boxes, scores
 
     def _release(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
         del self._session
 
     def _check_run(self, path: Path) -> None:
@@ -57,6 +103,11 @@ class OnnxDetector(Detector):
                 f"{path}: boxes {list(boxes.shape)} and scores {list(scores.shape)} for one image; expected "
                 f"[1, anchors, 4] and [1, anchors, {classes}], as its card has {classes} classes; {REMEDY}"
             )
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def leave_pairs_alone(options: ort.SessionOptions, metadata: Mapping[str, str]) -> None:

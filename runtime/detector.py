@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,14 @@ class Timings:
         return self.preprocess_ms + self.infer_ms + self.nms_ms
 
 
+class Prepared(NamedTuple):
+    """A batch of frames at the network's size."""
+
+    images_rgb: NDArray[np.uint8]  # [batch, height, width, 3]
+    sizes_hw: list[tuple[int, int]]  # of the frames
+    preprocess_ms: float
+
+
 class Detector(ABC):
     """Turns frames into detections; what every backend shares, so that backends differ in `infer` alone.
 
@@ -47,9 +55,12 @@ class Detector(ABC):
         score_threshold: detections need a score above it; the card's unless another was asked for.
         timings: `Timings` of the last call, or of what was last collected.
         slots: batches under way at once that make it faster: submit so many before the first is collected.
+        batch: frames of a batch with which it is fastest.
+        on_done: called without arguments, from any thread, when `done` has become true.
     """
 
     slots = 1
+    batch = 1
 
     def __init__(self, card: ModelCard, *, score_threshold: float | None = None) -> None:
         if score_threshold is None:
@@ -59,6 +70,7 @@ class Detector(ABC):
         self.card = card
         self.score_threshold = score_threshold
         self.timings = Timings()
+        self.on_done: Callable[[], None] = _nobody
         self._images = np.empty((0, card.height, card.width, 3), np.uint8)  # grows to the largest batch
         self._submitted: deque[tuple[list[Detections], Timings]] = deque()
         self._closed = False
@@ -93,30 +105,26 @@ class Detector(ABC):
             SsdEdgeError: the detector is closed.
         """
         self._check_open()
-        for index, frame in enumerate(frames):
-            check_frame(index, frame)
-        if not len(frames):
-            return []
-        begin = time.perf_counter()
-        images = self._preprocess(frames)
-        resized = time.perf_counter()
-        boxes, scores = self.infer(images)
-        inferred = time.perf_counter()
-        detections = [self._postprocess(*item) for item in zip(boxes, scores, frames, strict=True)]
-        end = time.perf_counter()
-        self.timings = Timings(1e3 * (resized - begin), 1e3 * (inferred - resized), 1e3 * (end - inferred))
+        if len(self._images) < len(frames):
+            self._images = np.empty((len(frames), *self._images.shape[1:]), np.uint8)
+        detections, self.timings = self._detect(self._prepare(frames, self._images))
         return detections
 
     def submit(self, frames: Sequence[NDArray[np.uint8]]) -> None:
         """Begin to detect in a batch; `collect` gives what a call with the same frames would have.
 
-        On a GPU it returns while the work goes on, elsewhere when it is done. Frames in the processor's memory can be
-        overwritten then.
+        With several `slots` it returns while the work goes on, else when it is done. Frames in the processor's memory
+        can be overwritten then.
 
         Raises:
             As a call does.
         """
         self._submitted.append((self(frames), self.timings))
+
+    @property
+    def done(self) -> bool:
+        """The earliest batch is done, or nothing tells when it will be: it is time to collect."""
+        return True
 
     def collect(self) -> list[Detections]:
         """Detections of the earliest batch that was submitted and not collected yet; waits for them.
@@ -134,16 +142,28 @@ class Detector(ABC):
         if self._closed:
             raise SsdEdgeError("this detector is closed; open the model again with open_detector")
 
-    def _preprocess(self, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        """uint8 [batch, height, width, 3] RGB, valid until the next call."""
-        if len(self._images) < len(frames):
-            self._images = np.empty((len(frames), *self._images.shape[1:]), np.uint8)
-        for frame, image in zip(frames, self._images, strict=False):
+    def _prepare(self, frames: Sequence[NDArray[np.uint8]], buffer: NDArray[np.uint8]) -> Prepared:
+        """Check frames and resize them into a buffer, uint8 [at least their number, height, width, 3]."""
+        for index, frame in enumerate(frames):
+            check_frame(index, frame)
+        begin = time.perf_counter()
+        for frame, image in zip(frames, buffer, strict=False):
             preprocess(frame, (self.card.height, self.card.width), out=image)
-        return self._images[: len(frames)]
+        sizes_hw = [frame.shape[:2] for frame in frames]
+        return Prepared(buffer[: len(frames)], sizes_hw, 1e3 * (time.perf_counter() - begin))
+
+    def _detect(self, batch: Prepared) -> tuple[list[Detections], Timings]:
+        if not batch.sizes_hw:
+            return [], Timings()
+        begin = time.perf_counter()
+        boxes, scores = self.infer(batch.images_rgb)
+        inferred = time.perf_counter()
+        detections = [self._postprocess(*item) for item in zip(boxes, scores, batch.sizes_hw, strict=True)]
+        nms_ms = 1e3 * (time.perf_counter() - inferred)
+        return detections, Timings(batch.preprocess_ms, 1e3 * (inferred - begin), nms_ms)
 
     def _postprocess(
-        self, boxes: NDArray[np.float32], scores: NDArray[np.float32], frame: NDArray[np.uint8]
+        self, boxes: NDArray[np.float32], scores: NDArray[np.float32], size_hw: tuple[int, int]
     ) -> Detections:
         """Boxes are clipped to the image before the suppression, as torchvision's SSD does."""
         found = nms(
@@ -154,7 +174,7 @@ class Detector(ABC):
             candidates=self.card.candidates,
             detections=self.card.detections,
         )
-        height, width = frame.shape[:2]
+        height, width = size_hw
         scale = np.array([width, height, width, height], np.float32)
         return Detections(found.boxes_xyxy * scale, found.scores, found.labels)
 
@@ -181,13 +201,14 @@ def open_detector(
     spin: bool = True,
     device: str | None = None,
     overlap: bool = True,
+    parallel: int | None = 1,
 ) -> Detector:
     """Open a model file: `.onnx` (ONNX Runtime), `.engine` (TensorRT), `.pt` or `.safetensors` (PyTorch).
 
     PyTorch needs the `train` extra; an engine needs TensorRT, cuda-core and an NVIDIA GPU.
 
     Args:
-        threads: threads that one inference uses; None: as many as the backend finds best.
+        threads: threads that inference uses; None: as many as the backend finds best.
         spin: ONNX Runtime's threads wait for each other at full speed. Lowest latency where nothing else needs the
             cores, and half the frames where something does. PyTorch decides for itself.
         score_threshold: overrides the card's. Raising it never changes the detections that stay.
@@ -195,15 +216,21 @@ def open_detector(
             the first GPU. On a GPU, resizing and suppression run there too.
         overlap: on a GPU, `submit` uploads a batch while the one before computes; False saves the memory of it, for
             when each batch is collected before the next is there.
+        parallel: ONNX Runtime's batches under way at once (`submit`), which share the threads; None: one a thread.
+            They lose no time to waiting for each other as the threads of one batch do, so that more frames a second
+            come out, where there are so many at once; each takes longer.
 
     Raises:
         ModelFileError: no such file, another kind of file, a file that breaks the contract, or a stale engine.
         MissingDependencyError: the backend's package is not installed.
-        UsageError: `threads` or `score_threshold` out of range; the device is not there, or not for this file.
+        UsageError: `threads`, `parallel` or `score_threshold` out of range; the device is not there, or not for this
+            file.
     """
     path = Path(path)
     if threads is not None and threads < 1:
         raise UsageError(f"{threads} threads; expected at least 1")
+    if parallel is not None and parallel < 1:
+        raise UsageError(f"{parallel} batches under way; expected at least 1")
     if path.suffix not in (".onnx", ".pt", ".safetensors", ".engine"):
         raise ModelFileError(f"{path} is no model file; expected .onnx, .engine, .pt or .safetensors")
     if not path.is_file():
@@ -223,7 +250,7 @@ def open_detector(
             raise UsageError(f"--device {device}: ONNX files run on the CPU in this version; leave it out")
         from ssd_edge.runtime.backend_onnx import OnnxDetector
 
-        return OnnxDetector(path, threads=threads, score_threshold=score_threshold, spin=spin)
+        return OnnxDetector(path, threads=threads, score_threshold=score_threshold, spin=spin, parallel=parallel)
     try:
         from ssd_edge.runtime.backend_torch import TorchDetector
     except ModuleNotFoundError as error:
@@ -238,6 +265,10 @@ def open_detector(
 
         return open_on_cuda(path, device, threads=threads, score_threshold=score_threshold, slots=slots)
     return TorchDetector.open(path, threads=threads, score_threshold=score_threshold, device=device)
+
+
+def _nobody() -> None:
+    """Nobody wants to know."""
 
 
 def check_frame(index: int, frame: object) -> None:

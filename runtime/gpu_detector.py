@@ -81,7 +81,7 @@ class GpuDetector(Detector):
         except BaseException:
             self._open.close()
             raise
-        self.slots = slots
+        self.slots, self.batch = slots, engine.batch[1]
         self._captures = cuda.has_graphs
         self._failed_captures = 0  # in a row
         self._free = deque(self._slots)

@@ -37,15 +37,15 @@ class Mixer:
         self._stopped = stopped
 
     def wake(self) -> None:
-        """Look anew whether there is room."""
+        """Look anew whether there is room, and whether to wait on."""
         with self._changed:
             self._changed.notify_all()
 
-    def take(self, most: int, *, wait: bool) -> Batch:
-        """Up to `most` frames, each of another source.
+    def take(self, most: int, *, until: Callable[[], bool] = lambda: False) -> Batch:
+        """Up to `most` frames, each of another source; waits until there is one. At the end of all there is none.
 
         Args:
-            wait: until there is one; without it, and at the end of all, there may be none.
+            until: wait no longer than until this holds; `wake` makes it look.
         """
         with self._changed:
             while not self._stopped():
@@ -54,7 +54,7 @@ class Mixer:
                     # Those that had their turn queue up behind those that waited.
                     self._workers = [worker for worker in self._workers if worker not in chosen] + chosen
                     return [(worker, worker.take()) for worker in chosen]
-                if not wait or all(worker.over for worker in self._workers):
+                if until() or all(worker.over for worker in self._workers):
                     break
                 self._changed.wait(POLL_S)
         return []

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 CAPACITY = 4  # frames of a file that are read ahead
 POLL_S = 0.05  # how soon the end of a reader, a stall and a stop are seen
 STALLED_S = 3.0  # without a frame
+STOOD_STILL_S = 0.5  # a wait that takes so much longer: all of this process did, by Ctrl-Z or a paused virtual machine
 GRACE_S = 2.0  # beyond the time-out that a source keeps by itself
 MAX_HANGING = 3  # readers of one source that were given up and have not come back
 
@@ -99,6 +100,7 @@ class SourceWorker:
         self._corrupt_before = 0
         self._next_index = 0
         self._ready: deque[Frame] = deque()
+        self._wanted = threading.Event()  # there is room for some frames, not for one: threads change less often
         self._done = False
         self._hanging: list[_Reader] = []
         self._stop = threading.Event()
@@ -147,8 +149,10 @@ class SourceWorker:
 
     def take(self) -> Frame:
         """The next frame; call with `changed` held, and when `ready`."""
-        self._changed.notify_all()
-        return self._ready.popleft()
+        frame = self._ready.popleft()
+        if len(self._ready) <= CAPACITY // 2:
+            self._wanted.set()
+        return frame
 
     def start(self) -> None:
         """Begin to read."""
@@ -200,7 +204,10 @@ class SourceWorker:
         while reader.is_alive() and (silent_s := reader.silent_s) < self._hang_s:
             if silent_s > STALLED_S and self.status == OK:
                 self._set_status(STALLED, f"no frame for {silent_s:.0f} s")
+            begin = time.monotonic()
             reader.join(POLL_S)
+            if (stood_still_s := time.monotonic() - begin - POLL_S) > STOOD_STILL_S:
+                reader.excuse(stood_still_s)
         if not reader.is_alive():
             return reader.error
         with self._changed:
@@ -218,19 +225,22 @@ class SourceWorker:
 
     def _put(self, reader: _Reader, frame: Frame) -> bool:
         """Take a frame from the reader; False when it is to end."""
-        with self._changed:
-            while not self.live and len(self._ready) >= CAPACITY and not self._stop.is_set():
-                self._changed.wait(POLL_S)
-            if self._stop.is_set() or reader.given_up:
-                return False
-            while self.live and self._ready:
-                self._ready.popleft()
-                self.dropped += 1
-            index = reader.first_index + frame.index
-            named = any(map(is_image, self.paths))  # images keep their names
-            self._ready.append(replace(frame, index=index, name=frame.name if named else self.name))
-            self._next_index = index + 1
-            self._changed.notify_all()
+        while True:
+            with self._changed:
+                if self._stop.is_set() or reader.given_up:
+                    return False
+                if self.live or len(self._ready) < CAPACITY:
+                    while self.live and self._ready:
+                        self._ready.popleft()
+                        self.dropped += 1
+                    index = reader.first_index + frame.index
+                    named = any(map(is_image, self.paths))  # images keep their names
+                    self._ready.append(replace(frame, index=index, name=frame.name if named else self.name))
+                    self._next_index = index + 1
+                    self._changed.notify_all()
+                    break
+                self._wanted.clear()
+            self._wanted.wait(POLL_S)
         self._set_status(OK)
         return True
 
@@ -272,6 +282,12 @@ class _Reader(threading.Thread):
         """For how long the source has owed something."""
         asked_at = self._asked_at
         return 0.0 if asked_at is None else time.monotonic() - asked_at
+
+    def excuse(self, seconds: float) -> None:
+        """Time in which the source could give nothing is no silence."""
+        asked_at = self._asked_at
+        if asked_at is not None:
+            self._asked_at = min(asked_at + seconds, time.monotonic())
 
     def run(self) -> None:
         """Read to the end."""

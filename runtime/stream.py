@@ -35,7 +35,6 @@ __all__ = ["StreamConfig", "run_stream"]
 
 FATAL_END_S = 1.0  # until the end when the GPU is lost
 READERS_END_S = 1.0  # for all sources' threads; one that waits for a dead server is left to the end of the process
-CPU_BATCH = 4  # SSDlite320 on two cores: 5 % more frames a second than one by one in float, 25 % in int8
 
 _hung: list[Callable[[], bool]] = []  # of each source and sink that did not end: tells whether it has by now
 
@@ -96,6 +95,9 @@ def run_stream(config: StreamConfig, *, extra_sinks: Sequence[Sink] = (), progre
 
     with ExitStack() as stack:
         stack.enter_context(on_stop_signal(stop.request))
+        stack.push(finish)
+        for source in config.sources:
+            workers.append(_open_worker(source, changed, sinks, {worker.name for worker in workers}))
         detector = stack.enter_context(
             # Decoding, drawing and encoding need the cores too: on two busy ones, threads that sleep while they wait
             # gave twice the frames a second of threads that spin.
@@ -105,11 +107,9 @@ def run_stream(config: StreamConfig, *, extra_sinks: Sequence[Sink] = (), progre
                 score_threshold=config.score_threshold,
                 spin=False,
                 overlap=not config.latency,
+                parallel=1 if config.latency else _frames_at_once(workers),
             )
         )
-        stack.push(finish)
-        for source in config.sources:
-            workers.append(_open_worker(source, changed, sinks, {worker.name for worker in workers}))
         lanes = {
             worker.name: _Lane(worker, source.understanding, detector.card.class_names)
             for worker, source in zip(workers, config.sources, strict=True)
@@ -123,7 +123,7 @@ def run_stream(config: StreamConfig, *, extra_sinks: Sequence[Sink] = (), progre
         meter = stack.enter_context(
             Meter(workers, show=progress, as_log=config.log_format == "json", on_stats=on_stats)
         )
-        for batch, found in _detect(detector, mixer, _batch_size(detector, config), config.max_frames):
+        for batch, found in _detect(detector, mixer, config):
             now = time.monotonic()
             for (worker, frame), detections in zip(batch, found, strict=True):
                 lane, age_ms = lanes[worker.name], 1e3 * (now - frame.captured_at)
@@ -182,24 +182,22 @@ def _tell(sinks: Sequence[SinkWorker], source: str, stats: StreamStats) -> None:
         sink.put_stats(source, stats)
 
 
-def _batch_size(detector: Detector, config: StreamConfig) -> int:
-    if config.latency:
-        return 1
-    engine = getattr(detector, "engine", None)  # of a GPU
-    return int(engine.batch[1]) if engine else CPU_BATCH
+def _frames_at_once(workers: Sequence[SourceWorker]) -> int | None:
+    """How many frames are there at the same time; None: as many as anyone wants. Of a camera only the newest counts."""
+    return len(workers) if all(worker.live for worker in workers) else None
 
 
-def _detect(
-    detector: Detector, mixer: Mixer, batch_size: int, max_frames: int | None
-) -> Iterator[tuple[Batch, list[Detections]]]:
+def _detect(detector: Detector, mixer: Mixer, config: StreamConfig) -> Iterator[tuple[Batch, list[Detections]]]:
     """Batches in order with their detections, as many under way at once as the detector has slots for.
 
     Detections are held back for the next frames only where these are there already.
     """
     under_way: deque[Batch] = deque()
-    left = max_frames if max_frames is not None else sys.maxsize
+    left = config.max_frames if config.max_frames is not None else sys.maxsize
+    most = 1 if config.latency else detector.batch
+    detector.on_done = mixer.wake
     while True:
-        batch = mixer.take(min(batch_size, left), wait=not under_way) if left else []
+        batch = mixer.take(min(most, left), until=lambda: bool(under_way) and detector.done) if left else []
         left -= len(batch)
         if batch:
             detector.submit([frame.image_bgr for _, frame in batch])

@@ -1,6 +1,7 @@
 """`open_detector` and what every backend shares, on a model whose answers can be told by eye."""
 
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,61 @@ def test_frames_of_a_batch_may_differ_in_size(model_path: Path) -> None:
         (alone,) = detector([frame_with_red_cell()])  # a smaller batch after a larger one
         assert alone.boxes_xyxy.tolist() == found[0].boxes_xyxy.tolist()
         assert detector([]) == []
+
+
+@pytest.mark.parametrize(("threads", "parallel", "slots"), [(2, None, 3), (3, 2, 2), (1, None, 2), (2, 8, 2)])
+def test_batches_under_way_give_what_a_call_does(
+    model_path: Path, threads: int, parallel: int | None, slots: int
+) -> None:
+    frames = [frame_with_red_cell(128 + 16 * index, 64) for index in range(12)]
+    with open_detector(model_path) as alone, open_detector(model_path, threads=threads, parallel=parallel) as detector:
+        assert detector.slots == slots
+        told = threading.Semaphore(0)
+        detector.on_done = told.release
+        for frame in frames:
+            kept = frame.copy()
+            detector.submit([kept])
+            kept[:] = 0  # frames can be overwritten once they are submitted
+        for frame in frames:
+            assert told.acquire(timeout=10)
+            (found,), (expected,) = detector.collect(), alone([frame])
+            assert np.array_equal(found.boxes_xyxy, expected.boxes_xyxy)
+            assert detector.timings.infer_ms > 0
+        assert detector.done
+        detector.submit([])
+        assert detector.collect() == []
+        with pytest.raises(SsdEdgeError, match="nothing to collect"):
+            detector.collect()
+        detector.submit(frames)  # and nobody collects it
+    with pytest.raises(SsdEdgeError, match="closed"):
+        detector.submit(frames)
+    with pytest.raises(SsdEdgeError, match="closed"):
+        detector.collect()
+
+
+def test_an_error_under_way_comes_where_its_batch_is_collected(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_detector(model_path, threads=2, parallel=None) as detector:
+        with pytest.raises(ImageError, match="frame 0"):
+            detector.submit([np.zeros((4, 4), np.uint8)])
+        infer, release = detector.infer, threading.Event()
+
+        def fails_without_red(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            release.wait(10)
+            if not images.any():
+                raise RuntimeError("out of memory")
+            return infer(images)
+
+        monkeypatch.setattr(detector, "infer", fails_without_red)
+        for frame in (frame_with_red_cell(), np.zeros((8, 8, 3), np.uint8), frame_with_red_cell()):
+            detector.submit([frame])
+        assert not detector.done
+        release.set()
+        assert len(detector.collect()[0]) == 1
+        with pytest.raises(RuntimeError, match="out of memory"):
+            detector.collect()
+        assert len(detector.collect()[0]) == 1
 
 
 def test_infer_is_the_network_alone(model_path: Path) -> None:
@@ -93,6 +149,8 @@ def test_use_after_close(model_path: Path) -> None:
 def test_wrong_options(model_path: Path) -> None:
     with pytest.raises(UsageError, match="0 threads"):
         open_detector(model_path, threads=0)
+    with pytest.raises(UsageError, match="0 batches"):
+        open_detector(model_path, parallel=0)
     with pytest.raises(UsageError, match=r"score threshold 1\.5"):
         open_detector(model_path, score_threshold=1.5)
     with pytest.raises(UsageError, match="--device cuda: ONNX files run on the CPU"):

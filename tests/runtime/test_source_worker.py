@@ -36,7 +36,7 @@ class Watch:
 
     def _frames(self) -> Iterator[Frame]:
         mixer = Mixer([self.worker], self.changed, lambda _: True, lambda: False)
-        while batch := mixer.take(9, wait=True):
+        while batch := mixer.take(9):
             yield batch[0][1]
 
     @property
@@ -109,6 +109,27 @@ def test_a_source_that_dies_comes_back_and_numbers_go_on(
         "scripted: ok",
     ]
     end.set()
+
+
+def test_time_in_which_the_process_stood_still_is_no_silence(
+    watch: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock:
+        ahead_s = 0.0
+
+        def monotonic(self) -> float:
+            return time.monotonic() + self.ahead_s
+
+    clock, go_on = Clock(), threading.Event()
+    monkeypatch.setattr(source_worker, "time", clock)
+    seen = watch([1, go_on, 1], live=False, retry=Retry(limit=0))
+    assert next(seen.frames).index == 0
+    for _ in range(3):
+        clock.ahead_s += 1000.0  # Ctrl-Z, and an hour later fg
+        time.sleep(5 * source_worker.POLL_S)
+    go_on.set()
+    assert [frame.index for frame in seen.frames] == [1]
+    assert seen.short_statuses == ["ok", "ended"]
 
 
 def test_retries_are_counted_in_a_row(watch: Callable[..., Watch]) -> None:
@@ -236,7 +257,7 @@ def test_one_that_hangs_does_not_slow_the_others() -> None:
         worker.start()
     mixer = Mixer([dead, good], changed, lambda _: True, lambda: False)
     begin = time.monotonic()
-    taken = [mixer.take(4, wait=True) for _ in range(100)]
+    taken = [mixer.take(4) for _ in range(100)]
     assert [batch[0][1].index for batch in taken] == list(range(100))
     assert time.monotonic() - begin < 2
     hang.set()
@@ -258,11 +279,11 @@ def test_turns_are_fair_and_a_batch_has_one_frame_of_each() -> None:
     for _ in range(20):
         with changed:
             changed.wait_for(lambda: all(worker.ready for worker in workers), 5)
-        turns += [worker.name for worker, _ in mixer.take(1, wait=True)]
+        turns += [worker.name for worker, _ in mixer.take(1)]
     assert turns == ["a", "b"] * 10  # no sink has room for c
     with changed:
         changed.wait_for(lambda: all(worker.ready for worker in workers), 5)
-    assert sorted(worker.name for worker, _ in mixer.take(9, wait=True)) == ["a", "b"]
+    assert sorted(worker.name for worker, _ in mixer.take(9)) == ["a", "b"]
     for worker in workers:
         worker.close(5)
 
@@ -272,10 +293,10 @@ def test_what_is_taken_without_waiting() -> None:
     worker = SourceWorker(ScriptedPlace([0.1, 1, stop]).place, changed)
     mixer = Mixer([worker], changed, lambda _: True, stop.is_set)
     worker.start()
-    assert mixer.take(1, wait=False) == []
-    assert len(mixer.take(1, wait=True)) == 1
+    assert mixer.take(1, until=lambda: True) == []
+    assert len(mixer.take(1)) == 1
     threading.Timer(0.05, stop.set).start()
-    assert mixer.take(1, wait=True) == []
+    assert mixer.take(1) == []
     assert worker.close(5)
 
 

@@ -245,7 +245,7 @@ def test_a_sink_can_end_the_stream(tmp_path: Path, model_path: Path) -> None:
 class Recorded:
     """Stands for a detector with two slots; writes down the order of what is asked of it."""
 
-    slots = 2
+    slots, batch, done = 2, 1, True
 
     def __init__(self) -> None:
         self.order: list[str] = []
@@ -266,12 +266,15 @@ class Arrivals:
     def __init__(self, batches: str) -> None:
         self.batches = list(batches)
 
-    def take(self, most: int, *, wait: bool) -> list[Any]:
+    def wake(self) -> None:
+        pass
+
+    def take(self, most: int, *, until: Callable[[], bool]) -> list[Any]:
         while self.batches:
             name = self.batches.pop(0)
             if name != " ":
                 return [(None, Mock(image_bgr=name))]
-            if not wait:
+            if until():
                 break
         return []
 
@@ -288,7 +291,7 @@ class Arrivals:
 def test_batches_overlap_where_the_next_is_there(arrivals: str, order: str) -> None:
     detector: Any = Recorded()
     mixer: Any = Arrivals(arrivals)
-    for _ in stream._detect(detector, mixer, 1, None):
+    for _ in stream._detect(detector, mixer, StreamConfig([], Path())):
         pass
     assert detector.order == order.split()
 
