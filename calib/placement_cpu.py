@@ -165,7 +165,12 @@ class _Placement:
             self._store(follower.output[0])
         elif follower is not None and follower.op_type == "HardSwish" and follower.name not in self.keep_float:
             self._hardswish_by_product(follower)
-        elif follower is not None and follower.op_type == "HardSigmoid" and len(node.input) > 2:
+        elif (
+            follower is not None
+            and follower.op_type == "HardSigmoid"
+            and follower.name not in self.keep_float
+            and len(node.input) > 2
+        ):
             self._hardsigmoid_by_storing(node, follower)
         else:
             self._store(node.output[0])

@@ -281,6 +281,8 @@ def test_hardsigmoid_is_what_storing_clips(tmp_path: Path) -> None:
     model = place_for_cpu(float_model, lambda name: (-reach[name], reach[name]))
     found = operators(model, tmp_path)
     assert (found["QLinearConv"], found["QLinearMul"], found["HardSigmoid"], found["QuantizeLinear"]) == (3, 1, 0, 1)
+    kept = place_for_cpu(float_model, lambda name: (-reach[name], reach[name]), keep_float=["g"])
+    assert operators(kept, tmp_path)["HardSigmoid"] == 1
     x = np.linspace(-4, 4, 64 * 64, dtype=np.float32).reshape(1, 64, 8, 8)  # from far below the clip to far above it
     step = 8 / 255
     assert np.abs(run(model, "y", x=x) - run(float_model, "y", x=x)).max() < 4 * (step / 3 + 1 / 510) + 2 * step
