@@ -239,6 +239,7 @@ class JsonLinesSink(Sink):
 
     Args:
         sources: all of the stream.
+        append: keep the lines that the file has, as a service that is started anew has to.
 
     Raises:
         SinkError: the file cannot be written or is an input of the stream, or is a named pipe without a reader.
@@ -246,8 +247,8 @@ class JsonLinesSink(Sink):
 
     needs_drawing = False
 
-    def __init__(self, target: str, *sources: SourceInfo) -> None:
-        self._target = target
+    def __init__(self, target: str, *sources: SourceInfo, append: bool = False) -> None:
+        self._target, self._append = target, append
         self._file: IO[str] | None = None
         if target != "-" and Path(target).is_fifo():
             self._file = _open_pipe(target)  # to open it for a check alone would end its reader
@@ -268,7 +269,11 @@ class JsonLinesSink(Sink):
             raise SinkError(f"cannot write {self._target}: {error.strerror}; is the disk full?") from error
 
     def _open(self) -> IO[str]:
-        return sys.stdout if self._target == "-" else open(self._target, "w", encoding="utf-8")
+        if self._target == "-":
+            return sys.stdout
+        if self._append:
+            _end_the_line(Path(self._target))
+        return open(self._target, "a" if self._append else "w", encoding="utf-8")
 
     def _discard(self) -> None:
         """Drop what could not be written; closing the file, or Python at its exit, would try once more."""
@@ -282,6 +287,14 @@ class JsonLinesSink(Sink):
     def close(self) -> None:
         if self._file is not None and self._target != "-":
             self._file.close()
+
+
+def _end_the_line(path: Path) -> None:
+    """A last line that was cut off, as by a power cut, is to spoil no other."""
+    with open(path, "ab+") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        if file.read() not in (b"", b"\n"):
+            file.write(b"\n")
 
 
 def save_sink(path: Path, source: SourceInfo, recording: Recording | None = None) -> Sink:

@@ -43,7 +43,12 @@ def open_sinks(
     if config.snapshots is not None:
         yield partial(SinkWorker, _snapshots(config, workers), "--snapshots")
     if config.jsonl is not None:
-        yield partial(SinkWorker, JsonLinesSink(config.jsonl, *workers), "--jsonl", pixels=False)
+        yield partial(
+            SinkWorker,
+            JsonLinesSink(config.jsonl, *workers, append=any(worker.live for worker in workers)),
+            "--jsonl",
+            pixels=False,
+        )
     if config.mqtt is not None:
         yield partial(SinkWorker, _mqtt_sink(config.mqtt), "--mqtt", pixels=False)
     if config.web is not None:

@@ -4,6 +4,7 @@ The names below load their module when they are first used, so `import ssd_edge`
 and asks for no optional package.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from ssd_edge.detections import Detections
     from ssd_edge.models.create import create_model
     from ssd_edge.runtime.detector import open_detector
+
+# ONNX Runtime from 1.29 on sends data of models and their use to its makers unless this is set before it is loaded, and
+# keeps files in the home folder for it. Nobody who runs cameras expects that; `ORT_DISABLE_TELEMETRY=0` allows it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = ["Detections", "ModelCard", "__version__", "create_model", "open_detector", "read_dataset"]
 

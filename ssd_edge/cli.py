@@ -719,7 +719,12 @@ def _stream_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--snapshots-keep", metavar="SIZE", help="remove the oldest of these files above this, such as 1GB")
     add("--snapshots-free-floor", metavar="SIZE", help="pause snapshots when less is free on the disk (256MiB)")
-    add("--jsonl", metavar="FILE", help="write detections, a JSON object a frame and line; - for standard output")
+    add(
+        "--jsonl",
+        metavar="FILE",
+        help="write detections, a JSON object a frame and line, those of live sources to the file's end; - for "
+        "standard output",
+    )
     add("--web", type=_host_port, nargs="?", const=("127.0.0.1", 8080), metavar="HOST:PORT", help="show a web page")
     add("--web-token", metavar="FILE|auto", help="file with what opens that page from elsewhere; auto to make one")
     add("--log-format", choices=("human", "json"), help="of messages and progress (human)")

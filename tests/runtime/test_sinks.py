@@ -135,6 +135,19 @@ def test_json_lines(tmp_path: Path) -> None:
     assert (second["source"], second["name"], second["width"], second["height"]) == ("any", "é.png", 8, 9)
 
 
+def test_json_lines_are_added_to_a_file_that_was_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    for index in range(3):  # from nothing, after a whole line, after half of one
+        feed(JsonLinesSink(str(path), AnySource(), append=True), frame(index))
+        if index == 1:
+            path.write_text(path.read_text() + '{"schema": 1, "sour')
+    first, second, cut, third = path.read_text().splitlines()
+    assert [json.loads(line)["frame"] for line in (first, second, third)] == [0, 1, 2]
+    assert cut == '{"schema": 1, "sour'
+    feed(JsonLinesSink(str(path), AnySource()), frame(9))
+    assert len(path.read_text().splitlines()) == 1
+
+
 def test_json_lines_of_a_name_that_is_no_utf8(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.jpg")
     feed(JsonLinesSink(str(tmp_path / "a.jsonl"), AnySource()), frame(0, name=name), frame(1))

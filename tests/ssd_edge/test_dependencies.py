@@ -1,5 +1,6 @@
 """The base install is enough for what it promises, and what is missing is named."""
 
+import os
 import pkgutil
 import re
 import subprocess
@@ -153,3 +154,12 @@ def test_the_readmes_links_and_figures_are_there() -> None:
         missing = [link for link in links if not (readme.parent / link).exists()]
         assert not missing, f"{readme.name}: {missing}"
         assert not re.search(r"@[A-Z_0-9]+@", text), f"{readme.name} has a figure that is not filled in"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="where it keeps its file is known on Linux only")
+def test_onnx_runtime_tells_its_makers_nothing(tmp_path: Path) -> None:
+    """With telemetry it keeps a database and an identifier in the home folder, of which nothing may be left."""
+    code = "import ssd_edge, ssd_edge.bundled as b; ssd_edge.open_detector(b.bundled_model()).close()"
+    environment = {"HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}  # CI=… would switch it off too
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    assert list(tmp_path.rglob("*onnxruntime*")) == []
