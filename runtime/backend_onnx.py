@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from ssd_edge.errors import ModelFileError
 from ssd_edge.runtime.detector import Detector, Timings
 from ssd_edge.runtime.onnx_file import REMEDY, OnnxFile, check_onnx_file, contract_misfits
 
+MOST_RUNS = 16  # at once: each has memory of its own for what is between layers
 PROVIDERS = ("CPUExecutionProvider",)
 
 
@@ -53,7 +55,7 @@ class OnnxDetector(Detector):
         runs = 1
         if parallel != 1:
             threads = threads or usable_cores()
-            runs = min(parallel or threads, threads)
+            runs = min(parallel or threads, threads, MOST_RUNS)
             threads -= runs - 1  # ONNX Runtime counts the one that calls it, of which there are so many
             self.slots = runs + (parallel is None)  # one waits already where another ends
         self._session = _open_session(path, file, threads, spin)
@@ -72,9 +74,13 @@ class OnnxDetector(Detector):
         self._under_way.append(future)
         future.add_done_callback(lambda _: self.on_done())
 
-    @property
-    def done(self) -> bool:
-        return not self._under_way or self._under_way[0].done()
+    def wait(self, timeout_s: float = 0.0) -> bool:
+        try:
+            if self._under_way:
+                self._under_way[0].exception(timeout_s)
+        except TimeoutError:
+            return False
+        return True
 
     def collect(self) -> list[Detections]:
         if self._closed or not self._under_way:
@@ -106,8 +112,12 @@ class OnnxDetector(Detector):
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may run on; in a container, as many as it may keep busy (cgroup v2, `cpu.max`)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # "max 100000": as many as there are
+        quota_us, period_us = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        cores = min(cores, max(1, int(quota_us) // int(period_us)))
+    return cores
 
 
 def leave_pairs_alone(options: ort.SessionOptions, metadata: Mapping[str, str]) -> None:

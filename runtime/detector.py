@@ -55,8 +55,8 @@ class Detector(ABC):
         score_threshold: detections need a score above it; the card's unless another was asked for.
         timings: `Timings` of the last call, or of what was last collected.
         slots: batches under way at once that make it faster: submit so many before the first is collected.
-        batch: frames of a batch with which it is fastest.
-        on_done: called without arguments, from any thread, when `done` has become true.
+        batch: frames that a batch has at most where many are there at once.
+        on_done: called without arguments, from any thread, when a batch is done, for which one can `wait`.
     """
 
     slots = 1
@@ -121,9 +121,8 @@ class Detector(ABC):
         """
         self._submitted.append((self(frames), self.timings))
 
-    @property
-    def done(self) -> bool:
-        """The earliest batch is done, or nothing tells when it will be: it is time to collect."""
+    def wait(self, timeout_s: float = 0.0) -> bool:
+        """Wait for the earliest batch; whether it is done, or nothing tells when it will be: it is time to collect."""
         return True
 
     def collect(self) -> list[Detections]:

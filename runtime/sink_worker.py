@@ -61,6 +61,7 @@ class SinkWorker:
         name: what it is called in messages.
         source: the only source whose results it takes; None for all.
         pixels: it looks at the pictures; without, results wait without theirs.
+        at_once: frames that the detector may have under way at once.
         on_room: called when there is room again.
         on_end: called when the sink asks to end the stream.
 
@@ -76,6 +77,7 @@ class SinkWorker:
         *,
         source: str | None = None,
         pixels: bool = True,
+        at_once: int = 1,
         on_room: Callable[[], None] = lambda: None,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
@@ -83,7 +85,7 @@ class SinkWorker:
         self.dropped = 0
         self.error: SsdEdgeError | None = None
         self._sink, self._source, self._pixels = sink, source, pixels
-        self._capacity = CAPACITY if pixels else CAPACITY_WITHOUT_PIXELS
+        self._capacity = max(CAPACITY if pixels else CAPACITY_WITHOUT_PIXELS, 4 * at_once)
         self._on_room, self._on_end = on_room, on_end
         self._idle: Callable[[], None] | None = getattr(sink, "idle", None)
         self._jobs: deque[_Job] = deque()
@@ -92,10 +94,9 @@ class SinkWorker:
         self._thread = threading.Thread(target=self._run, name=f"sink {name}", daemon=True)
         self._thread.start()
 
-    @property
-    def has_room(self) -> bool:
-        """A frame of a file may come; leaves room for those that are under way."""
-        return len(self._jobs) < self._capacity // 2 or self._done
+    def has_room(self, coming: int = 0) -> bool:
+        """One more frame of a file may come, beside those that are under way. Half of the room is for live sources."""
+        return len(self._jobs) + coming < self._capacity // 2 or self._done
 
     @property
     def wants_stats(self) -> bool:

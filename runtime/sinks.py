@@ -271,8 +271,9 @@ class JsonLinesSink(Sink):
     def _open(self) -> IO[str]:
         if self._target == "-":
             return sys.stdout
-        if self._append:
-            _end_the_line(Path(self._target))
+        if self._append and Path(self._target).is_file():
+            with suppress(OSError):  # it may be written and not read
+                _end_the_line(Path(self._target))
         return open(self._target, "a" if self._append else "w", encoding="utf-8")
 
     def _discard(self) -> None:
@@ -291,9 +292,11 @@ class JsonLinesSink(Sink):
 
 def _end_the_line(path: Path) -> None:
     """A last line that was cut off, as by a power cut, is to spoil no other."""
-    with open(path, "ab+") as file:
+    with open(path, "rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
-        if file.read() not in (b"", b"\n"):
+        whole = file.read() in (b"", b"\n")
+    if not whole:
+        with open(path, "ab") as file:
             file.write(b"\n")
 
 

@@ -169,6 +169,7 @@ class SourceWorker:
             self._thread.join(timeout_s)
         elif self._opened is not None:
             self._opened.close()
+            self._opened = None
         return not (self._thread.is_alive() or self.hanging)
 
     def _supervise(self) -> None:
@@ -197,19 +198,23 @@ class SourceWorker:
 
     def _watch(self, reader: _Reader) -> SourceError | None:
         """Wait for the end of the reader; returns why, None where the source has ended or nobody wants more."""
+        awake_at = looked_at = time.monotonic()
         try:
             reader.start()
         except RuntimeError as error:  # as many threads as there may be
             return SourceError(f"{self.name} cannot be read: {error}; end other programs")
-        while reader.is_alive() and (silent_s := reader.silent_s) < self._hang_s:
+        silent_s = 0.0
+        while silent_s < self._hang_s:
             if silent_s > STALLED_S and self.status == OK:
                 self._set_status(STALLED, f"no frame for {silent_s:.0f} s")
-            begin = time.monotonic()
             reader.join(POLL_S)
-            if (stood_still_s := time.monotonic() - begin - POLL_S) > STOOD_STILL_S:
-                reader.excuse(stood_still_s)
-        if not reader.is_alive():
-            return reader.error
+            if not reader.is_alive():
+                return reader.error
+            now = time.monotonic()
+            if now - looked_at > POLL_S + STOOD_STILL_S:
+                awake_at = now
+            looked_at = now
+            silent_s = now - max(reader.asked_at or now, awake_at)
         with self._changed:
             reader.given_up = True
         self._hanging.append(reader)
@@ -260,6 +265,7 @@ class _Reader(threading.Thread):
     """One opening of a source: hands on its frames until it ends, fails, or nobody wants them.
 
     Attributes:
+        asked_at: when what the source has not given yet was asked of it; None: it has given all.
         given_up: what it still brings goes nowhere.
         error: why it failed.
         first_index: the number of its first frame.
@@ -271,23 +277,11 @@ class _Reader(threading.Thread):
     ) -> None:
         super().__init__(name="reader", daemon=True)
         self._open_source, self._put = open_source, put
-        self._asked_at: float | None = time.monotonic()  # for what the source has not given yet; None: it has
+        self.asked_at: float | None = time.monotonic()
         self.given_up = False
         self.error: SourceError | None = None
         self.first_index = first_index
         self.well_for_s = 0.0
-
-    @property
-    def silent_s(self) -> float:
-        """For how long the source has owed something."""
-        asked_at = self._asked_at
-        return 0.0 if asked_at is None else time.monotonic() - asked_at
-
-    def excuse(self, seconds: float) -> None:
-        """Time in which the source could give nothing is no silence."""
-        asked_at = self._asked_at
-        if asked_at is not None:
-            self._asked_at = min(asked_at + seconds, time.monotonic())
 
     def run(self) -> None:
         """Read to the end."""
@@ -295,12 +289,12 @@ class _Reader(threading.Thread):
             with self._open_source(self) as source:
                 began_at = None
                 for frame in source.frames():
-                    self._asked_at = None
+                    self.asked_at = None
                     began_at = began_at or time.monotonic()
                     self.well_for_s = time.monotonic() - began_at
                     if not self._put(self, frame):
                         return
-                    self._asked_at = time.monotonic()
+                    self.asked_at = time.monotonic()
         except SourceError as error:
             self.error = error
         except Exception as error:  # nothing may end a thread unseen

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from ssd_edge.detections import Detections
 from ssd_edge.errors import UsageError
+from ssd_edge.images import ImageError
 from ssd_edge.runtime.cuda import CudaFatalError
 from ssd_edge.runtime.detector import Detector, open_detector
-from ssd_edge.runtime.mixer import Batch, Mixer
+from ssd_edge.runtime.mixer import POLL_S, Batch, Mixer
 from ssd_edge.runtime.overlay import draw_result
 from ssd_edge.runtime.results import Result
 from ssd_edge.runtime.sink_worker import Picture, SinkWorker, close_sinks
@@ -34,6 +35,7 @@ from ssd_edge.runtime.tracking import Understanding, UnderstandingOptions
 __all__ = ["StreamConfig", "run_stream"]
 
 FATAL_END_S = 1.0  # until the end when the GPU is lost
+OUTPUTS_END_S = 1.5  # of `END_S`: what is not detected by then is given up, so that outputs can be completed
 READERS_END_S = 1.0  # for all sources' threads; one that waits for a dead server is left to the end of the process
 
 _hung: list[Callable[[], bool]] = []  # of each source and sink that did not end: tells whether it has by now
@@ -93,9 +95,13 @@ def run_stream(config: StreamConfig, *, extra_sinks: Sequence[Sink] = (), progre
                 _hung.append(partial(worker.close, 0.0))
         _hung.extend(partial(sink.join, 0.0) for sink in sinks if not sink.join(0.0))
 
+    def close_sources() -> None:  # where `finish` is not reached
+        for worker in workers:
+            worker.close(0.0)
+
     with ExitStack() as stack:
         stack.enter_context(on_stop_signal(stop.request))
-        stack.push(finish)
+        stack.callback(close_sources)
         for source in config.sources:
             workers.append(_open_worker(source, changed, sinks, {worker.name for worker in workers}))
         detector = stack.enter_context(
@@ -110,20 +116,23 @@ def run_stream(config: StreamConfig, *, extra_sinks: Sequence[Sink] = (), progre
                 parallel=1 if config.latency else _frames_at_once(workers),
             )
         )
+        stack.push(finish)  # after the detector, which may hang when it is closed: outputs come first
         lanes = {
             worker.name: _Lane(worker, source.understanding, detector.card.class_names)
             for worker, source in zip(workers, config.sources, strict=True)
         }
-        mixer = Mixer(workers, changed, partial(_has_room, sinks), lambda: stop.requested)
+        under_way: deque[Batch] = deque()
+        mixer = Mixer(workers, changed, partial(_has_room, sinks, under_way), lambda: stop.requested)
         for begin in open_sinks(config, workers, extra_sinks):
-            sinks.append(begin(on_room=mixer.wake, on_end=stop.request))
+            at_once = detector.slots * detector.batch
+            sinks.append(begin(at_once=at_once, on_room=mixer.wake, on_end=stop.request))
         for worker in workers:
             worker.start()
         on_stats = partial(_tell, sinks) if any(sink.wants_stats for sink in sinks) else None
         meter = stack.enter_context(
             Meter(workers, show=progress, as_log=config.log_format == "json", on_stats=on_stats)
         )
-        for batch, found in _detect(detector, mixer, config):
+        for batch, found in _detect(detector, mixer, under_way, stop, config):
             now = time.monotonic()
             for (worker, frame), detections in zip(batch, found, strict=True):
                 lane, age_ms = lanes[worker.name], 1e3 * (now - frame.captured_at)
@@ -173,8 +182,10 @@ def _open_worker(
     )
 
 
-def _has_room(sinks: Sequence[SinkWorker], worker: SourceWorker) -> bool:
-    return all(sink.has_room for sink in sinks if sink.takes(worker.name))
+def _has_room(sinks: Sequence[SinkWorker], under_way: deque[Batch], worker: SourceWorker) -> bool:
+    """For one more frame of a file in every sink that takes it."""
+    coming = [each.name for batch in under_way for each, _ in batch if not each.live]
+    return all(sink.has_room(sum(map(sink.takes, coming))) for sink in sinks if sink.takes(worker.name))
 
 
 def _tell(sinks: Sequence[SinkWorker], source: str, stats: StreamStats) -> None:
@@ -187,22 +198,40 @@ def _frames_at_once(workers: Sequence[SourceWorker]) -> int | None:
     return len(workers) if all(worker.live for worker in workers) else None
 
 
-def _detect(detector: Detector, mixer: Mixer, config: StreamConfig) -> Iterator[tuple[Batch, list[Detections]]]:
+def _detect(
+    detector: Detector, mixer: Mixer, under_way: deque[Batch], stop: Stop, config: StreamConfig
+) -> Iterator[tuple[Batch, list[Detections]]]:
     """Batches in order with their detections, as many under way at once as the detector has slots for.
 
     Detections are held back for the next frames only where these are there already.
+
+    Args:
+        under_way: where batches are put while they are.
     """
-    under_way: deque[Batch] = deque()
+
+    def finished() -> Iterator[tuple[Batch, list[Detections]]]:
+        while not detector.wait(POLL_S):
+            left_s = stop.time_left_s()
+            if left_s is not None and left_s < OUTPUTS_END_S:
+                under_way.clear()
+                return
+        yield under_way.popleft(), detector.collect()
+
     left = config.max_frames if config.max_frames is not None else sys.maxsize
     most = 1 if config.latency else detector.batch
     detector.on_done = mixer.wake
     while True:
-        batch = mixer.take(min(most, left), until=lambda: bool(under_way) and detector.done) if left else []
+        batch = mixer.take(min(most, left), until=lambda: bool(under_way) and detector.wait()) if left else []
         left -= len(batch)
         if batch:
-            detector.submit([frame.image_bgr for _, frame in batch])
+            try:
+                detector.submit([frame.image_bgr for _, frame in batch])
+            except ImageError:  # from a source of one's own; the frames before it are whole
+                while under_way:
+                    yield from finished()
+                raise
             under_way.append(batch)
         elif not under_way:
             return
         if not batch or len(under_way) >= detector.slots:
-            yield under_way.popleft(), detector.collect()
+            yield from finished()

@@ -60,7 +60,7 @@ def test_batches_under_way_give_what_a_call_does(
             (found,), (expected,) = detector.collect(), alone([frame])
             assert np.array_equal(found.boxes_xyxy, expected.boxes_xyxy)
             assert detector.timings.infer_ms > 0
-        assert detector.done
+        assert detector.wait()
         detector.submit([])
         assert detector.collect() == []
         with pytest.raises(SsdEdgeError, match="nothing to collect"):
@@ -89,8 +89,9 @@ def test_an_error_under_way_comes_where_its_batch_is_collected(
         monkeypatch.setattr(detector, "infer", fails_without_red)
         for frame in (frame_with_red_cell(), np.zeros((8, 8, 3), np.uint8), frame_with_red_cell()):
             detector.submit([frame])
-        assert not detector.done
+        assert not detector.wait(0.01)
         release.set()
+        assert detector.wait(10)
         assert len(detector.collect()[0]) == 1
         with pytest.raises(RuntimeError, match="out of memory"):
             detector.collect()

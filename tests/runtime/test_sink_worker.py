@@ -92,15 +92,16 @@ def test_a_slow_sink_drops_the_oldest_and_counts_them_exactly(gate: Gate, caplog
 
 def test_what_must_be_kept_is_kept_and_says_when_there_is_room(gate: Gate) -> None:
     rooms = []
-    worker = SinkWorker(gate, "sink", on_room=lambda: rooms.append(worker.has_room))
+    worker = SinkWorker(gate, "sink", on_room=lambda: rooms.append(worker.has_room()))
     put(worker, 0, keep=True)
     gate.waiting.wait(5)
-    assert worker.has_room
+    assert worker.has_room()
+    assert not worker.has_room(sink_worker.CAPACITY // 2)
     put(worker, *range(1, 1 + sink_worker.CAPACITY), keep=True)
-    assert not worker.has_room
+    assert not worker.has_room()
     put(worker, 1000, *range(100, 110))  # nothing that may be dropped waits: these are
     gate.open.set()
-    wait_for(lambda: worker.has_room)
+    wait_for(worker.has_room)
     end(worker)
     assert [index for index, _ in gate.told] == list(range(1 + sink_worker.CAPACITY))
     assert worker.dropped == 11
@@ -153,7 +154,7 @@ def test_an_error_is_told_once_and_the_sink_is_closed(
     put(worker, 0, 1, 2)
     gate.closed.wait(5)
     put(worker, *range(100), keep=True)
-    assert worker.has_room  # a file does not wait for it
+    assert worker.has_room()  # a file does not wait for it
     end(worker)
     assert str(worker.error) == message
     (warning,) = (record for record in caplog.records if record.levelno >= logging.WARNING)

@@ -144,6 +144,7 @@ def test_json_lines_are_added_to_a_file_that_was_cut_off(tmp_path: Path) -> None
     first, second, cut, third = path.read_text().splitlines()
     assert [json.loads(line)["frame"] for line in (first, second, third)] == [0, 1, 2]
     assert cut == '{"schema": 1, "sour'
+    feed(JsonLinesSink("/dev/null", AnySource(), append=True), frame(9))  # no file that has an end
     feed(JsonLinesSink(str(path), AnySource()), frame(9))
     assert len(path.read_text().splitlines()) == 1
 

@@ -8,11 +8,11 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Event
+from threading import Event, Timer
 from typing import Any
 from unittest.mock import Mock
 
@@ -24,12 +24,14 @@ from scripted_sources import ScriptedPlace
 
 from ssd_edge.detections import Detections
 from ssd_edge.errors import ModelFileError, SinkError, SourceError, UsageError
+from ssd_edge.images import ImageError
 from ssd_edge.runtime import stream
 from ssd_edge.runtime.cuda import CudaFatalError
 from ssd_edge.runtime.detector import Detector, open_detector
 from ssd_edge.runtime.results import Result
 from ssd_edge.runtime.sinks import EndOfStream, Sink
 from ssd_edge.runtime.sources import Frame, Place, Source, SourceOptions
+from ssd_edge.runtime.stop import END_S, Stop
 from ssd_edge.runtime.stream import StreamConfig, run_stream
 from ssd_edge.runtime.stream_config import SourceConfig, read_stream_file
 
@@ -245,7 +247,7 @@ def test_a_sink_can_end_the_stream(tmp_path: Path, model_path: Path) -> None:
 class Recorded:
     """Stands for a detector with two slots; writes down the order of what is asked of it."""
 
-    slots, batch, done = 2, 1, True
+    slots, batch = 2, 1
 
     def __init__(self) -> None:
         self.order: list[str] = []
@@ -253,6 +255,9 @@ class Recorded:
 
     def submit(self, frames: list[str]) -> None:
         self.order.append("+" + "".join(frames))
+
+    def wait(self, timeout_s: float = 0.0) -> bool:
+        return True
 
     def collect(self) -> list[Detections]:
         self.count += 1
@@ -291,9 +296,93 @@ class Arrivals:
 def test_batches_overlap_where_the_next_is_there(arrivals: str, order: str) -> None:
     detector: Any = Recorded()
     mixer: Any = Arrivals(arrivals)
-    for _ in stream._detect(detector, mixer, StreamConfig([], Path())):
+    for _ in stream._detect(detector, mixer, deque(), Stop(), StreamConfig([], Path())):
         pass
     assert detector.order == order.split()
+
+
+def test_an_output_is_completed_before_a_detector_that_hangs_when_it_is_closed(
+    tmp_path: Path, model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = []
+
+    def open_hanging(*arguments: Any, **options: Any) -> Detector:
+        detector = open_detector(*arguments, **options)
+        detector._release = lambda: order.append("detector")
+        return detector
+
+    class Closed(SinkAfter):
+        def close(self) -> None:
+            order.append("output")
+
+    monkeypatch.setattr("ssd_edge.runtime.stream.open_detector", open_hanging)
+    run_stream(StreamConfig(write_video(tmp_path / "in.mp4", 3), model_path), extra_sinks=[Closed(9)], progress=False)
+    assert order == ["output", "detector"]
+
+
+def test_detections_that_take_too_long_at_the_end_are_given_up(
+    tmp_path: Path, model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end, submitted = Event(), Event()
+
+    def open_slow(*arguments: Any, **options: Any) -> Detector:
+        detector = open_detector(*arguments, **options)
+        infer = detector.infer
+        detector.infer = lambda images: (submitted.set(), end.wait(20), infer(images))[2]
+        return detector
+
+    class Closed(SinkAfter):
+        closed_s = 0.0
+
+        def close(self) -> None:
+            self.closed_s = time.monotonic()
+            end.set()  # only now the detector can be closed
+
+    monkeypatch.setattr("ssd_edge.runtime.stream.open_detector", open_slow)
+    sink = Closed(99)
+    begin = time.monotonic()
+    Timer(0.3, signal.raise_signal, [signal.SIGTERM]).start()
+    stats = run_stream(
+        StreamConfig(write_video(tmp_path / "in.mp4", 9), model_path, threads=2), extra_sinks=[sink], progress=False
+    )
+    assert submitted.is_set()
+    assert (stats.frames, sink.left) == (0, 99)
+    assert sink.closed_s - begin < 0.3 + END_S
+
+
+def test_a_frame_that_is_none_loses_no_earlier_one(model_path: Path) -> None:
+    class Bad(Source):
+        name = "bad"
+
+        def frames(self) -> Iterator[Frame]:
+            for index in range(6):
+                image = np.zeros((48, 64, 3) if index < 5 else (48, 64), np.uint8)
+                yield Frame(image, index, time.monotonic(), self.name)
+
+        def close(self) -> None:
+            pass
+
+    sink = SinkAfter(99)
+    config = StreamConfig([SourceConfig(Place("bad", False, Bad))], model_path, threads=2)
+    with pytest.raises(ImageError, match="frame 0 is uint8"):
+        run_stream(config, extra_sinks=[sink], progress=False)
+    assert 99 - sink.left == 5
+
+
+def test_frames_of_a_file_under_way_leave_room_for_a_camera(model_path: Path) -> None:
+    class Slow(SinkAfter):
+        def __init__(self) -> None:
+            self.seen: Counter[str] = Counter()
+
+        def write(self, result: Result, drawn_bgr: np.ndarray) -> None:
+            self.seen[result.source] += 1
+            time.sleep(0.02)
+
+    sink = Slow()
+    camera, file = ScriptedPlace([0.2, 1] * 10), ScriptedPlace([150], live=False)
+    sources = [SourceConfig(camera.place, "camera", retries=0), SourceConfig(file.place, "file")]
+    run_stream(StreamConfig(sources, model_path, threads=12), extra_sinks=[sink], progress=False)
+    assert sink.seen == {"camera": 10, "file": 150}
 
 
 def test_several_sources_share_the_detector_and_have_their_own_outputs(
