@@ -19,6 +19,7 @@ from ssd_edge.errors import UsageError
 from ssd_edge.images import ImageError
 from ssd_edge.runtime.cuda import CudaFatalError
 from ssd_edge.runtime.detector import Detector, open_detector
+from ssd_edge.runtime.memory import memory_kept_small
 from ssd_edge.runtime.mixer import POLL_S, Batch, Mixer
 from ssd_edge.runtime.overlay import draw_result
 from ssd_edge.runtime.results import Result
@@ -126,6 +127,7 @@ def run_stream(config: StreamConfig, *, extra_sinks: Sequence[Sink] = (), progre
         for begin in open_sinks(config, workers, extra_sinks):
             at_once = detector.slots * detector.batch
             sinks.append(begin(at_once=at_once, on_room=mixer.wake, on_end=stop.request))
+        stack.enter_context(memory_kept_small())
         for worker in workers:
             worker.start()
         on_stats = partial(_tell, sinks) if any(sink.wants_stats for sink in sinks) else None
