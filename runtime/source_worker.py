@@ -230,6 +230,8 @@ class SourceWorker:
 
     def _put(self, reader: _Reader, frame: Frame) -> bool:
         """Take a frame from the reader; False when it is to end."""
+        if not (self._stop.is_set() or reader.given_up):
+            self._set_status(OK)  # whoever gets the frame finds the source well
         while True:
             with self._changed:
                 if self._stop.is_set() or reader.given_up:
@@ -243,11 +245,9 @@ class SourceWorker:
                     self._ready.append(replace(frame, index=index, name=frame.name if named else self.name))
                     self._next_index = index + 1
                     self._changed.notify_all()
-                    break
+                    return True
                 self._wanted.clear()
             self._wanted.wait(POLL_S)
-        self._set_status(OK)
-        return True
 
     def _set_status(self, status: str, detail: str = "") -> None:
         with self._status_lock:
