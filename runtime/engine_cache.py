@@ -6,10 +6,12 @@ file, TensorRT, GPU and batch, all of which are in its name. Delete the folder t
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import importlib.util
 import logging
 import os
+import sys
 from pathlib import Path
 
 from ssd_edge.card import file_sha256, int8_target
@@ -80,8 +82,18 @@ def _is_for_the_cpu(onnx: Path) -> bool:
 
 
 def _may_have_tensorrt() -> bool:
-    """Without importing it, which takes a while."""
-    return any(importlib.util.find_spec(name) for names in MODULES.values() for name in names)
+    """There are its package and NVIDIA's driver; without importing packages, which takes a while."""
+    return any(importlib.util.find_spec(name) for names in MODULES.values() for name in names) and _may_have_driver()
+
+
+def _may_have_driver() -> bool:
+    if not sys.platform.startswith("linux"):
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def _cached_engine(onnx: Path, batch: BatchSizes, progress: bool) -> Path:

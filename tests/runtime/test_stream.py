@@ -25,7 +25,7 @@ from scripted_sources import ScriptedPlace
 from ssd_edge.detections import Detections
 from ssd_edge.errors import ModelFileError, SinkError, SourceError, UsageError
 from ssd_edge.images import ImageError
-from ssd_edge.runtime import stream
+from ssd_edge.runtime import engine_cache, stream
 from ssd_edge.runtime.cuda import CudaFatalError
 from ssd_edge.runtime.detector import Detector, open_detector
 from ssd_edge.runtime.results import Result
@@ -626,25 +626,11 @@ def test_logs_for_programs(tmp_path: Path, model_path: Path) -> None:
     assert "s3cret" not in err
 
 
-def test_the_first_detection_is_there_within_a_second(tmp_path: Path) -> None:
-    """Of the process, with the bundled model; the best of three, as other work may hold one up."""
-    video = write_video(tmp_path / "in.mp4", 300)
-
-    def seconds() -> float:
-        begin = time.monotonic()
-        with run_cli("--video", str(video), "--jsonl", "-") as process:
-            assert process.stdout.readline().startswith('{"schema": 1')
-            taken_s = time.monotonic() - begin
-            process.terminate()
-            process.communicate()
-        return taken_s
-
-    assert min(seconds() for _ in range(3)) < 1
-
-
 def test_a_stream_imports_only_what_is_asked_for(tmp_path: Path, model_path: Path) -> None:
     video = write_video(tmp_path / "in.mp4", 5)
     heavy = {"av", "paho", "supervision", "scipy", "starlette", "uvicorn", "prometheus_client", "torch", "matplotlib"}
+    if not engine_cache._may_have_driver():
+        heavy |= {"cuda", "tensorrt", "tensorrt_rtx"}
     code = (
         "import sys; from ssd_edge.cli import main; main(sys.argv[1:]); "
         f"print(*sorted({heavy} & {{name.partition('.')[0] for name in sys.modules}}))"
