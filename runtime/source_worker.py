@@ -296,7 +296,7 @@ class _Reader(threading.Thread):
                         return
                     self.asked_at = time.monotonic()
         except SourceError as error:
-            self.error = error
+            self.error = error.with_traceback(None)  # which holds this thread and all that the source held
         except Exception as error:  # nothing may end a thread unseen
             logger.debug("a source failed", exc_info=True)
             self.error = SourceError(f"unexpected {type(error).__name__}: {clean_text(str(error))}")

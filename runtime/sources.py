@@ -37,7 +37,6 @@ TIMEOUT_S = 8.0  # a slow camera answers DESCRIBE within about 3 s
 URL_SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")
 MAX_CORRUPT = 100  # frames in a row; more than a burst of lost packets
 PLAYED_FPS = 25.0  # of what is played in real time and does not tell its own
-CSI_SIZE_WH, CSI_FPS = (1280, 720), 30.0
 
 Uri = str | int | Path
 
@@ -286,7 +285,9 @@ def find_source(uri: Uri, options: SourceOptions | None = None) -> Place:
         if uri.startswith("camera:"):
             return _camera(uri.removeprefix("camera:"), options)
         if csi := re.fullmatch(r"csi:(?://)?(\d+)", uri):
-            return _csi_camera(int(csi[1]), options)
+            from ssd_edge.runtime.csi import find_csi_camera  # it needs this module
+
+            return find_csi_camera(int(csi[1]), options)
         if "://" in uri:
             return _address(uri, options)
     text = str(uri)
@@ -356,41 +357,6 @@ def _camera_index(name: str, folder: Path = Path("/sys/class/video4linux")) -> i
             return index
     there = ", ".join(f"{index} ({known})" for index, known in names.items()) or "none"
     raise SourceError(f"no camera is called {name!r}; there are: {there}; is it plugged in?")
-
-
-def _csi_camera(number: int, options: SourceOptions) -> Place:
-    if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
-        raise SourceError(
-            f"csi {number}: this OpenCV {cv2.__version__} has no GStreamer, as pip's never has, but JetPack's has: "
-            "sudo apt install python3-opencv, make the virtual environment with --system-site-packages, and in it: "
-            "pip uninstall opencv-python"
-        )
-    name = f"csi {number}"
-
-    def open_csi() -> Source:
-        with quiet_opencv():
-            capture = cv2.VideoCapture(csi_pipeline(number, options), cv2.CAP_GSTREAMER)
-        if not capture.isOpened():
-            raise SourceError(
-                f"no camera at {name} that can be opened; check the ribbon cable and: gst-launch-1.0 nvarguscamerasrc "
-                f"sensor-id={number} num-buffers=1 ! fakesink; a hung camera service is mended by: sudo systemctl "
-                "restart nvargus-daemon"
-            )
-        return VideoSource(name, capture, live=True)
-
-    return Place(name, True, open_csi)
-
-
-def csi_pipeline(number: int, options: SourceOptions) -> str:
-    """GStreamer's words for a Jetson's camera; only the newest frame waits."""
-    width, height = options.size_wh or CSI_SIZE_WH
-    fps = round(1000 * (options.fps or CSI_FPS))
-    return (
-        f"nvarguscamerasrc sensor-id={number} ! "
-        f"video/x-raw(memory:NVMM), width={width}, height={height}, framerate={fps}/1000 ! "
-        "nvvidconv ! video/x-raw, format=BGRx ! videoconvert ! video/x-raw, format=BGR ! "
-        "appsink drop=true max-buffers=1 sync=false"
-    )
 
 
 def _address(url: str, options: SourceOptions) -> Place:

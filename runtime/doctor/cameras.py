@@ -14,9 +14,9 @@ from ssd_edge.runtime.doctor.finding import MISSING, NONE, OK, PROBLEM, Finding
 from ssd_edge.runtime.doctor.host import read_host, read_text
 from ssd_edge.runtime.doctor.v4l2 import Mode, read_camera
 
-GIVES = "stream --camera"
+GIVES = "stream --camera, --csi"
 REFUSALS = (os.strerror(errno.EACCES), os.strerror(errno.EPERM))  # by the file's mode; by a container
-CSI_DRIVER = "tegra-video"  # its cameras give raw Bayer pictures, which take a Jetson's image processor
+CSI_DRIVER = "tegra-video"  # its cameras give raw Bayer pictures, which take a Jetson's image processor: `stream --csi`
 
 
 def cameras(root: Path = Path("/")) -> Finding:
@@ -26,7 +26,8 @@ def cameras(root: Path = Path("/")) -> Finding:
     if not found:
         return _without_cameras(root, facts)
     summary = "; ".join(f"{camera['device']} {camera['name']}: {_describe(camera)}" for camera in found)
-    if any(camera["error"] is None and camera["driver"] != CSI_DRIVER for camera in found):
+    good = [camera for camera in found if camera["error"] is None]
+    if any(camera["driver"] != CSI_DRIVER for camera in good) or (good and _csi_fix() is None):
         return Finding(OK, summary, facts)
     first = next((camera for camera in found if camera["error"]), found[0])
     return Finding(PROBLEM, summary, facts, GIVES, _fix(first, root))
@@ -40,7 +41,14 @@ def _fix(camera: dict[str, Any], root: Path) -> str:
         return "sudo usermod -aG video $USER, then log in again"
     if camera["error"]:
         return "close what uses it, or plug it in again; sudo dmesg says more"
-    return "a Jetson's CSI camera cannot be streamed by this version: use a USB or network camera"
+    return f"a Jetson's CSI camera is read through GStreamer: {_csi_fix()}"
+
+
+def _csi_fix() -> str | None:
+    """What CSI cameras lack here."""
+    from ssd_edge.runtime import csi  # with OpenCV, which may not load: only where there is such a camera
+
+    return None if csi.has_gstreamer() else csi.FIX
 
 
 def _without_cameras(root: Path, facts: dict[str, Any]) -> Finding:

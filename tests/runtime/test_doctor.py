@@ -667,11 +667,14 @@ def test_a_camera_that_is_in_use_beside_one_that_is_not(video: Callable[..., Pat
     assert "Device or resource busy" in found.summary
 
 
-def test_a_csi_camera_alone_cannot_be_streamed(video: Callable[..., Path]) -> None:
+@pytest.mark.parametrize("there", [True, False])
+def test_a_csi_camera_needs_gstreamer(there: bool, video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssd_edge.runtime.csi.has_gstreamer", lambda: there)
     csi = Camera("vi-output, imx219 9-0010", "tegra-video", (Mode("RG10", 3280, 2464, (21.0,)),))
     found = cameras.cameras(video(video0=csi))
-    assert found.status == PROBLEM
-    assert "CSI camera cannot be streamed" in str(found.fix)
+    assert (found.status, "python3-gi" in str(found.fix)) == ((OK, False) if there else (PROBLEM, True))
+    usb = cameras.cameras(video(video0=csi, video1=CAMERA))
+    assert usb.status == OK
 
 
 def test_no_cameras_here_or_not_in_this_container(machine: Callable[..., Path]) -> None:

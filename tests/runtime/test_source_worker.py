@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,23 @@ def test_a_source_that_dies_comes_back_and_numbers_go_on(
         "scripted: ok",
     ]
     end.set()
+
+
+def test_what_failed_is_let_go_at_once_and_not_by_the_garbage_collector(watch: Callable[..., Watch]) -> None:
+    end = threading.Event()
+    gc.collect()
+    gc.disable()  # what it finds may be gigabytes of a driver's buffers by then
+    try:
+        seen = watch([1, "fail"], [1, end])
+        frames = [next(seen.frames).index for _ in range(2)]
+        sources = seen.worker._place.open.__self__.sources
+        wait_for(lambda: len(sources) == 2)
+        first = weakref.ref(sources.pop(0))
+        wait_for(lambda: first() is None)
+    finally:
+        gc.enable()
+        end.set()
+    assert frames == [0, 1]
 
 
 def test_time_in_which_the_process_stood_still_is_no_silence(

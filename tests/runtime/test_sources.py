@@ -21,7 +21,6 @@ from ssd_edge.runtime.sources import (
     SourceOptions,
     VideoSource,
     _camera_index,
-    csi_pipeline,
     find_source,
     open_source,
 )
@@ -235,28 +234,6 @@ def test_what_is_asked_of_a_camera(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     ]  # fmt: skip
     assert list(asked.values()) == [cv2.VideoWriter.fourcc(*"MJPG"), 1280, 720, 30]
     assert "camera 0 gives 640×480 pixels, not the 1280×720 asked for" in caplog.text
-
-
-def test_a_jetsons_camera_without_gstreamer_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cv2.videoio_registry.hasBackend", lambda _: False)
-    with pytest.raises(SourceError, match=r"csi 0: .* no GStreamer.* --system-site-packages"):
-        find_source("csi:0")
-
-
-def test_a_jetsons_camera(monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = Mock()
-    monkeypatch.setattr("cv2.videoio_registry.hasBackend", lambda _: True)
-    monkeypatch.setattr("cv2.VideoCapture", opened)
-    opened().get.return_value = 30.0
-    place = find_source("csi:1", SourceOptions(size_wh=(1920, 1080), fps=29.97))
-    assert (place.name, place.remote) == ("csi 1", True)
-    assert place.open().live
-    pipeline, backend = opened.call_args.args
-    assert backend == cv2.CAP_GSTREAMER
-    assert pipeline.startswith(
-        "nvarguscamerasrc sensor-id=1 ! video/x-raw(memory:NVMM), width=1920, height=1080, framerate=29970/1000 ! "
-    )
-    assert "width=1280, height=720, framerate=30000/1000" in csi_pipeline(0, SourceOptions())
 
 
 def test_damaged_frames_are_skipped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
