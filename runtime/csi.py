@@ -56,7 +56,7 @@ def csi_pipeline(number: int, options: SourceOptions) -> str:
 
 
 class GStreamerSource(Source):
-    """Frames of a live pipeline that ends in BGRx, through PyGObject."""
+    """Frames of a live pipeline that ends in BGRx, through PyGObject, which has to be there."""
 
     live = True
 
@@ -67,15 +67,13 @@ class GStreamerSource(Source):
             advice: what to check when there is no frame.
 
         Raises:
-            SourceError: no GStreamer, or it knows no such pipeline.
+            SourceError: GStreamer knows no such pipeline.
         """
         self.name, self.fps = name, fps
         self._timeout_s, self._advice = timeout_s, advice
-        self._gst = gst = _load_gst()
-        if gst is None:
-            raise SourceError(f"{name}: there is no PyGObject with GStreamer; {FIX}")
+        self._gst = _load_gst()
         try:
-            self._pipeline = gst.parse_launch(f"{pipeline} ! appsink name=frames {NEWEST}")
+            self._pipeline = self._gst.parse_launch(f"{pipeline} ! appsink name=frames {NEWEST}")
         except importlib.import_module("gi.repository.GLib").Error as error:  # such as an element that is not installed
             raise SourceError(f"{name}: GStreamer says: {error.message}; {advice}") from error
         self._sink = self._pipeline.get_by_name("frames")
@@ -106,8 +104,7 @@ def _open(name: str, number: int, options: SourceOptions) -> Source:
         "a hung camera service is mended by: sudo systemctl restart nvargus-daemon"
     )
     if not _opencv_has_it():
-        fps = options.fps or FPS
-        return GStreamerSource(name, pipeline, fps=fps, timeout_s=options.timeout_s, advice=advice)
+        return GStreamerSource(name, pipeline, fps=options.fps or FPS, timeout_s=options.timeout_s, advice=advice)
     with quiet_opencv():
         capture = cv2.VideoCapture(
             f"{pipeline} ! videoconvert ! video/x-raw, format=BGR ! appsink {NEWEST}", cv2.CAP_GSTREAMER

@@ -56,7 +56,7 @@ def prepare_model(path: Path, *, backend: str = "auto", batch: BatchSizes = ONE,
         return path
     if backend == "tensorrt":
         return _cached_engine(path, batch, progress)
-    if not _may_have_tensorrt() or _is_for_the_cpu(path):
+    if not _may_have_gpu() or not _may_have_tensorrt() or _is_for_the_cpu(path):
         return path
     try:
         return _cached_engine(path, batch, progress)
@@ -82,11 +82,12 @@ def _is_for_the_cpu(onnx: Path) -> bool:
 
 
 def _may_have_tensorrt() -> bool:
-    """There are its package and NVIDIA's driver; without importing packages, which takes a while."""
-    return any(importlib.util.find_spec(name) for names in MODULES.values() for name in names) and _may_have_driver()
+    """Without importing it, which takes a while."""
+    return any(importlib.util.find_spec(name) for names in MODULES.values() for name in names)
 
 
-def _may_have_driver() -> bool:
+def _may_have_gpu() -> bool:
+    """There is NVIDIA's driver; without importing a package for CUDA, which takes a while."""
     if not sys.platform.startswith("linux"):
         return True
     try:

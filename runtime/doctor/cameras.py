@@ -27,7 +27,7 @@ def cameras(root: Path = Path("/")) -> Finding:
         return _without_cameras(root, facts)
     summary = "; ".join(f"{camera['device']} {camera['name']}: {_describe(camera)}" for camera in found)
     good = [camera for camera in found if camera["error"] is None]
-    if any(camera["driver"] != CSI_DRIVER for camera in good) or (good and _csi_fix() is None):
+    if any(camera["driver"] != CSI_DRIVER for camera in good) or (good and _has_gstreamer()):
         return Finding(OK, summary, facts)
     first = next((camera for camera in found if camera["error"]), found[0])
     return Finding(PROBLEM, summary, facts, GIVES, _fix(first, root))
@@ -41,14 +41,15 @@ def _fix(camera: dict[str, Any], root: Path) -> str:
         return "sudo usermod -aG video $USER, then log in again"
     if camera["error"]:
         return "close what uses it, or plug it in again; sudo dmesg says more"
-    return f"a Jetson's CSI camera is read through GStreamer: {_csi_fix()}"
+    from ssd_edge.runtime.csi import FIX
+
+    return f"a Jetson's CSI camera is read through GStreamer: {FIX}"
 
 
-def _csi_fix() -> str | None:
-    """What CSI cameras lack here."""
+def _has_gstreamer() -> bool:
     from ssd_edge.runtime import csi  # with OpenCV, which may not load: only where there is such a camera
 
-    return None if csi.has_gstreamer() else csi.FIX
+    return csi.has_gstreamer()
 
 
 def _without_cameras(root: Path, facts: dict[str, Any]) -> Finding:

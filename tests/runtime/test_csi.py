@@ -19,7 +19,7 @@ from ssd_edge.runtime.csi import GStreamerSource, csi_pipeline
 from ssd_edge.runtime.sources import Frame, SourceOptions, find_source
 
 DEBIANS = Path("/usr/lib/python3/dist-packages/gi")  # for Debian's Python, and any other of the same version
-PICTURE = "videotestsrc is-live=true num-buffers={n} pattern={pattern} ! video/x-raw, format=BGRx, width=322, height=24"
+RED = "videotestsrc is-live=true num-buffers=5 pattern=red ! video/x-raw, format=BGRx, width=322, height=24"
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +70,7 @@ def test_through_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("gst")
 def test_through_pygobject(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(csi, "csi_pipeline", lambda number, options: PICTURE.format(n=5, pattern="red"))
+    monkeypatch.setattr(csi, "csi_pipeline", lambda number, options: RED)
     with find_source("csi:0", SourceOptions(fps=30.0)).open() as source:
         assert (source.name, source.live, source.fps) == ("csi 0", True, 30.0)
         seen: list[Frame] = []
@@ -83,7 +83,7 @@ def test_through_pygobject(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("gst")
-def test_rows_longer_than_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_longer_than_the_picture() -> None:
     gst = csi._load_gst()
     rows = bytes(range(1, 9)) + bytes(8) + bytes(range(11, 19)) + bytes(8)  # two pixels in four
     caps = gst.Caps.from_string("video/x-raw, format=BGRx, width=2, height=2")

@@ -71,6 +71,7 @@ class Machine:
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     machine = Machine()
     monkeypatch.setenv("SSD_EDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(engine_cache, "_may_have_gpu", lambda: True)
     monkeypatch.setattr(engine_cache, "_may_have_tensorrt", lambda: True)
     monkeypatch.setattr(engine_cache, "read_gpu", machine.read_gpu)
     monkeypatch.setattr(engine_cache, "load_tensorrt", lambda: fake_tensorrt(machine.script, machine.version))
