@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scripted_sources import wait_for
 
 from ssd_edge import cli
 from ssd_edge.errors import MissingDependencyError, SsdEdgeError
@@ -757,7 +758,7 @@ def test_a_check_that_hangs_is_ended_with_all_it_started(monkeypatch: pytest.Mon
     assert fine.status == OK
     pids = (tmp_path / "pids").read_text().split()
     assert len(pids) == 2
-    assert not any(is_running(pid) for pid in pids)
+    wait_for(lambda: not any(is_running(pid) for pid in pids))  # the system takes a moment to end what is killed
 
 
 def is_running(pid: str) -> bool:
