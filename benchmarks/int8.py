@@ -2,6 +2,8 @@
 
 python benchmarks/int8.py runs/bccd/last.pt DATA/bccd --split test --calib DATA/bccd -o benchmarks/int8_bccd.json
 
+For TensorRT the first method has a second row, with the heads in int8 too.
+
 Every file is scored by ONNX Runtime on the CPU, which computes half in float32 where it has no half kernels.
 """
 
@@ -33,22 +35,28 @@ from ssd_edge.runtime.detector import open_detector
 
 def exports(
     checkpoint: Path, folder: Path, images: CalibrationImages, args: argparse.Namespace
-) -> Iterator[tuple[dict[str, str], Path]]:
-    """Each file beside what it is."""
+) -> Iterator[tuple[dict[str, str | bool], Path]]:
+    """Each file, with what it is."""
     for precision in ("fp32", "fp16"):
         path = folder / f"{precision}.onnx"
         print(export_onnx(checkpoint, path, precision=precision))
         yield {"precision": precision}, path
     in_float, card = onnx.load(folder / "fp32.onnx"), load_checkpoint(checkpoint).card
     for target in args.targets:
-        for method in args.methods:
-            path = folder / f"{target}_{method}.onnx"
-            options = Int8Options(images, target, method, folder / "ranges.json", threads=args.threads)
+        kinds = [(method, False) for method in args.methods]
+        if target == "tensorrt":
+            kinds.insert(1, (args.methods[0], True))
+        for method, int8_heads in kinds:
+            path = folder / f"{target}_{method}_{int8_heads}.onnx"
+            options = Int8Options(
+                images, target, method, int8_heads, table=folder / "ranges.json", threads=args.threads
+            )
             result = int8_from_float(in_float, card, options)  # as `export_onnx` does, without tracing every time
             add_metadata(result.model, {ONNX_METADATA_KEY: replace(card, precision="int8").to_json()})
             path.write_bytes(result.model.SerializeToString())
             print(*result.notes, sep="\n")
-            yield {"precision": "int8", "target": target, "method": method}, path
+            heads = {"int8_heads": int8_heads} if target == "tensorrt" else {}
+            yield {"precision": "int8", "target": target, "method": method, **heads}, path
 
 
 def scored(path: Path, dataset: DetectionDataset, threads: int | None) -> dict[str, Any]:

@@ -53,6 +53,15 @@ class Graph:
         """How many values a tensor has for one image; 0 where its shape does not follow from the graph."""
         return math.prod(self._shapes.get(name, (0,)))
 
+    def is_depthwise(self, convolution: onnx.NodeProto) -> bool:
+        """Whether each filter of a convolution reads one channel of several."""
+        return self.attribute(convolution, "group", 1) != 1 and self.constants[convolution.input[1]].dims[1] == 1
+
+    def multiplications(self, convolution: onnx.NodeProto) -> int:
+        """How many a convolution makes for one image; 0 where its output's shape does not follow from the graph."""
+        per_value: int = math.prod(self.constants[convolution.input[1]].dims[1:])
+        return self.values(convolution.output[0]) * per_value
+
     def add_constant(self, wish: str, value: NDArray[np.generic]) -> str:
         """Add a constant under the wished name, or one like it; returns the name."""
         name = self.new_name(wish)

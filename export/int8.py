@@ -11,8 +11,10 @@ import json
 import logging
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,12 @@ from ssd_edge.calib.graph import Graph
 from ssd_edge.calib.images import CalibrationImages
 from ssd_edge.calib.module_ranges import float_layers, module_ranges
 from ssd_edge.calib.placement_cpu import layers_for_cpu, place_for_cpu
-from ssd_edge.calib.placement_tensorrt import layers_for_tensorrt, place_for_tensorrt
+from ssd_edge.calib.placement_tensorrt import (
+    OF_THE_HEADS,
+    float_layers_for_tensorrt,
+    layers_for_tensorrt,
+    place_for_tensorrt,
+)
 from ssd_edge.calib.recovery import Recovery, Trials, recover
 from ssd_edge.calib.table import METHODS, CalibrationSettings, CalibrationTable
 from ssd_edge.card import CALIBRATION_METADATA_KEY, INT8_METADATA_KEY, ONNX_METADATA_KEY, ModelCard
@@ -48,9 +55,8 @@ ERROR_IMAGES = 8  # that a layer's sensitivity is measured on
 TIMED_RUNS = 15
 OVERFLOW_IMAGES = 8  # that the float part is looked at for overflow of half
 LAYERS_SHOWN = 6
-
-_PLACE = {"cpu": place_for_cpu, "tensorrt": place_for_tensorrt}
-_LAYERS = {"cpu": layers_for_cpu, "tensorrt": layers_for_tensorrt}
+FASTER_IN_FLOAT = "at the beginning, where float kernels are faster"  # of `cpu`
+GIVEN_BACK = "given back to float"
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,7 @@ class Int8Options:
     Attributes:
         images: to calibrate on.
         target: `tensorrt` or `cpu`: whose kernels the Q/DQ pairs are placed for.
+        int8_heads: for `tensorrt`, quantise the heads' convolutions too; for `cpu` they are quantised anyway.
         method: how a range follows from what was seen, one of `METHODS`.
         table: file of the ranges, made anew or used again.
         settings: of the ranges.
@@ -79,12 +86,14 @@ class Int8Options:
         progress: show progress bars where standard error is a terminal.
 
     Raises:
-        UsageError: an unknown target or method, or a largest drop without images to measure it on.
+        UsageError: an unknown target or method, `int8_heads` for `cpu`, or a largest drop without images to measure it
+            on.
     """
 
     images: CalibrationImages
     target: str = "tensorrt"
     method: str = DEFAULT_METHOD
+    int8_heads: bool = False
     table: Path | None = None
     settings: CalibrationSettings = DEFAULT_SETTINGS
     max_drop: MaxDrop | None = None
@@ -99,6 +108,11 @@ class Int8Options:
             raise UsageError(f"unknown target {self.target!r}; expected {' or '.join(TARGETS)}")
         if self.method not in METHODS:
             raise UsageError(f"unknown calibration method {self.method!r}; expected one of {', '.join(METHODS)}")
+        if self.int8_heads and self.target != "tensorrt":
+            raise UsageError(
+                "--int8-heads is about TensorRT, where the heads stay half otherwise; for the target cpu they are int8 "
+                "in any case: leave it out, or give --target tensorrt"
+            )
         if self.max_drop is not None and self.validation is None:
             raise UsageError("a largest drop of mAP needs labelled images to measure it on; give --data VALIDATION")
         if self.qat is not None and self.max_drop is None:
@@ -169,10 +183,9 @@ def int8_from_float(graph: onnx.ModelProto, card: ModelCard, options: Int8Option
     kept = recovery.chosen.kept_float if recovery else ()
     model, half_notes = placement.final(kept)
     notes += half_notes
-    integer = len(placement.layers) - len(kept)
-    notes.append(f"{integer} of {placement.convolutions} convolutions in int8")
+    notes.append(placement.describe(kept))
     _describe(model, table, options, kept)
-    return Int8Result(model, integer, tuple(notes), recovery)
+    return Int8Result(model, len(placement.layers) - len(kept), tuple(notes), recovery)
 
 
 def finetuned_checkpoint(checkpoint: Path, output: Path, graph: onnx.ModelProto, options: Int8Options) -> Path:
@@ -226,21 +239,33 @@ class Placement:
 
     Attributes:
         layers: convolutions that the target runs in int8, in graph order.
-        convolutions: how many there are at all.
     """
 
     def __init__(self, graph: onnx.ModelProto, table: CalibrationTable, options: Int8Options) -> None:
         self.graph, self._table, self._options = graph, table, options
-        self._nodes = {_layer_name(node): node for node in _LAYERS[options.target](graph)}
+        if options.target == "cpu":
+            integer, reasons = layers_for_cpu(graph), {}
+            self._place = place_for_cpu
+        else:
+            integer = layers_for_tensorrt(graph, int8_heads=options.int8_heads)
+            reasons = float_layers_for_tensorrt(graph, int8_heads=options.int8_heads)
+            self._place = partial(place_for_tensorrt, int8_heads=options.int8_heads)
+        self._nodes = {_layer_name(node): node for node in integer}
         self.layers = tuple(self._nodes)
-        self.convolutions = sum(node.op_type == "Conv" for node in graph.graph.node)
+        indexed = Graph(graph)
+        convolutions = [node for node in indexed.nodes if node.op_type == "Conv"]
+        self._multiplications = {node.name: indexed.multiplications(node) for node in convolutions}
+        self._why_float = {
+            name: reasons.get(name, FASTER_IN_FLOAT)
+            for name in self._multiplications.keys() - {node.name for node in integer}
+        }
 
     def place(self, keep_float: Collection[str] = ()) -> onnx.ModelProto:
         """The model with these layers left float."""
-        return _PLACE[self._options.target](
+        return self._place(
             self.graph,
             lambda tensor: self._table.range_of(tensor, self._options.method),
-            keep_float=[self._nodes[name].output[0] for name in keep_float],
+            keep_float=self._outputs(keep_float),
         )
 
     def final(self, keep_float: Collection[str] = ()) -> tuple[onnx.ModelProto, list[str]]:
@@ -252,13 +277,31 @@ class Placement:
         half, report = half_from_float(model, [preprocess(image, _size_hw(model)) for image in images])
         return half, [line for line in str(report).splitlines() if line.startswith(("kept in float32", "note"))]
 
-    def products(self) -> dict[str, int]:
-        """Multiplications for one image, of each layer."""
-        graph = Graph(self.graph)
-        return {
-            name: graph.values(node.output[0]) * int(np.prod(graph.constants[node.input[1]].dims[1:]))
-            for name, node in self._nodes.items()
-        }
+    def work(self, keep_float: Collection[str] = ()) -> int:
+        """Multiplications for one image, one in half counted as two in int8, as on NVIDIA's tensor cores.
+
+        All convolutions count: those that are never int8 make a layer given back cost a smaller share.
+        """
+        in_float = {*self._why_float, *self._outputs(keep_float)}
+        return sum(count * (2 if name in in_float else 1) for name, count in self._multiplications.items())
+
+    def describe(self, keep_float: Collection[str] = ()) -> str:
+        """How many convolutions are int8, and why the others are not, each with its share of the multiplications."""
+        reasons = self._why_float | dict.fromkeys(self._outputs(keep_float), GIVEN_BACK)
+        numbers, multiplications = Counter(reasons.values()), Counter[str]()
+        for name, reason in reasons.items():
+            multiplications[reason] += self._multiplications[name]
+        whole = sum(self._multiplications.values()) or 1
+        share = 1 - sum(multiplications.values()) / whole
+        total = len(self._multiplications)
+        text = f"{total - len(reasons)} of {total} convolutions in int8, {share:.0%} of the multiplications"
+        others = [f"{numbers[reason]} {reason} ({part / whole:.1%})" for reason, part in multiplications.most_common()]
+        if OF_THE_HEADS in numbers:
+            others.append("--int8-heads quantises the heads too")
+        return "; ".join([text, *([f"not {', '.join(others)}"] if others else [])])
+
+    def _outputs(self, layers: Collection[str]) -> list[str]:
+        return [self._nodes[name].output[0] for name in layers]
 
 
 def _layer_name(node: onnx.NodeProto) -> str:
@@ -379,13 +422,12 @@ class _RelativeTime:
 
 
 def _arithmetic(placement: Placement) -> Callable[[Collection[str]], float]:
-    """Work relative to all layers in int8, a product in half counted as two in int8, as on NVIDIA's tensor cores.
+    """Work relative to that with all layers in int8 that can be.
 
     An estimate for where no GPU is at hand: it knows nothing of memory, nor of what reformatting costs.
     """
-    products = placement.products()
-    whole = sum(products.values())
-    return lambda kept: (whole + sum(products[name] for name in kept)) / whole
+    whole = placement.work() or 1
+    return lambda kept: placement.work(kept) / whole
 
 
 def _session(model: onnx.ModelProto, threads: int | None) -> ort.InferenceSession:
@@ -403,6 +445,8 @@ def _describe(model: onnx.ModelProto, table: CalibrationTable, options: Int8Opti
         "images": table.images,
         "kept_float": list(kept_float),
     }
+    if options.target == "tensorrt":
+        description["int8_heads"] = options.int8_heads
     add_metadata(model, {CALIBRATION_METADATA_KEY: table.fingerprint, INT8_METADATA_KEY: json.dumps(description)})
 
 

@@ -1,4 +1,4 @@
-"""The TensorRT placement: symmetric pairs in front of convolutions and residual sums, and nowhere else."""
+"""The TensorRT placement: symmetric pairs in front of convolutions and on the residual of sums, and nowhere else."""
 
 import numpy as np
 import onnx
@@ -59,15 +59,15 @@ RANGES = {
 }
 
 
-def test_the_pairs_are_in_front_of_convolutions_and_residual_sums() -> None:
+def test_the_pairs_are_in_front_of_convolutions_and_on_the_residual_of_sums() -> None:
     model = place_for_tensorrt(network(), RANGES.__getitem__)
     onnx.checker.check_model(model, full_check=True)
-    assert stored_tensors(model) == {"x", "p", "s", "c3", "a"}  # not m: one value a channel; no head, no decoding
+    assert stored_tensors(model) == {"x", "p", "s", "a"}  # not m: one value per channel; no head, no decoding
     made = producers(model)
     for name in ("c0", "c1", "c3", "c4"):
         data, weights = made[name].input[:2]
         assert (made[data].op_type, made[weights].op_type) == ("DequantizeLinear", "DequantizeLinear")
-    assert [made[name].op_type for name in made["a"].input] == ["DequantizeLinear", "DequantizeLinear"]
+    assert list(made["a"].input) == ["c3", "p_dequantized"]  # nothing between the branch's convolution and the sum
     assert [list(made[name].input) for name in ("c2", "logits", "y")] == [
         ["m", "w2"],
         ["c4", "model.head.weight"],
@@ -144,6 +144,8 @@ def test_the_bundled_model_is_placed_whole() -> None:
     made = producers(model)
     stored = [n for n in model.graph.node if n.op_type == "Conv" and made[n.input[0]].op_type == "DequantizeLinear"]
     squeezed = [n for n in model.graph.node if n.op_type == "Conv" and n not in stored]
-    assert (len(stored), len(squeezed)) == (56, 42)  # 16 of squeeze-and-excitation, 24 of heads, 2 on a map of one cell
-    sums = [n for n in model.graph.node if n.op_type == "Add" and made[n.input[0]].op_type == "DequantizeLinear"]
+    # 24 of heads, 19 depthwise, 16 of squeeze-and-excitation, 1 on a map of one cell
+    assert (len(stored), len(squeezed)) == (38, 60)
+    sums = [n for n in model.graph.node if n.op_type == "Add" and made[n.input[1]].op_type == "DequantizeLinear"]
     assert len(sums) == 10  # MobileNetV3-Large's residual blocks; 3 more sums decode boxes
+    assert {made[n.input[0]].op_type for n in sums} == {"Conv"}
