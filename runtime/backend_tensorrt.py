@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
 
 from ssd_edge.card import ModelCard
 from ssd_edge.errors import MissingDependencyError, ModelFileError, SinkError, SsdEdgeError
@@ -17,7 +16,15 @@ from ssd_edge.runtime.engine_cache import engine_cache_folder
 from ssd_edge.runtime.engine_card import EngineCard, check_fresh, read_engine_card
 from ssd_edge.runtime.gpu_detector import GpuDetector
 from ssd_edge.runtime.gpu_engine import CaptureRefused, Engine
-from ssd_edge.runtime.tensorrt_api import ContextOptions, TensorRT, TensorSpec, deserialise, load_tensorrt
+from ssd_edge.runtime.tensorrt_api import (
+    ContextOptions,
+    IExecutionContext,
+    TensorRT,
+    TensorSpec,
+    deserialise,
+    load_tensorrt,
+    unsupported_gpu,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -33,12 +40,14 @@ class TensorRTEngine(Engine):
 
     Args:
         kernels: file that keeps what TensorRT-RTX compiles for this GPU, so that the next start is quick.
+        dla_core: core of the deep learning accelerator that it was built for; None: for the GPU.
 
     Attributes:
         loaded: the engine, `LoadedEngine`.
 
     Raises:
         ModelFileError: TensorRT refuses the plan, or its inputs and outputs break the contract.
+        UnsupportedGpuError: TensorRT does not support this GPU.
         SsdEdgeError: not enough memory on the GPU.
     """
 
@@ -51,16 +60,17 @@ class TensorRTEngine(Engine):
         cuda: Cuda,
         source: str,
         kernels: Path | None = None,
+        dla_core: int | None = None,
     ) -> None:
         self.cuda = cuda
         self._source = source
         self._kernels = kernels
         self._options = ContextOptions(None)  # until there is an engine
-        self._contexts: dict[int, Any] = {}  # by batch
+        self._contexts: dict[int, IExecutionContext] = {}  # by batch
         self._ran: set[int] = set()  # batches
         self._open = ExitStack()
         try:
-            self.loaded = deserialise(trt, plan, source=source)
+            self.loaded = deserialise(trt, plan, source=source, dla_core=dla_core)
             outputs = check_contract(self.loaded.tensors(), card, source)
             self.batch = self.loaded.batch_sizes("images")
             self.size_hw = (card.height, card.width)
@@ -83,17 +93,14 @@ class TensorRTEngine(Engine):
             self._keep_kernels()  # which RTX compiles for a shape when it first runs
 
     def capture(self, work: Callable[[], None]) -> Graph:
-        contexts = self._contexts.values()
-        if not all(
-            getattr(context, "is_stream_capturable", lambda _: True)(self.stream.handle) for context in contexts
-        ):
+        if not all(self.loaded.can_capture(context, self.stream.handle) for context in self._contexts.values()):
             self.stream.synchronize()
             self._contexts.clear()
             self.loaded.use_own_graphs(self._options)
             raise CaptureRefused(f"{self._source}: {self.loaded.trt} cannot be captured here, but captures itself")
         return super().capture(work)
 
-    def context(self, batch: int) -> Any:
+    def context(self, batch: int) -> IExecutionContext:
         """TensorRT's execution context for a batch size, made when it is first asked for."""
         if batch not in self._contexts:
             context = self.loaded.create_context(self._options, self._scratch.address, self.cuda)
@@ -110,7 +117,7 @@ class TensorRTEngine(Engine):
         self.__dict__.pop("loaded", None)
         self._open.close()
 
-    def _bind(self, context: Any, batch: int) -> str | None:
+    def _bind(self, context: IExecutionContext, batch: int) -> str | None:
         """Give a context its addresses and shape; the problem, where it takes them not."""
         for name, address in (("images", self.images), ("boxes", self.boxes), ("scores", self.scores)):
             if not context.set_tensor_address(name, address):
@@ -140,7 +147,7 @@ class TensorRTEngine(Engine):
                 _log.debug("compiled kernels are not kept: %s", error)
 
     def _failure(self, problem: str) -> SsdEdgeError:
-        return SsdEdgeError(
+        return unsupported_gpu(self.loaded.trt, self.loaded.log) or SsdEdgeError(
             f"{self._source}: the engine {problem}: {self.loaded.log.quote()}; close what else uses the GPU, "
             "or build it again with: ssd-edge build"
         )
@@ -160,6 +167,7 @@ class TensorRTDetector(GpuDetector):
             ModelFileError: no card, or an engine that is not what its card says, or that was built from another ONNX
                 file, by another TensorRT or for another GPU; with the command that rebuilds it.
             MissingDependencyError: no TensorRT, or no cuda-core.
+            UnsupportedGpuError: TensorRT does not support this GPU.
             SsdEdgeError: no NVIDIA driver or GPU, or not enough memory on it.
         """
         card = read_engine_card(path)
@@ -174,7 +182,9 @@ class TensorRTDetector(GpuDetector):
         cuda = open_cuda()
         try:
             kernels = engine_cache_folder() / f"{card.engine_sha256}.kernels"
-            engine = TensorRTEngine(trt, plan, card.model, cuda=cuda, source=str(path), kernels=kernels)
+            engine = TensorRTEngine(
+                trt, plan, card.model, cuda=cuda, source=str(path), kernels=kernels, dla_core=card.dla
+            )
         except BaseException:
             cuda.close()
             raise

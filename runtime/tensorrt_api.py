@@ -1,12 +1,12 @@
 """The one file that knows how versions of TensorRT differ: TensorRT 10.3 to 11.x, and TensorRT-RTX.
 
 What differs: the name of the package; strong typing, a flag in 10.x and always on in 11.x and RTX; timing caches,
-which RTX does not use; DLA cores, which 11.x and RTX do not have; how an execution context is made, as RTX compiles for
-the GPU when it makes one. Builder flags for FP16 and INT8 are never used: they are gone in 11.x, and here the precision
-is in the graph.
+which RTX does not use; DLA cores, which up to 10.7 and again from 11.4.1 (AGX Orin, JetPack 7.2.2) can be used; which
+GPUs can run an engine; how an execution context is made, as RTX compiles for the GPU when it makes one. Builder flags
+for FP16 and INT8 are never used: they are gone in 11.x, and here the precision is in the graph.
 
-Sources: https://docs.nvidia.com/deeplearning/tensorrt/latest/ (Python API, migration from 10.x to 11.x) and
-https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/.
+Sources: https://docs.nvidia.com/deeplearning/tensorrt/latest/ (Python API, migration from 10.x to 11.x, working with
+DLA) and https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeAlias, TypeVar
 
 from ssd_edge.errors import MissingDependencyError, ModelFileError, SsdEdgeError, UsageError
-from ssd_edge.runtime.cuda import Cuda
+from ssd_edge.runtime.cuda import Cuda, find_gpu
 from ssd_edge.runtime.engine_card import FLAVOURS, BatchSizes
 
 _log = logging.getLogger(__name__)
@@ -28,10 +29,32 @@ _log = logging.getLogger(__name__)
 MODULES = {"tensorrt": ("tensorrt",), "rtx": ("tensorrt_rtx_bindings", "tensorrt_rtx")}
 OLDEST = {"tensorrt": (10, 3), "rtx": (1, 7)}
 NAMES = {"tensorrt": "TensorRT", "rtx": "TensorRT-RTX"}
+# https://docs.nvidia.com/deeplearning/tensorrt/11.4.1/inference-library/work-with-dla.html
+DLA_VERSIONS = (
+    "Jetson Orin NX and AGX Orin have two that TensorRT 10.3 to 10.7 (JetPack 6) can use, and TensorRT from 11.4.1 "
+    "(JetPack 7.2.2 or later) on AGX Orin; leave --dla out to build for the GPU"
+)
 POLL_S = 0.1  # how soon Ctrl-C is noticed while TensorRT builds
 QUOTED_MESSAGES = 3
 
 Progress = Callable[[float, str], None]  # fraction done, name of the phase
+Result = TypeVar("Result")
+
+# TensorRT's classes, by their names there. To mypy they are Any, as every version brings its own;
+# tests/runtime/test_tensorrt_bindings.py follows them through the code and checks each use against the real bindings.
+Builder: TypeAlias = Any
+IBuilderConfig: TypeAlias = Any
+ICudaEngine: TypeAlias = Any
+IExecutionContext: TypeAlias = Any
+ExecutionContextAllocationStrategy: TypeAlias = Any
+INetworkDefinition: TypeAlias = Any
+IProgressMonitor: TypeAlias = Any
+IRuntimeCache: TypeAlias = Any
+IRuntimeConfig: TypeAlias = Any
+ITimingCache: TypeAlias = Any
+OnnxParser: TypeAlias = Any
+ParserError: TypeAlias = Any
+Runtime: TypeAlias = Any
 
 
 @dataclass(frozen=True)
@@ -46,7 +69,7 @@ class TensorRT:
 
     flavour: str
     version: str
-    api: Any
+    api: ModuleType
 
     def __str__(self) -> str:
         return f"{NAMES[self.flavour]} {self.version}"
@@ -78,13 +101,13 @@ def load_tensorrt(flavour: str | None = None) -> TensorRT:
             return TensorRT(candidate, version, api)
     wanted = "neither TensorRT nor TensorRT-RTX" if flavour is None else f"no {NAMES[flavour]}"
     raise MissingDependencyError(
-        f"{wanted} is installed; on a Jetson JetPack 6 or later brings TensorRT (make the virtual environment with "
+        f"{wanted} is installed; on a Jetson JetPack 6.1 or later brings TensorRT (make the virtual environment with "
         "--system-site-packages to see it), elsewhere the extra tensorrt does, and the extra rtx brings TensorRT-RTX",
         extra=flavour or "rtx",
     )
 
 
-def _import(flavour: str) -> Any | None:
+def _import(flavour: str) -> ModuleType | None:
     for name in MODULES[flavour]:
         try:
             module = importlib.import_module(name)
@@ -106,7 +129,7 @@ def _check_version(flavour: str, version: str) -> None:
     oldest = OLDEST[flavour]
     if found < oldest:
         remedy = (
-            "on a Jetson that is JetPack 6 or later, elsewhere: pip install 'tensorrt>=10.3'"
+            "on a Jetson flash JetPack 6.1 or later (6.0 has TensorRT 8.6), elsewhere: pip install 'tensorrt>=10.3'"
             if flavour == "tensorrt"
             else "in the folder of ssd-edge: pip install '.[rtx]'"
         )
@@ -178,9 +201,9 @@ class Network:
 
     trt: TensorRT
     log: MessageLog
-    builder: Any
-    definition: Any
-    parser: Any  # it owns the weights
+    builder: Builder
+    definition: INetworkDefinition
+    parser: OnnxParser  # it owns the weights
 
     def tensors(self) -> list[TensorSpec]:
         """Inputs, then outputs.
@@ -246,11 +269,11 @@ def parse_onnx(trt: TensorRT, onnx: bytes, *, source: str) -> Network:
     return Network(trt, log, builder, definition, parser)
 
 
-def _builder(trt: TensorRT, log: MessageLog) -> Any:
+def _builder(trt: TensorRT, log: MessageLog) -> Builder:
     try:
         builder = trt.api.Builder(log.logger)
     except (TypeError, RuntimeError) as error:  # pybind11's word for a null pointer
-        raise SsdEdgeError(
+        raise unsupported_gpu(trt, log) or SsdEdgeError(
             f"{trt} does not start: {log.quote()}; it builds engines on a machine with an NVIDIA GPU and its driver "
             "(TensorRT-RTX, --tensorrt rtx, needs neither)"
         ) from error
@@ -263,10 +286,10 @@ def _network_flags(trt: TensorRT) -> int:
     return 0 if flag is None else 1 << int(flag)
 
 
-def _parser_errors(parser: Any) -> str:
+def _parser_errors(parser: OnnxParser) -> str:
     errors = []
     for index in range(min(parser.num_errors, QUOTED_MESSAGES)):
-        error = parser.get_error(index)
+        error: ParserError = parser.get_error(index)
         name, operator = error.node_name(), error.node_operator()
         where = f"node {name} ({operator}): " if name or operator else ""
         errors.append(where + _tidy(error.desc()))
@@ -283,7 +306,8 @@ def compile_network(network: Network, options: CompileOptions, progress: Progres
 
     Raises:
         UsageError: no such DLA core, or batch sizes that the network or the DLA cannot have.
-        SsdEdgeError: TensorRT fails; with its messages, and what to do about memory or an unsupported GPU.
+        UnsupportedGpuError: TensorRT does not support this GPU.
+        SsdEdgeError: TensorRT fails; with its messages, and what to do about memory.
     """
     trt = network.trt
     config = network.builder.create_builder_config()
@@ -306,7 +330,7 @@ def compile_network(network: Network, options: CompileOptions, progress: Progres
     return Compiled(memoryview(plan), timing_cache)
 
 
-def _set_batch(network: Network, config: Any, batch: BatchSizes) -> None:
+def _set_batch(network: Network, config: IBuilderConfig, batch: BatchSizes) -> None:
     """One batch size becomes part of the input's shape; several become an optimisation profile."""
     for index in range(network.definition.num_inputs):
         tensor = network.definition.get_input(index)
@@ -322,14 +346,11 @@ def _set_batch(network: Network, config: Any, batch: BatchSizes) -> None:
         config.add_optimization_profile(profile)
 
 
-def _use_dla(network: Network, config: Any, options: CompileOptions) -> None:
+def _use_dla(network: Network, config: IBuilderConfig, options: CompileOptions) -> None:
     trt, core = network.trt, options.dla_core
     cores = getattr(network.builder, "num_DLA_cores", 0)
     if core not in range(cores):
-        raise UsageError(
-            f"--dla {core}: {trt} finds {cores or 'no'} DLA cores here (Jetson Orin and Xavier have two under "
-            "TensorRT 10); leave --dla out to build for the GPU"
-        )
+        raise UsageError(f"--dla {core}: {trt} finds {cores or 'no'} DLA cores here: {DLA_VERSIONS}")
     if not options.batch.fixed:
         raise UsageError(f"--dla with --batch {options.batch}: a DLA takes one batch size; give one, such as --batch 1")
     config.default_device_type = trt.api.DeviceType.DLA
@@ -337,7 +358,7 @@ def _use_dla(network: Network, config: Any, options: CompileOptions) -> None:
     config.set_flag(trt.api.BuilderFlag.GPU_FALLBACK)
 
 
-def _attach_timing_cache(trt: TensorRT, config: Any, content: bytes | None) -> Any | None:
+def _attach_timing_cache(trt: TensorRT, config: IBuilderConfig, content: bytes | None) -> ITimingCache | None:
     """A cache of another version or GPU is replaced by an empty one."""
     if content is None:
         return None
@@ -381,7 +402,7 @@ class _Phases:
         return share
 
 
-def _progress_monitor(trt: TensorRT, progress: Progress | None, cancelled: threading.Event) -> Any:
+def _progress_monitor(trt: TensorRT, progress: Progress | None, cancelled: threading.Event) -> IProgressMonitor:
     base = trt.api.IProgressMonitor
     phases, lock = _Phases(), threading.Lock()  # TensorRT calls from several threads
 
@@ -409,7 +430,7 @@ def _progress_monitor(trt: TensorRT, progress: Progress | None, cancelled: threa
     return type("ProgressMonitor", (base,), members)()
 
 
-def in_thread(work_of: Callable[[], Any], cancel: Callable[[], None] = lambda: None) -> Any:
+def in_thread(work_of: Callable[[], Result], cancel: Callable[[], None] = lambda: None) -> Result:
     """Call TensorRT from another thread, and wait for it.
 
     Python sees Ctrl-C in the main thread alone, and there only between two lines of Python: not while TensorRT works,
@@ -418,7 +439,7 @@ def in_thread(work_of: Callable[[], Any], cancel: Callable[[], None] = lambda: N
     Args:
         cancel: called when the wait is interrupted, to make TensorRT end early; the wait goes on until it does.
     """
-    results: list[Any] = []
+    results: list[Result] = []
     errors: list[BaseException] = []
     done = threading.Event()  # not Thread.join, which forgets a thread where it is interrupted (bpo-45274)
 
@@ -446,19 +467,51 @@ def in_thread(work_of: Callable[[], Any], cancel: Callable[[], None] = lambda: N
 
 
 OUT_OF_MEMORY = re.compile(r"out ?of ?memory|memory \(?\d* ?bytes\)? could not be allocated|bad_alloc", re.IGNORECASE)
-UNSUPPORTED_GPU = re.compile(r"(?:GPU SM|compute capability)[^\n]{0,40}not supported|Unsupported SM", re.IGNORECASE)
+# "The engine cannot run on this GPU, which has compute capability …" is TensorRT-RTX's; where "Rebuild the engine for"
+# follows, the engine was built for chosen GPUs and this is another that is supported.
+UNSUPPORTED_GPU = re.compile(
+    r"(?:GPU SM|compute capability)[^\n]{0,40}not supported|Unsupported SM|does not support this compute capability|"
+    r"cannot run on this GPU(?!.*Rebuild the engine for)|no kernel image is available for execution on the device",
+    re.IGNORECASE | re.DOTALL,
+)
 NO_IMPLEMENTATION = re.compile(r"Could not find any implementation for node ([^\n]{1,300})", re.IGNORECASE)
 NO_DRIVER = re.compile(r"driver version is insufficient|no CUDA-capable device|CUDA initialization failure", re.I)
+
+
+class UnsupportedGpuError(SsdEdgeError):
+    """The installed TensorRT does not support the GPU: no build of the engine runs on it."""
+
+
+def unsupported_gpu(trt: TensorRT, log: MessageLog) -> UnsupportedGpuError | None:
+    """The error for a log in which TensorRT refuses the GPU; None: it does not."""
+    if not log.matches(UNSUPPORTED_GPU):
+        return None
+    gpu = find_gpu()
+    name = f"{gpu.name} (compute capability {gpu.compute_capability})" if gpu else "this GPU"
+    remedy = (
+        "use TensorRT (the extra tensorrt), or run the .onnx file with ONNX Runtime or the checkpoint with PyTorch"
+        if trt.flavour == "rtx"
+        else "install a version of TensorRT whose support matrix lists it"
+    )
+    return UnsupportedGpuError(f"{trt} does not support {name}{_listed_gpus(trt)}: {log.quote()}; {remedy}")
+
+
+def _listed_gpus(trt: TensorRT) -> str:
+    """The GPUs that TensorRT-RTX lists, as part of a sentence; empty where there is no list."""
+    if not hasattr(trt.api, "ComputeCapability"):
+        return ""
+    numbers = [re.fullmatch(r"SM(\d+)(\d)", name) for name in trt.api.ComputeCapability.__members__]
+    listed = [f"{number[1]}.{number[2]}" for number in numbers if number]
+    return f", it lists compute capability {', '.join(listed)}"
 
 
 def _failure(network: Network, options: CompileOptions) -> SsdEdgeError:
     """What went wrong in a build, in TensorRT's words, with a remedy."""
     trt, log = network.trt, network.log
     workspace = "" if options.workspace_bytes is None else f", now {options.workspace_bytes / 1e9:.1f} GB"
-    if log.matches(UNSUPPORTED_GPU):
-        problem = f"{trt} does not support this GPU"
-        remedy = "install a version of TensorRT whose support matrix lists it"
-    elif log.matches(OUT_OF_MEMORY):
+    if refused := unsupported_gpu(trt, log):
+        return refused
+    if log.matches(OUT_OF_MEMORY):
         problem = f"{trt} ran out of GPU memory"
         remedy = (
             f"close what else uses the GPU, give a smaller --batch, now {options.batch}, or bound the scratch memory "
@@ -482,8 +535,8 @@ class ContextOptions:
         cache: RTX's compiled kernels; None in TensorRT. Never RTX's `get_runtime_cache`: whose that is, is not said.
     """
 
-    native: Any
-    cache: Any | None = None
+    native: IRuntimeConfig | ExecutionContextAllocationStrategy | None
+    cache: IRuntimeCache | None = None
 
     def close(self) -> None:
         """Let go of the options before their cache, when no context is left that was made with them."""
@@ -497,8 +550,8 @@ class LoadedEngine:
 
     trt: TensorRT
     log: MessageLog
-    runtime: Any
-    engine: Any
+    runtime: Runtime
+    engine: ICudaEngine
 
     def tensors(self) -> list[TensorSpec]:
         """Inputs and outputs, in the engine's order."""
@@ -541,13 +594,13 @@ class LoadedEngine:
         options.set_execution_context_allocation_strategy(user_managed)
         # Kernels for the very shape at once, not later from a thread beside: a CUDA graph would keep the slow ones.
         options.dynamic_shapes_kernel_specialization_strategy = api.DynamicShapesKernelSpecializationStrategy.EAGER
-        cache = options.create_runtime_cache()
+        cache: IRuntimeCache = options.create_runtime_cache()
         if kernels and not cache.deserialize(kernels):
             _log.debug("%s: the kernels that were kept are of another GPU or version", self.trt)
         options.set_runtime_cache(cache)
         return ContextOptions(options, cache)
 
-    def create_context(self, options: ContextOptions, scratch: int, cuda: Cuda) -> Any | None:
+    def create_context(self, options: ContextOptions, scratch: int, cuda: Cuda) -> IExecutionContext | None:
         """An execution context that works in the memory at `scratch` of a GPU; here TensorRT-RTX compiles.
 
         None: it fails, for which the log has the reason.
@@ -561,39 +614,57 @@ class LoadedEngine:
         """What RTX has compiled for the contexts so far, to be kept for the next start; None: nothing of that kind."""
         return None if options.cache is None else bytes(options.cache.serialize())
 
-    def use_own_graphs(self, options: ContextOptions) -> None:
-        """Let contexts that are made from now on capture CUDA graphs themselves, where ours cannot hold them (RTX)."""
-        options.native.cuda_graph_strategy = self.trt.api.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+    def can_capture(self, context: IExecutionContext, stream: int) -> bool:
+        """Whether a CUDA graph can hold a run of the context on a stream; only TensorRT-RTX has to be asked."""
+        if self.trt.flavour != "rtx":
+            return True
+        return bool(context.is_stream_capturable(stream))
 
-    def information(self, context: Any) -> str:
+    def use_own_graphs(self, options: ContextOptions) -> None:
+        """Let contexts that are made from now on capture CUDA graphs themselves; only TensorRT-RTX can."""
+        if self.trt.flavour == "rtx":
+            config: IRuntimeConfig = options.native
+            config.cuda_graph_strategy = self.trt.api.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+
+    def information(self, context: IExecutionContext) -> str:
         """JSON of the inspector. Formats are known where the context has its input shapes."""
         inspector = self.engine.create_engine_inspector()
         inspector.execution_context = context
         return str(inspector.get_engine_information(self.trt.api.LayerInformationFormat.JSON))
 
 
-def deserialise(trt: TensorRT, plan: bytes | memoryview, *, source: str) -> LoadedEngine:
+def deserialise(trt: TensorRT, plan: bytes | memoryview, *, source: str, dla_core: int | None = None) -> LoadedEngine:
     """Load a plan. It is executable code: load none that you did not build.
+
+    Args:
+        dla_core: core of the deep learning accelerator that its DLA layers run on; None: it has none.
 
     Raises:
         ModelFileError: TensorRT refuses it: damaged, or of another version or GPU.
+        UnsupportedGpuError: TensorRT does not support this GPU.
         SsdEdgeError: there is no driver or GPU, or not enough memory.
     """
     log = MessageLog(trt)
     try:
         runtime = trt.api.Runtime(log.logger)
         runtime.engine_host_code_allowed = False
+        if dla_core is not None:
+            runtime.DLA_core = dla_core
         engine = in_thread(lambda: runtime.deserialize_cuda_engine(plan))
     except (TypeError, RuntimeError) as error:  # pybind11's word for a null pointer
         if not log.messages:
             raise
-        raise SsdEdgeError(f"{trt} does not start: {log.quote()}; check the NVIDIA driver") from error
+        raise unsupported_gpu(trt, log) or SsdEdgeError(
+            f"{trt} does not start: {log.quote()}; check the NVIDIA driver"
+        ) from error
     if engine is None:
         raise _load_failure(trt, log, source)
     return LoadedEngine(trt, log, runtime, engine)
 
 
 def _load_failure(trt: TensorRT, log: MessageLog, source: str) -> SsdEdgeError:
+    if refused := unsupported_gpu(trt, log):
+        return refused
     if log.matches(NO_DRIVER):
         return SsdEdgeError(
             f"{source}: {trt} finds no NVIDIA driver or GPU here: {log.quote()}; open the .onnx file instead, "

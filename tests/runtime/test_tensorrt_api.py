@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from fake_tensorrt import Builder, Config, Script, Severity, fake_tensorrt
+from fake_tensorrt import Builder, IBuilderConfig, Script, Severity, fake_tensorrt
 from onnx import TensorProto, helper
 
 from ssd_edge.errors import MissingDependencyError, ModelFileError, SsdEdgeError, UsageError
@@ -62,7 +62,7 @@ def test_tensorrt_comes_before_rtx(installed: Callable[..., None]) -> None:
 
 def test_no_tensorrt_names_both_ways_to_it(installed: Callable[..., None]) -> None:
     installed()
-    with pytest.raises(MissingDependencyError, match=r"JetPack 6 or later brings.*extra tensorrt.*\[rtx\]"):
+    with pytest.raises(MissingDependencyError, match=r"JetPack 6\.1 or later brings.*extra tensorrt.*\[rtx\]"):
         load_tensorrt()
     with pytest.raises(MissingDependencyError, match=r"no TensorRT is installed.*\[tensorrt\]"):
         load_tensorrt("tensorrt")
@@ -71,7 +71,9 @@ def test_no_tensorrt_names_both_ways_to_it(installed: Callable[..., None]) -> No
 @pytest.mark.parametrize("version", ["8.5.2.2", "10.2.0", "9.99"])
 def test_an_old_tensorrt_is_refused(installed: Callable[..., None], version: str) -> None:
     installed(tensorrt=version)
-    with pytest.raises(SsdEdgeError, match=rf"TensorRT {re.escape(version)} is too old; 10\.3 or later.*JetPack 6"):
+    with pytest.raises(
+        SsdEdgeError, match=rf"TensorRT {re.escape(version)} is too old; 10\.3 or later.*JetPack 6\.1 or later"
+    ):
         load_tensorrt()
 
 
@@ -258,7 +260,7 @@ def test_ctrl_c_cancels_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
     script = Script()
     original = Builder.build_serialized_network
 
-    def interrupted(builder: Builder, network: object, config: Config) -> bytes | None:
+    def interrupted(builder: Builder, network: object, config: IBuilderConfig) -> bytes | None:
         _thread.interrupt_main()  # what Ctrl-C does
         while config.progress_monitor.step_complete("Building engine", 0):
             pass
