@@ -1,4 +1,4 @@
-"""What `gpu.py` measures: models, their ONNX files and engines, and the ways from a frame to detections."""
+"""Models that `gpu.py` measures: their ONNX files and engines, and a frame for them. Nothing here needs torch."""
 
 from __future__ import annotations
 
@@ -10,84 +10,97 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
+from gpu_record import need
 from numpy.typing import NDArray
-from torchvision.models.detection import ssd300_vgg16, ssdlite320_mobilenet_v3_large
 
-from ssd_edge.card import ONNX_METADATA_KEY
-from ssd_edge.checkpoint import Checkpoint, load_checkpoint, model_from_checkpoint, save_checkpoint
-from ssd_edge.models.create import COCO_CLASSES, create_model
-from ssd_edge.models.predict import Predictor
-from ssd_edge.runtime.cuda import Memory, open_cuda
+from ssd_edge.bundled import bundled_model
+from ssd_edge.card import ONNX_METADATA_KEY, ModelCard
+from ssd_edge.images import load_image
+from ssd_edge.runtime.cuda import Memory
 from ssd_edge.runtime.detector import open_detector
 from ssd_edge.runtime.engine_card import BatchSizes
 from ssd_edge.runtime.gpu_detector import GpuDetector
 
-TORCHVISION = {"ssdlite320_mobilenet_v3_large": ssdlite320_mobilenet_v3_large, "ssd300_vgg16": ssd300_vgg16}
+SSDLITE, SSD300 = "ssdlite320_mobilenet_v3_large", "ssd300_vgg16"
 PRECISIONS = ("fp32", "fp16", "int8")
-SCORES_ABOVE = 3000  # of an image, above the card's threshold, that a model without training is made to give
+FRAME_HW = (480, 640)
+# Text, centre, side and angle (degrees) of the codes in the synthetic frame, in pixels.
+CODES = (
+    ("ssd-edge", (150, 150), 180, 0),
+    ("https://example.org", (400, 110), 140, 12),
+    ("0123456789", (480, 350), 200, -25),
+    ("ab", (145, 355), 110, 40),
+)
 Image = NDArray[np.uint8]
 
 
-def background_for(logits: NDArray[np.float32], threshold: float, wanted: int) -> float:
-    """What to add to the background's logits so that about `wanted` scores of classes are above the threshold.
+@dataclass(frozen=True)
+class Model:
+    """A model to measure.
 
-    Suppression costs what the scores make it cost, and in a trained model nearly all of an image is background.
-
-    Args:
-        logits: float32 [anchors, classes + 1], the background first.
+    Attributes:
+        checkpoint: what PyTorch runs; None: it was given as ONNX only.
+        onnx: in fp32; None: it is to be exported from the checkpoint, which needs torch.
+        weights: `bundled`, `given` or `random`.
     """
-    low, high = -50.0, 50.0
-    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
-    for _ in range(40):
-        middle = (low + high) / 2
-        total = exponents[:, 1:].sum(axis=1, keepdims=True) + exponents[:, :1] * np.exp(middle)
-        low, high = (middle, high) if (exponents[:, 1:] / total > threshold).sum() > wanted else (low, middle)
-    return (low + high) / 2
+
+    arch: str
+    checkpoint: Path | None
+    onnx: Path | None
+    weights: str
+
+    @property
+    def file(self) -> Path:
+        """What the CPU runs as the reference, the ONNX file where there is one."""
+        file = self.onnx or self.checkpoint
+        assert file is not None
+        return file
 
 
-def untrained_checkpoint(arch: str, path: Path, image_rgb: Image) -> Path:
-    """Random weights, seeded, that see mostly background in an image."""
-    torch.manual_seed(0)
-    model = create_model(arch, COCO_CLASSES).eval()
-    names = tuple(f"class {number}" for number in range(COCO_CLASSES))
-    card = model.make_card(names, tuple(range(COCO_CLASSES)))
-    resized = cv2.resize(image_rgb, (card.width, card.height))
-    head: torch.nn.Module = model.head.classification_head  # type: ignore[assignment]
-    with torch.inference_mode():
-        logits = model(torch.from_numpy(resized).float().permute(2, 0, 1)[None]).cls_logits[0]
-        scale = 2 / float(logits.std())  # apart, so that some scores are high and most are low
-        background = background_for((scale * logits).numpy(), card.score_threshold, SCORES_ABOVE)
-        layers = [module for module in head.modules() if isinstance(module, torch.nn.Conv2d)]
-        for layer in layers:
-            if layer.bias is not None and layer.out_channels % (COCO_CLASSES + 1) == 0:
-                layer.weight *= scale
-                layer.bias *= scale
-                layer.bias.view(-1, COCO_CLASSES + 1)[:, 0] += background
-    save_checkpoint(path, Checkpoint(card, model.state_dict()))
-    return path
+def bundled() -> Model:
+    """The SSDlite that comes with the package: 5 classes, and default boxes fitted to them.
+
+    Raises:
+        ModelFileError: this copy of the package comes without it.
+    """
+    onnx = bundled_model()
+    return Model(SSDLITE, onnx.with_suffix(".pt"), onnx, "bundled")
 
 
-def write_onnx(checkpoint: Path, precision: str, path: Path) -> Path:
-    """The checkpoint's graph. In int8, all ranges are −6 to 6: right in time and size, not in what it finds."""
+def write_onnx(model: Model, precision: str, folder: Path) -> Path:
+    """The model's graph in a precision; written once. In int8 all ranges are −6 to 6: right in time, not in results.
+
+    Raises:
+        NotRunError: a package is missing.
+    """
+    if precision == "fp32" and model.onnx is not None:
+        return model.onnx
+    path = folder / f"{model.arch}_{model.file.stem}_{precision}.onnx"
+    if path.exists():
+        return path
+    need("onnx")
     import onnx
 
     from ssd_edge.calib.placement_tensorrt import place_for_tensorrt
     from ssd_edge.export.fp16 import half_graph
-    from ssd_edge.export.onnx_export import onnx_from_predictor
 
-    model, card = model_from_checkpoint(checkpoint)
-    graph = onnx_from_predictor(Predictor(model).eval(), (card.height, card.width))
-    if precision == "int8":
-        graph = place_for_tensorrt(graph, lambda _: (-6.0, 6.0))
-    if precision != "fp32":
+    if precision == "fp32":
+        need("torch", "onnxscript")
+        from gpu_torch import fp32_graph
+
+        graph, card = fp32_graph(model)
+    else:
+        graph = onnx.load(write_onnx(model, "fp32", folder))
+        card = ModelCard.from_json({entry.key: entry.value for entry in graph.metadata_props}[ONNX_METADATA_KEY])
+        if precision == "int8":
+            graph = place_for_tensorrt(graph, lambda _: (-6.0, 6.0))
         graph = half_graph(graph)
     onnx.helper.set_model_props(graph, {ONNX_METADATA_KEY: replace(card, precision=precision).to_json()})
     path.write_bytes(graph.SerializeToString())
     return path
 
 
-def build(onnx: Path, batch: int) -> tuple[Path, dict[str, Any]]:
+def build(onnx: Path, batch: int, folder: Path) -> tuple[Path, dict[str, Any]]:
     """An engine of one batch size that has run here, and what its card says.
 
     Raises:
@@ -96,22 +109,13 @@ def build(onnx: Path, batch: int) -> tuple[Path, dict[str, Any]]:
     from ssd_edge.export.build import build_engine
 
     report = build_engine(
-        onnx, onnx.with_name(f"{onnx.stem}_{batch}.engine"), batch=BatchSizes(batch, batch, batch), progress=False
+        onnx, folder / f"{onnx.stem}_{batch}.engine", batch=BatchSizes(batch, batch, batch), progress=False
     )
     if report.not_run is not None:
         raise RuntimeError(report.not_run)
     layers = {name: share.__dict__ for name, share in (report.card.layers or {}).items()}
     tensorrt = f"{report.card.flavour} {report.card.tensorrt_version}"
     return report.path, {"tensorrt": tensorrt, "build_seconds": report.seconds, "layers": layers}
-
-
-def open_on_torch(checkpoint: Path, *, half: bool, batch: int, score_threshold: float | None = None) -> GpuDetector:
-    """The PyTorch module in the GPU's pipeline."""
-    from ssd_edge.runtime.backend_torch_cuda import TorchCudaDetector, TorchEngine
-
-    model, card = model_from_checkpoint(checkpoint)
-    engine = TorchEngine(model.cuda(), card, cuda=open_cuda(), half=half, batch=batch)
-    return TorchCudaDetector(engine, card, score_threshold=score_threshold, slots=1)
 
 
 def open_engine(engine: Path) -> GpuDetector:
@@ -133,36 +137,9 @@ class OnGpu:
         return {"shape": self.shape, "typestr": "|u1", "data": (self.memory.address, True), "version": 3}
 
 
-def torchvision_model(checkpoint: Path) -> Any:
-    """torchvision's own model with the checkpoint's weights, on the GPU, with its own thresholds."""
-    loaded = load_checkpoint(checkpoint)
-    classes = len(loaded.card.class_names) + 1
-    model = TORCHVISION[loaded.card.arch](
-        weights=None, weights_backbone=None, num_classes=classes, score_thresh=loaded.card.score_threshold
-    )
-    model.load_state_dict(loaded.state_dict)
-    return model.eval().cuda()
-
-
-@contextmanager
-def torchvision_peer(checkpoint: Path, frame: Image, *, compiled: bool) -> Iterator[Callable[[], object]]:
-    """From a frame to detections on the processor, as torchvision's documentation has it."""
-    model = torchvision_model(checkpoint)
-    if compiled:
-        model = torch.compile(model)
-
-    def run() -> object:
-        with torch.inference_mode():
-            rgb = torch.from_numpy(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)).cuda().permute(2, 0, 1)
-            (found,) = model([rgb.float() / 255])
-            return {name: values.cpu() for name, values in found.items()}
-
-    yield run
-
-
 @contextmanager
 def onnxruntime_cuda_peer(onnx: Path, frame: Image) -> Iterator[Callable[[], object]]:
-    """The network by ONNX Runtime on the GPU, the rest on the processor.
+    """The network by ONNX Runtime on the GPU, the rest on the CPU.
 
     Raises:
         RuntimeError: this ONNX Runtime has no CUDA.
@@ -174,7 +151,35 @@ def onnxruntime_cuda_peer(onnx: Path, frame: Image) -> Iterator[Callable[[], obj
         raise RuntimeError(f"ONNX Runtime {ort.__version__} has {', '.join(ort.get_available_providers())} alone")
     session = ort.InferenceSession(str(onnx), providers=[name])
     if name not in session.get_providers():
-        raise RuntimeError("ONNX Runtime fell back to the processor")
+        raise RuntimeError("ONNX Runtime fell back to the CPU")
     with open_detector(onnx) as detector:
         detector.infer = lambda images_rgb: session.run(["boxes", "scores"], {"images": images_rgb})  # type: ignore
         yield lambda: detector([frame])
+
+
+def read_frame(path: Path | None) -> Image:
+    """640×480 BGR: the image, or a synthetic one of four QR codes, which the bundled model finds.
+
+    Raises:
+        ImageError: the file is not an image.
+    """
+    if path is None:
+        return synthetic_frame()
+    resized: Image = cv2.resize(load_image(path), FRAME_HW[::-1])
+    return resized
+
+
+def synthetic_frame() -> Image:
+    """uint8 [480, 640, 3] BGR, the same everywhere: drawn by OpenCV alone."""
+    blots = np.random.default_rng(0).integers(90, 160, (12, 16, 3), np.uint8)
+    frame: Image = cv2.resize(blots, FRAME_HW[::-1], interpolation=cv2.INTER_CUBIC)
+    encoder = cv2.QRCodeEncoder.create()
+    for text, centre, side, angle in CODES:
+        code = cv2.copyMakeBorder(encoder.encode(text), 4, 4, 4, 4, cv2.BORDER_CONSTANT, value=255)
+        middle = (len(code) - 1) / 2
+        place = cv2.getRotationMatrix2D((middle, middle), angle, side / len(code))
+        place[:, 2] += np.array(centre) - middle
+        paper = cv2.warpAffine(np.full_like(code, 255), place, FRAME_HW[::-1])[..., None] / 255
+        ink = cv2.warpAffine(code, place, FRAME_HW[::-1])[..., None]
+        frame = (frame * (1 - paper) + paper * (20 + 0.8 * ink)).astype(np.uint8)
+    return frame

@@ -15,12 +15,26 @@ WARM_UP = 20  # runs that are not counted
 FILLS, FILL_BYTES = 32, 64 << 20  # about 1 ms where memory takes 2 TB/s, and longer elsewhere
 
 
-def medians_ms(contenders: Mapping[str, Contender], runs: int) -> dict[str, float]:
-    """Median of each over `runs` rounds, in every one of which each runs once."""
+def medians_ms(
+    contenders: Mapping[str, Contender], runs: int, left_out: Callable[[str, Exception], None] | None = None
+) -> dict[str, float]:
+    """Median of each over `runs` rounds, in every one of which each runs once.
+
+    Args:
+        left_out: called with the name and the error of a contender that fails, which then takes no part; it may raise.
+            None: the error is raised.
+    """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(-min(WARM_UP, runs), runs):
-        for name, run in contenders.items():
-            ms = run()
+        for name in list(times):
+            try:
+                ms = contenders[name]()
+            except Exception as error:
+                if left_out is None:
+                    raise
+                left_out(name, error)
+                del times[name]
+                continue
             if turn >= 0:
                 times[name].append(ms)
     return {name: float(np.median(values)) for name, values in times.items()}

@@ -2,17 +2,52 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
-from collections.abc import Iterator
+import os
+import re
+import sys
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from exported_architectures import Exported
     from tiny_detector import Tiny
 
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+# What the extras of pyproject.toml bring and test modules import at their top; a Jetson's install has none of it.
+OPTIONAL = (
+    *("PIL", "av", "matplotlib", "onnx", "onnxscript", "paho", "pycocotools", "safetensors"),
+    *("starlette", "torch", "torchvision", "uvicorn", "yaml", "zxingcpp"),
+)
+ROOT = Path(__file__).resolve().parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
+sys.path.append(str(ROOT / "benchmarks"))  # last: programs there have plain names, such as `line` and `speed`
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Skip a test module that imports an optional package which is not installed, with the package's name.
+
+    So `pytest -m gpu` runs its tests on a machine that has the packages of those tests alone.
+    """
+    report = yield
+    if report.outcome == "failed" and (absent := absent_package(str(report.longrepr))):
+        report.outcome = "skipped"
+        report.longrepr = (str(collector.path), 0, f"Skipped: {absent} is not installed")
+    return report
+
+
+def absent_package(failure: str) -> str | None:
+    """The optional package for want of which an import failed; None: it failed for another reason."""
+    found = re.search(r"ModuleNotFoundError: (?:No module named|import of) '?(\w+)", failure)
+    if found is None or found[1] not in OPTIONAL:
+        return None
+    return None if importlib.util.find_spec(found[1]) else found[1]
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +69,19 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """A tiny detector that is sure of what it finds, and a dataset of just that."""
+    """A tiny detector that is sure of what it finds, and a dataset of just that; skips without torch and onnx."""
+    for package in ("torch", "safetensors", "onnx", "onnxscript"):
+        pytest.importorskip(package)
     from tiny_detector import Tiny  # imports torch
 
     return Tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def export_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
+    """The fp32 export of an architecture, made once for all tests and workers of this run."""
+    from exported_architectures import export_once  # imports torch
+
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    return lambda arch: export_once(shared, arch)

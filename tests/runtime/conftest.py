@@ -1,23 +1,27 @@
 """A tiny model that obeys the ONNX contract and whose detections can be told by eye; a network camera."""
 
+from __future__ import annotations
+
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from ssd_edge.card import ONNX_METADATA_KEY, ModelCard
 
+if TYPE_CHECKING:
+    import onnx
+
 SIZE, CELL = 32, 8
 ANCHORS = (SIZE // CELL) ** 2
+UINT8 = 2  # onnx.TensorProto.UINT8
 
 COLOUR_CARD = ModelCard(
     arch="colour_cells",
@@ -37,6 +41,7 @@ COLOUR_CARD = ModelCard(
 @pytest.fixture
 def make_model(tmp_path: Path) -> Callable[..., Path]:
     """Write a variant of the model: keyword arguments of `_colour_model`, and changes to its card."""
+    onnx = pytest.importorskip("onnx")
 
     def make(name: str = "colour.onnx", *, card: dict[str, Any] | None = None, **changes: Any) -> Path:
         text = replace(COLOUR_CARD, **(card or {})).to_json()
@@ -88,12 +93,15 @@ def _colour_model(
     metadata: dict[str, str],
     *,
     batch: int | str = "batch",
-    image_type: int = TensorProto.UINT8,
+    image_type: int = UINT8,
     input_name: str = "images",
     output_name: str = "scores",
     broken_boxes: bool = False,
 ) -> onnx.ModelProto:
     """Anchors are the 4×4 cells of 8×8 pixels; a class's score is its channel's mean in the cell / 255."""
+    import onnx  # not at the top: the GPU's tests need this file and run without onnx
+    from onnx import TensorProto, helper, numpy_helper
+
     low = np.arange(SIZE // CELL, dtype=np.float32) * CELL / SIZE
     x0, y0 = np.meshgrid(low, low)  # each [4, 4], row by row as the pooling is
     corners = np.stack([x0, y0, x0 + CELL / SIZE, y0 + CELL / SIZE], -1).reshape(1, ANCHORS, 4)

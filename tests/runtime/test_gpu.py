@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gpu_cases import NmsCase, found_by, hard_cases, ssd300_case, uploaded
+from gpu_models import synthetic_frame
 from test_gpu_detector import assert_equal, random_frames
-from test_nms import random_boxes
 
 from ssd_edge.bundled import bundled_model
 from ssd_edge.errors import MissingDependencyError
@@ -20,8 +21,7 @@ from ssd_edge.runtime.cuda import Cuda, Graph, find_gpu, open_cuda
 from ssd_edge.runtime.detector import Detector, open_detector
 from ssd_edge.runtime.gpu_detector import GpuDetector
 from ssd_edge.runtime.gpu_engine import CaptureRefused, Engine
-from ssd_edge.runtime.kernels import KERNEL_SOURCE, KERNELS, Nms, preprocess_bgr
-from ssd_edge.runtime.nms import nms
+from ssd_edge.runtime.kernels import KERNEL_SOURCE, KERNELS, preprocess_bgr
 from ssd_edge.runtime.preprocess import preprocess
 
 pytestmark = pytest.mark.gpu
@@ -68,22 +68,14 @@ class DetourEngine(Engine):
         self._open.close()
 
 
-def to_gpu(stack: ExitStack, cuda: Cuda, array: np.ndarray) -> int:
-    """The address of a copy."""
-    memory = stack.enter_context(cuda.memory(array.nbytes))
-    with cuda.stream() as stream:
-        stream.copy(memory.address, array.ctypes.data, array.nbytes)
-        stream.synchronize()
-    return memory.address
-
-
 def preprocess_on_gpu(cuda: Cuda, frame: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     """uint8 [*size_hw, 3] RGB."""
     result = np.empty((*size_hw, 3), np.uint8)
     kernels = cuda.module(KERNEL_SOURCE, KERNELS)
     with ExitStack() as stack:
         stream = stack.enter_context(cuda.stream())
-        source, out = to_gpu(stack, cuda, frame), stack.enter_context(cuda.memory(result.nbytes)).address
+        source = uploaded(stack, cuda, stream, frame)
+        out = stack.enter_context(cuda.memory(result.nbytes)).address
         preprocess_bgr(stream, kernels, source, 3 * frame.shape[1], frame.shape[:2], out, size_hw)
         stream.copy(result.ctypes.data, out, result.nbytes)
         stream.synchronize()
@@ -107,25 +99,11 @@ def test_preprocess(frame_hw: tuple[int, int], size_hw: tuple[int, int], cuda: C
     np.testing.assert_allclose(result.astype(int), expected, rtol=0, atol=1)
 
 
-def check_nms(cuda: Cuda, boxes: np.ndarray, scores: np.ndarray, *, threshold: float, iou: float, most: int) -> None:
-    """Of a batch, three times: it is to be deterministic."""
-    batch, anchors, classes = scores.shape
-    limits = {"candidates": 2 * most, "detections": most}
-    kernels = cuda.module(KERNEL_SOURCE, KERNELS)
-    with ExitStack() as stack:
-        stream = stack.enter_context(cuda.stream())
-        suppression = stack.enter_context(Nms(cuda, kernels, batch, anchors, classes, *limits.values()))
-        addresses = [to_gpu(stack, cuda, np.ascontiguousarray(values)) for values in (boxes, scores)]
-        output = np.empty(suppression.output_bytes, np.uint8)
-        for _ in range(3):
-            suppression.launch(stream, *addresses, score_threshold=threshold, iou_threshold=iou)
-            stream.copy(output.ctypes.data, suppression.output, output.nbytes)
-            stream.synchronize()
-            expected = [
-                nms(np.clip(b, 0, 1), s, score_threshold=threshold, iou_threshold=iou, **limits)
-                for b, s in zip(boxes, scores, strict=True)
-            ]
-            assert_equal(suppression.read(output, [(1, 1)] * batch), expected)
+def check_nms(cuda: Cuda, case: NmsCase) -> None:
+    """Three times: it is to be deterministic."""
+    expected = case.expected()
+    for found in found_by(cuda, case, repeat=3):
+        assert_equal(found, expected)
 
 
 @pytest.mark.parametrize("threshold", [0.001, 0.01, 0.4])
@@ -133,29 +111,16 @@ def test_nms_of_the_bundled_model(threshold: float, cuda: Cuda) -> None:
     with open_detector(bundled_model()) as detector:
         images = np.random.default_rng(0).integers(0, 256, (3, detector.card.height, detector.card.width, 3), np.uint8)
         boxes, scores = detector.infer(images // 4 * 3)
-    check_nms(cuda, boxes, scores, threshold=threshold, iou=0.45, most=200)
+    check_nms(cuda, NmsCase("the bundled model", boxes, scores, score_threshold=threshold))
 
 
 def test_nms_of_ssd300s_size(cuda: Cuda) -> None:
-    rng = np.random.default_rng(1)
-    boxes = np.stack([random_boxes(rng, 8732) for _ in range(2)])
-    scores = rng.beta(0.05, 3, (2, 8732, 90)).astype(np.float32)
-    check_nms(cuda, boxes, scores, threshold=0.01, iou=0.45, most=200)
+    check_nms(cuda, ssd300_case(2))
 
 
-def test_nms_of_hard_cases(cuda: Cuda) -> None:
-    rng = np.random.default_rng(2)
-    boxes = np.stack([random_boxes(rng, 600) for _ in range(6)])
-    scores = rng.random((6, 600, 3), np.float32)
-    scores[0] = 0.5  # all equal
-    boxes[1] = boxes[1, 0]  # all in one place
-    scores[2] = 0  # nothing
-    scores[3][rng.random((600, 3)) < 0.3] = np.nan
-    scores[3][rng.random((600, 3)) < 0.1] = np.inf
-    boxes[4][rng.random((600, 4)) < 0.1] = np.nan
-    scores[5] = np.round(scores[5], 1)  # ties
-    for threshold, iou in ((0.0, 0.5), (0.5, 0.45), (0.01, 0.0)):
-        check_nms(cuda, boxes, scores, threshold=threshold, iou=iou, most=50)
+@pytest.mark.parametrize("case", hard_cases(), ids=lambda case: case.name)
+def test_nms_of_hard_cases(case: NmsCase, cuda: Cuda) -> None:
+    check_nms(cuda, case)
 
 
 @pytest.mark.parametrize("slots", [1, 2])
@@ -206,12 +171,18 @@ def open_tensorrt(onnx: Path, **options: Any) -> GpuDetector:
     return detector
 
 
+@pytest.fixture
+def model(request: pytest.FixtureRequest, cuda: Cuda) -> Any:
+    """The tiny model, made only where there is a GPU."""
+    return request.getfixturevalue("tiny")
+
+
 @pytest.fixture(params=["torch", "tensorrt"])
-def open_gpu(request: pytest.FixtureRequest, cuda: Cuda, tiny: Any) -> Callable[..., GpuDetector]:
+def open_gpu(request: pytest.FixtureRequest, model: Any) -> Callable[..., GpuDetector]:
     """Open the tiny model on the GPU, in either kind of engine."""
     if request.param == "torch":
-        return lambda **options: open_torch(tiny.checkpoint, **options)
-    return lambda **options: open_tensorrt(tiny.onnx, **options)
+        return lambda **options: open_torch(model.checkpoint, **options)
+    return lambda **options: open_tensorrt(model.onnx, **options)
 
 
 @pytest.mark.parametrize("overlap", [True, False])
@@ -236,9 +207,9 @@ def test_graphs_and_what_runs_as_it_comes_agree(
     assert "without a CUDA graph" not in caplog.text
 
 
-def test_detections_are_those_of_the_processor(open_gpu: Callable[..., GpuDetector], tiny: Any) -> None:
+def test_detections_are_those_of_the_processor(open_gpu: Callable[..., GpuDetector], model: Any) -> None:
     """Up to what other kernels and TF32 do to scores; detections at the threshold may go either way."""
-    with open_gpu() as detector, open_detector(tiny.onnx, score_threshold=0.01) as cpu:
+    with open_gpu() as detector, open_detector(model.onnx, score_threshold=0.01) as cpu:
         for frame in random_frames((96, 128), (50, 70)):
             (got,), (expected,) = detector([frame]), cpu([frame])
             best = min(10, len(expected))
@@ -247,6 +218,22 @@ def test_detections_are_those_of_the_processor(open_gpu: Callable[..., GpuDetect
                 detector.infer(frame_images(frame, cpu)), cpu.infer(frame_images(frame, cpu)), strict=True
             ):
                 np.testing.assert_allclose(one, other, atol=5e-3)
+
+
+def test_the_bundled_model_in_tensorrt(cuda: Cuda, tmp_path: Path) -> None:
+    """The one test of TensorRT that needs neither torch nor onnx: on a Jetson with its base install."""
+    onnx = tmp_path / "bundled.onnx"
+    onnx.write_bytes(bundled_model().read_bytes())
+    frame = synthetic_frame()
+    with open_tensorrt(onnx) as detector, open_detector(bundled_model(), score_threshold=0.4) as cpu:
+        (expected,) = cpu([frame])
+        assert len(expected) == 4
+        for _ in range(3):  # as it comes, captured, replayed
+            (found,) = detector([frame])
+            best = found.above(0.4)
+            np.testing.assert_array_equal(best.labels, expected.labels)
+            np.testing.assert_allclose(best.scores, expected.scores, atol=5e-3)
+            np.testing.assert_allclose(best.boxes_xyxy, expected.boxes_xyxy, atol=2)  # pixels of 640
 
 
 def frame_images(frame: np.ndarray, detector: Detector) -> np.ndarray:

@@ -5,17 +5,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gpu
+import gpu_record
+import gpu_timing
 import pytest
 from host_cuda import HostCuda, HostStream
 
-for module in ("torch", "torchvision"):
-    pytest.importorskip(module)
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import gpu  # noqa: E402
-import gpu_timing  # noqa: E402
-
-from ssd_edge.errors import MissingDependencyError  # noqa: E402
-from ssd_edge.runtime.cuda import CudaError, CudaFatalError  # noqa: E402
+from ssd_edge.errors import MissingDependencyError
+from ssd_edge.runtime.cuda import CudaError, CudaFatalError
 
 LOST = RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with TORCH_USE_CUDA_DSA")
 
@@ -31,7 +28,7 @@ LOST = RuntimeError("CUDA error: an illegal memory access was encountered\nCompi
     ],
 )
 def test_what_loses_the_gpu(error: Exception, lost: bool) -> None:
-    assert gpu.is_lost(error) == lost
+    assert gpu_record.is_lost(error) == lost
 
 
 def test_rows_that_were_measured_are_kept_when_the_gpu_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +68,7 @@ def test_without_cuda_core(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         raise MissingDependencyError("no cuda-core", extra="cuda13")
 
     monkeypatch.setattr(gpu, "open_cuda", absent)
-    monkeypatch.setattr(gpu, "read_frame", lambda _: None)
+    monkeypatch.setattr(gpu, "make_inputs", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["gpu.py"])
     with pytest.raises(SystemExit) as ended:
         gpu.main()
