@@ -1,6 +1,6 @@
 """The half graph: which tensors are half, what stays float32, and that it still gives what float32 gives."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from exported_architectures import CLASSES, Exported
 from onnx import TensorProto, helper, numpy_helper
-from test_onnx_export import CLASSES, SIZE, write_checkpoint
+from test_onnx_export import SIZE
 from torch import Tensor, nn
 
 from ssd_edge.card import ModelCard
@@ -532,10 +533,9 @@ def test_a_precision_that_is_not_there(checkpoint: Path, tmp_path: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", sorted(SIZE))
-def test_every_architecture_in_half(tmp_path: Path, arch: str) -> None:
-    model, card = model_from_checkpoint(write_checkpoint(tmp_path / "checkpoint.pt", arch))
-    graph = onnx_from_predictor(Predictor(model).eval(), (card.height, card.width))
-    image = np.random.default_rng(0).integers(0, 256, (1, card.height, card.width, 3), np.uint8)
+def test_every_architecture_in_half(export_once: Callable[[str], Exported], arch: str) -> None:
+    graph = onnx.load(export_once(arch).path)
+    image = np.random.default_rng(0).integers(0, 256, (1, SIZE[arch], SIZE[arch], 3), np.uint8)
     half, report = half_from_float(graph, image)
     onnx.checker.check_model(half, full_check=True)
     assert report.kept_float == {}

@@ -1,12 +1,8 @@
 """The exported file obeys the ONNX contract and gives what PyTorch gives."""
 
-import contextlib
-import functools
-import io
 import re
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from exported_architectures import CLASSES, Exported
 from torch import Tensor, nn
 
 from ssd_edge.card import ONNX_METADATA_KEY, ModelCard, file_sha256
@@ -21,7 +18,7 @@ from ssd_edge.checkpoint import Checkpoint, model_from_checkpoint, save_checkpoi
 from ssd_edge.data.dataset import DetectionDataset, ImageRecord
 from ssd_edge.errors import DatasetError, GateFailedError, ModelFileError, SinkError, UsageError
 from ssd_edge.export import onnx_export
-from ssd_edge.export.onnx_export import ExportReport, export_onnx
+from ssd_edge.export.onnx_export import export_onnx
 from ssd_edge.models.architecture import ARCHITECTURES, Architecture, find_architecture
 from ssd_edge.models.backbone import Backbone
 from ssd_edge.models.create import create_model
@@ -29,7 +26,6 @@ from ssd_edge.models.default_boxes import DefaultBoxConfig
 from ssd_edge.models.head import ssd_head
 from ssd_edge.models.predict import Predictor
 
-CLASSES = ("cat", "dog", "cow")
 ANCHORS = {
     "ssdlite320_mobilenet_v3_large": 3234,
     "ssdlite320_mobilenet_v3_large_full_tail": 3234,
@@ -43,54 +39,6 @@ OPERATORS = (
     "Add Cast Clip Concat Conv Div Exp Expand HardSigmoid HardSwish MaxPool Mul ReduceL2 ReduceMean Relu Reshape "
     "Shape Slice Softmax Sub Transpose"
 )
-
-
-def write_checkpoint(path: Path, arch: str) -> Path:
-    """A checkpoint with random weights and batch-norm statistics."""
-    torch.manual_seed(0)
-    model = create_model(arch, len(CLASSES))
-    for name, module in model.named_modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean, std=0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-            if name.endswith("bn3"):  # with such statistics ResNet's 13 residuals would add up to logits of hundreds
-                nn.init.constant_(module.weight, 0.3)
-    save_checkpoint(path, Checkpoint(model.make_card(CLASSES, (17, 18, 21)), model.state_dict()))
-    return path
-
-
-@dataclass(frozen=True)
-class Exported:
-    """One export, and what it said besides its report."""
-
-    arch: str
-    checkpoint: Path
-    path: Path
-    report: ExportReport
-    noise: list[str]
-
-
-@pytest.fixture(scope="module")
-def export_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
-    """Export an architecture the first time it is asked for."""
-
-    @functools.cache
-    def export(arch: str) -> Exported:
-        folder = tmp_path_factory.mktemp(arch)
-        checkpoint = write_checkpoint(folder / "checkpoint.pt", arch)
-        path, said = folder / "made" / "model.onnx", io.StringIO()
-        with (
-            warnings.catch_warnings(record=True) as warned,
-            contextlib.redirect_stdout(said),
-            contextlib.redirect_stderr(said),
-            pytest.MonkeyPatch.context() as patch,
-        ):
-            patch.setattr(onnx_export, "COMPARED_IMAGES", 2)
-            warnings.simplefilter("always")
-            report = export_onnx(checkpoint, path)
-        return Exported(arch, checkpoint, path, report, [said.getvalue(), *(str(w.message) for w in warned)])
-
-    return export
 
 
 @pytest.fixture(
