@@ -296,6 +296,13 @@ class Cuda(Resource):
         return None
 
     @abstractmethod
+    def synchronize(self) -> None:
+        """Wait until all work in the context is done, other libraries' included.
+
+        Breaks a capture in any thread, so the caller holds `gpu_engine.capturing`.
+        """
+
+    @abstractmethod
     def free_memory(self) -> tuple[int, int]:
         """(free, total) bytes of the GPU's memory."""
 
@@ -366,13 +373,14 @@ def check_ordinal(device: int, count: int) -> None:
 
 def _implementation() -> Any:
     """The module that implements the interface here."""
-    chosen = os.environ.get(CUDA_VARIABLE) or next((n for n, p in IMPLEMENTATIONS.items() if _is_installed(p)), "core")
+    chosen = os.environ.get(CUDA_VARIABLE) or next((n for n, p in IMPLEMENTATIONS.items() if is_installed(p)), "core")
     if chosen not in IMPLEMENTATIONS:
         raise UsageError(f"{CUDA_VARIABLE}={chosen}: expected {' or '.join(IMPLEMENTATIONS)}, or nothing")
     return importlib.import_module(f"ssd_edge.runtime.cuda_{chosen}")
 
 
-def _is_installed(package: str) -> bool:
+def is_installed(package: str) -> bool:
+    """Whether a package is there; it is not imported."""
     try:
         return importlib.util.find_spec(package) is not None
     except (ImportError, ValueError):  # a parent that is absent, or blocked

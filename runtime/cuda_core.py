@@ -11,11 +11,12 @@ import ctypes
 import importlib
 import re
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ssd_edge.errors import MissingDependencyError
+from ssd_edge.errors import MissingDependencyError, SsdEdgeError
 from ssd_edge.runtime.cuda import (
     Cuda,
     CudaError,
@@ -28,10 +29,17 @@ from ssd_edge.runtime.cuda import (
     check_ordinal,
     cuda_failure,
 )
+from ssd_edge.runtime.fixes import extra_command
+from ssd_edge.runtime.host import read_host, version_numbers
 from ssd_edge.runtime.kernel_cache import compile_kernels, is_machine_code
 
 DEFAULT_SHARED_BYTES = 48 * 1024  # of a block; more has to be asked for
 STATUS = re.compile(r"CUDA_ERROR_\w+")
+# Earlier versions of cuda-core have other options of events, and 1.0.0 does not import with cuda-bindings 13.0. With
+# earlier cuda-bindings of each CUDA the process crashes when it ends, as cuda-core lets go of its context.
+# pyproject.toml has the same numbers; tests/runtime/test_cuda_core_versions.py tries them.
+OLDEST_CORE = "1.0.1"
+OLDEST_BINDINGS = {12: "12.9.3", 13: "13.0.2"}
 
 
 class Api(NamedTuple):
@@ -50,25 +58,60 @@ def load_api() -> Api:
     """Import cuda-python.
 
     Raises:
-        MissingDependencyError: it is not installed.
+        MissingDependencyError: it is not installed, or too old.
+        CudaError: it is installed, but does not load.
     """
     try:
         core, driver, bindings = map(importlib.import_module, ("cuda.core", "cuda.bindings.driver", "cuda.bindings"))
     except ImportError as error:
-        raise MissingDependencyError(
-            f"running on a GPU needs the package cuda-core, which is not installed or does not load ({error}); "
-            "extra cuda12 for CUDA 12 (JetPack 6), cuda13 for CUDA 13 (JetPack 7)",
-            extra="cuda13",
-        ) from error
+        raise _import_failure(error) from error
+    _check_versions(core.__version__, bindings.__version__)
     return Api(core, driver, bindings.__version__)
+
+
+def _import_failure(error: ImportError) -> SsdEdgeError:
+    """Why it does not import: absent, too old, or broken."""
+    core, bindings = _installed("cuda-core"), _installed("cuda-bindings")
+    if core is None or bindings is None:
+        absent = "cuda-core" if core is None else "cuda-bindings"
+        return MissingDependencyError(
+            f"running on a GPU needs the package {absent}, which is not installed ({error})",
+            extra=read_host().cuda_extra,
+        )
+    _check_versions(core, bindings)
+    needed = OLDEST_BINDINGS[read_host().cuda_major]
+    return CudaError(
+        f"cuda-core {core} with cuda-bindings {bindings} is installed but does not load ({error}); install both again: "
+        f"pip install --force-reinstall 'cuda-core>={OLDEST_CORE}' 'cuda-bindings>={needed},<{int(needed[:2]) + 1}'"
+    )
+
+
+def _check_versions(core: str, bindings: str) -> None:
+    """
+    Raises:
+        MissingDependencyError: one of them is too old.
+    """
+    oldest = OLDEST_BINDINGS.get(version_numbers(bindings)[0], OLDEST_BINDINGS[12])
+    for package, found, needed in (("cuda-core", core, OLDEST_CORE), ("cuda-bindings", bindings, oldest)):
+        if version_numbers(found) < version_numbers(needed):
+            raise MissingDependencyError(
+                f"{package} {found} is too old, running on a GPU needs {needed} or later", extra=read_host().cuda_extra
+            )
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def read_gpu(device: int = 0) -> Gpu:
     """A GPU by its number. Makes no context on it.
 
     Raises:
-        MissingDependencyError: no cuda-core.
-        CudaError: no driver, one too old for cuda-bindings, or no such GPU.
+        MissingDependencyError: no cuda-core, or one that is too old.
+        CudaError: cuda-core does not load; no driver, one too old for cuda-bindings, or no such GPU.
     """
     core, driver, bindings = load_api()
     try:
@@ -101,7 +144,7 @@ def _check_driver(version: int, bindings: str) -> None:
         raise CudaError(
             f"the NVIDIA driver here runs CUDA up to {_version_text(version)}, and cuda-bindings {bindings} need one "
             f"for CUDA {needed}; update the driver, or take the packages for CUDA 12 (JetPack 6): "
-            "in the folder of ssd-edge: pip install '.[cuda12]'"
+            f"{extra_command('cuda12')}"
         )
 
 
@@ -191,6 +234,9 @@ class CoreCuda(Cuda):
     def device_of(self, address: int) -> int | None:
         ordinal = self.driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
         return int(self.call(self.driver.cuPointerGetAttribute, ordinal, address))
+
+    def synchronize(self) -> None:
+        self.call(self.driver.cuCtxSynchronize)
 
     def free_memory(self) -> tuple[int, int]:
         free, total = self.call(self.driver.cuMemGetInfo)

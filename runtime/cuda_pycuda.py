@@ -33,6 +33,7 @@ from ssd_edge.runtime.kernel_cache import OPTIONS, compile_kernels
 
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: waits for no work of the default stream
 DEFAULT_SHARED_BYTES = 48 * 1024
+REINSTALL = "install it again for this CUDA: pip install --force-reinstall --no-binary pycuda pycuda"
 NO_GRAPHS = "PyCUDA has no CUDA graphs; in the folder of ssd-edge: pip install '.[cuda13]', for CUDA 12 '.[cuda12]'"
 
 
@@ -41,15 +42,20 @@ def load_driver() -> Any:
 
     Raises:
         MissingDependencyError: it is not installed.
+        CudaError: it is installed, but does not load.
     """
     try:
         return importlib.import_module("pycuda.driver")
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name != "pycuda":
+            raise CudaError(f"pycuda is installed but lacks {error.name}; {REINSTALL}") from error
         raise MissingDependencyError(
-            f"SSD_EDGE_CUDA=pycuda needs the package pycuda, which is not installed or does not load ({error}); it is "
-            "compiled on this machine, with CUDA's nvcc; cuda-core needs neither (extra cuda13; cuda12 for JetPack 6)",
+            f"SSD_EDGE_CUDA=pycuda needs the package pycuda, which is not installed ({error}); it is compiled on this "
+            "machine, with CUDA's nvcc; cuda-core needs neither (extra cuda13; cuda12 for JetPack 6)",
             extra="pycuda",
         ) from error
+    except ImportError as error:
+        raise CudaError(f"pycuda is installed but does not load ({error}); {REINSTALL}") from error
 
 
 def read_gpu(device: int = 0) -> Gpu:
@@ -171,6 +177,9 @@ class PycudaCuda(Cuda):
                 "in the folder of ssd-edge: pip install '.[cuda13]', for CUDA 12 '.[cuda12]'"
             ) from error
         return code
+
+    def synchronize(self) -> None:
+        self.call(self.driver.Context.synchronize)
 
     def free_memory(self) -> tuple[int, int]:
         free, total = self.call(self.driver.mem_get_info)

@@ -6,20 +6,19 @@ file, TensorRT, GPU and batch, all of which are in its name. Delete the folder t
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
-import importlib.util
 import logging
 import os
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from ssd_edge.card import file_sha256, int8_target
-from ssd_edge.errors import MissingDependencyError, ModelFileError, SsdEdgeError, UsageError
-from ssd_edge.runtime.cuda import CudaError, Gpu, read_gpu
+from ssd_edge.errors import ModelFileError, SsdEdgeError, UsageError
+from ssd_edge.runtime.cuda import Gpu, read_gpu
 from ssd_edge.runtime.engine_card import BatchSizes, EngineCard, check_fresh, read_engine_card
+from ssd_edge.runtime.gpu_use import look_for_gpu
 from ssd_edge.runtime.onnx_file import check_onnx_file
-from ssd_edge.runtime.tensorrt_api import MODULES, TensorRT, load_tensorrt
+from ssd_edge.runtime.tensorrt_api import TensorRT, load_tensorrt
 
 _log = logging.getLogger(__name__)
 
@@ -34,18 +33,26 @@ def engine_cache_folder() -> Path:
     return Path(named) if named else Path.home() / ".cache" / "ssd-edge" / "engines"
 
 
-def prepare_model(path: Path, *, backend: str = "auto", batch: BatchSizes = ONE, progress: bool = True) -> Path:
+def prepare_model(
+    path: Path,
+    *,
+    backend: str = "auto",
+    batch: BatchSizes = ONE,
+    progress: bool = True,
+    on_cpu: Callable[[str], None] | None = None,
+) -> Path:
     """The file to open in place of `path`: an engine for it where the GPU is to run it, else `path` itself.
 
     Args:
         backend: `tensorrt`: an engine, or an error. `onnxruntime`: the file itself. `auto`: an engine where there are
-            TensorRT and a GPU, else the file itself; a build that fails is a warning.
+            TensorRT and a GPU, else the file itself. A warning says why an NVIDIA GPU is not used.
         batch: batch sizes that the engine has to take.
         progress: show the build's progress.
+        on_cpu: called with that reason instead of the warning.
 
     Raises:
         UsageError: another backend, or one that cannot run this kind of file.
-        SsdEdgeError: with `tensorrt`, as `ssd_edge.export.build.build_engine`.
+        SsdEdgeError: with `tensorrt`: no GPU, or what it takes is missing; as `ssd_edge.export.build.build_engine`.
     """
     if backend not in BACKENDS:
         raise UsageError(f"--backend {backend}: expected {', '.join(BACKENDS)}")
@@ -54,23 +61,23 @@ def prepare_model(path: Path, *, backend: str = "auto", batch: BatchSizes = ONE,
         raise UsageError(f"--backend {backend} does not run {path}; leave it out, or give the .onnx file")
     if path.suffix != ".onnx" or backend == "onnxruntime":
         return path
-    if backend == "tensorrt":
-        return _cached_engine(path, batch, progress)
-    if not _may_have_gpu() or not _may_have_tensorrt() or _is_for_the_cpu(path):
+    gpu = look_for_gpu()
+    if backend == "auto" and (not gpu.present or _is_for_the_cpu(path)):
         return path
     try:
+        gpu.check()
         return _cached_engine(path, batch, progress)
-    except (_NoGpuError, MissingDependencyError):
-        return path
     except ModelFileError:
         raise  # the file's own fault, which ONNX Runtime would meet too
     except SsdEdgeError as error:
-        _log.warning("%s runs on the CPU, as no engine could be made of it: %s", path, error)
+        if backend == "tensorrt":
+            raise
+        reason = f"runs on the CPU, not on the NVIDIA GPU: {error} (--backend onnxruntime chooses the CPU)"
+        if on_cpu is None:
+            _log.warning("%s %s", path, reason)
+        else:
+            on_cpu(reason)
         return path
-
-
-class _NoGpuError(SsdEdgeError):
-    """There is no GPU to build or run an engine on."""
 
 
 def _is_for_the_cpu(onnx: Path) -> bool:
@@ -81,29 +88,8 @@ def _is_for_the_cpu(onnx: Path) -> bool:
         return False  # who opens it says what is wrong with it
 
 
-def _may_have_tensorrt() -> bool:
-    """Without importing it, which takes a while."""
-    return any(importlib.util.find_spec(name) for names in MODULES.values() for name in names)
-
-
-def _may_have_gpu() -> bool:
-    """There is NVIDIA's driver; without importing a package for CUDA, which takes a while."""
-    if not sys.platform.startswith("linux"):
-        return True
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    return True
-
-
 def _cached_engine(onnx: Path, batch: BatchSizes, progress: bool) -> Path:
-    try:
-        gpu = read_gpu()
-    except CudaError as error:
-        raise _NoGpuError(
-            f"--backend tensorrt needs an NVIDIA GPU: {error}; --backend onnxruntime runs {onnx} on the CPU"
-        ) from error
+    gpu = read_gpu()
     if not onnx.is_file():
         raise ModelFileError(f"no model file {onnx}; check the path")
     trt = load_tensorrt()

@@ -11,8 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssd_edge.runtime.doctor.finding import MISSING, NONE, OK, PROBLEM, Finding, extra
-from ssd_edge.runtime.doctor.host import read_host
+from ssd_edge.runtime.doctor.finding import MISSING, NONE, OK, PROBLEM, Finding
+from ssd_edge.runtime.fixes import extra_command
+from ssd_edge.runtime.host import read_host
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,7 +124,7 @@ def torch(root: Path = Path("/")) -> Finding:
     if installed_version("torch") is None:
         if host.jetson:
             return Finding(NONE, "not needed on a Jetson: train and export on another machine, copy the .onnx file")
-        return Finding(MISSING, "not installed", {}, TORCH_GIVES, extra("train"))
+        return Finding(MISSING, "not installed", {}, TORCH_GIVES, extra_command("train"))
     import torch
 
     cuda, available = torch.version.cuda, torch.cuda.is_available()

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ssd_edge.runtime.doctor.finding import MISSING, NONE, OK, PROBLEM, Finding
-from ssd_edge.runtime.doctor.host import read_host, read_text
 from ssd_edge.runtime.doctor.v4l2 import Mode, read_camera
+from ssd_edge.runtime.host import read_host, read_text
 
 GIVES = "stream --camera, --csi"
 REFUSALS = (os.strerror(errno.EACCES), os.strerror(errno.EPERM))  # by the file's mode; by a container

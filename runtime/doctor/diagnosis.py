@@ -35,6 +35,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "pycuda": ("PyCUDA", gpu.pycuda),
     "tensorrt": ("TensorRT", gpu.tensorrt),
     "tensorrt_rtx": ("TensorRT-RTX", gpu.tensorrt_rtx),
+    "gpu_use": ("models on GPU", gpu.gpu_use),
     "torch": ("PyTorch", base.torch),
 }
 TIMED = ("model",)  # run when the others are done, as these would slow it down
@@ -52,17 +53,18 @@ class Diagnosis:
         """What `stream` runs an .onnx file on: `gpu`, `cpu`, or None where it cannot."""
         if any(self.findings[key].status == PROBLEM for key in NEEDED):
             return None
-        engines = any(self.findings[key].status == OK for key in ("tensorrt", "tensorrt_rtx"))
-        return "gpu" if engines and self.findings["cuda"].facts.get("gpu") else "cpu"
+        return "gpu" if self.findings["gpu_use"].status == OK else "cpu"
 
     def table(self) -> str:
         """For people: a line a check, what `stream` runs on, then what to mend and what can be added."""
         titles = {key: title for key, (title, _) in CHECKS.items()}
         width = max(map(len, titles.values()))
         lines = [f"{MARKS[found.status]:7}  {titles[key]:{width}}  {found.summary}" for key, found in self._ordered()]
+        unused = self.findings["gpu_use"]
+        although = f", not on the GPU: {unused.summary}" if unused.status == PROBLEM else ""
         verdict = {
             "gpu": "Streams run on this machine, on the GPU.",
-            "cpu": "Streams run on this machine, on the processor.",
+            "cpu": f"Streams run on this machine, on the processor{although}.",
             None: "Nothing can be streamed on this machine as it is.",
         }[self.runs_on]
         lines += ["", verdict]

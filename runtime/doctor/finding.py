@@ -32,11 +32,6 @@ class Finding:
     fix: str | None = None
 
 
-def extra(name: str) -> str:
-    """The command that installs an extra of this package."""
-    return f"in the folder of ssd-edge: pip install '.[{name}]'"
-
-
 def problem(error: SsdEdgeError) -> Finding:
     """The finding that an error is: as everywhere in this package it says what was found, then `;` and the fix."""
     found, _, fix = str(error).partition("; ")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ssd_edge.errors import MissingDependencyError
+from ssd_edge.errors import MissingDependencyError, SsdEdgeError
 from ssd_edge.runtime.doctor.base import installed_version
-from ssd_edge.runtime.doctor.finding import MISSING, NONE, OK, PROBLEM, Finding, extra, problem
-from ssd_edge.runtime.doctor.host import DRIVER_OF_CUDA, Host, read_host, version_numbers
+from ssd_edge.runtime.doctor.finding import MISSING, NONE, OK, PROBLEM, Finding, problem
+from ssd_edge.runtime.fixes import container_fix, driver_fix, extra_command, tensorrt_fix
+from ssd_edge.runtime.host import DRIVER_OF_CUDA, Host, read_host, version_numbers
 
 SMI_FIELDS = ("name", "driver_version", "memory.total", "memory.free", "compute_cap")
 SMI_SECONDS = 10.0
@@ -36,23 +36,18 @@ def gpu(root: Path = Path("/")) -> Finding:
     summary = f"{names}, driver {driver or 'of JetPack'}"
     if driver and not host.jetson and version_numbers(driver) < DRIVER_OF_CUDA[12]:
         oldest = ".".join(map(str, DRIVER_OF_CUDA[12]))
-        return Finding(PROBLEM, f"{summary}: too old, {oldest} is needed", facts, GIVES_CUDA, _driver_fix(host))
+        return Finding(PROBLEM, f"{summary}: too old, {oldest} is needed", facts, GIVES_CUDA, driver_fix(host))
     return Finding(OK, summary, facts)
 
 
 def _without_answer(host: Host, facts: dict[str, Any]) -> Finding:
     if host.driver and host.container:
-        fix = "start the container with: docker run --gpus all (needs NVIDIA's container toolkit on the host)"
-        return Finding(MISSING, f"driver {host.driver}, but no GPU in this container", facts, GIVES_CUDA, fix)
+        summary = f"driver {host.driver}, but no GPU in this container"
+        return Finding(MISSING, summary, facts, GIVES_CUDA, container_fix(host))
     if host.driver:
         fix = "restart the machine, as an update of the driver needs it; nvidia-smi says more"
         return Finding(PROBLEM, f"driver {host.driver} does not answer", facts, GIVES_CUDA, fix)
-    return Finding(MISSING, "an NVIDIA GPU without NVIDIA's driver", facts, GIVES_CUDA, _driver_fix(host))
-
-
-def _driver_fix(host: Host) -> str:
-    where = "on the host: " if host.container else ""
-    return f"{where}sudo ubuntu-drivers install && sudo reboot (Ubuntu; others: https://www.nvidia.com/drivers)"
+    return Finding(MISSING, "an NVIDIA GPU without NVIDIA's driver", facts, GIVES_CUDA, driver_fix(host))
 
 
 def _nvidia_smi() -> list[dict[str, Any]]:
@@ -77,6 +72,7 @@ def _nvidia_smi() -> list[dict[str, Any]]:
 def cuda(root: Path = Path("/")) -> Finding:
     """The GPU as this package sees it, and what it sees it through."""
     from ssd_edge.runtime.cuda import CudaError, read_gpu
+    from ssd_edge.runtime.gpu_use import NO_DEVICE, NO_LIBRARY, driver_problem
 
     host = read_host(root)
     facts: dict[str, Any] = {
@@ -89,14 +85,14 @@ def cuda(root: Path = Path("/")) -> Finding:
     packages = f"cuda-bindings {facts['cuda_bindings']}, runtime {facts['runtime']}"
     try:
         gpu = read_gpu()
-    except MissingDependencyError:
-        return _absent(host, GIVES_CUDA, extra(host.cuda_extra))
+    except MissingDependencyError as error:
+        return _unusable(host, error, installed_version("cuda-core"), GIVES_CUDA)
     except CudaError as error:
         if not host.nvidia:
             return Finding(OK, f"{packages}; no GPU to use them on", facts)
         found = replace(problem(error), facts=facts, gives=GIVES_CUDA)
-        run = "docker run --runtime nvidia" if host.jetson else "docker run --gpus all"
-        return replace(found, fix=f"start the container with: {run}") if host.container else found
+        hidden = host.container and driver_problem() in (NO_LIBRARY, NO_DEVICE)
+        return replace(found, fix=container_fix(host)) if hidden else found
     facts |= {"driver_cuda": gpu.cuda_version, "gpu": gpu.name, "compute_capability": gpu.compute_capability}
     return Finding(OK, f"{gpu}; {packages}", facts)
 
@@ -113,23 +109,26 @@ def nvrtc(root: Path = Path("/")) -> Finding:
     """What compiles the kernels for the GPU at hand."""
     host = read_host(root)
     if installed_version("cuda-bindings") is None:
-        return _absent(host, GIVES_CUDA, extra(host.cuda_extra))
+        return _absent(host, GIVES_CUDA, extra_command(host.cuda_extra))
     bindings = importlib.import_module("cuda.bindings.nvrtc")
     try:
         _, major, minor = bindings.nvrtcVersion()
     except RuntimeError:  # cuda-bindings' word for a library that is not there
-        return _absent(host, "resize and suppression on the GPU", extra(host.cuda_extra))
+        return _absent(host, "resize and suppression on the GPU", extra_command(host.cuda_extra))
     return Finding(OK, f"{major}.{minor}", {"version": f"{major}.{minor}"})
 
 
 def cuda_core(root: Path = Path("/")) -> Finding:
     """NVIDIA's cuda-core, the first choice of the CUDA layer."""
-    host = read_host(root)
+    from ssd_edge.runtime.cuda_core import load_api
+
     version = installed_version("cuda-core")
-    if version is None:
-        return _absent(host, "CUDA graphs and the GPU for all steps around an engine", extra(host.cuda_extra))
-    importlib.import_module("cuda.core")
-    return Finding(OK, version, {"version": version})
+    try:
+        load_api()
+    except SsdEdgeError as error:
+        gives = "CUDA graphs and the GPU for all steps around an engine"
+        return _unusable(read_host(root), error, version, gives)
+    return Finding(OK, str(version), {"version": version})
 
 
 def pycuda() -> Finding:
@@ -160,24 +159,39 @@ def _tensorrt(flavour: str, root: Path) -> Finding:
     except MissingDependencyError:
         if host.jetson:
             rtx = Finding(NONE, "not for a Jetson, which has TensorRT")
-            return rtx if flavour == "rtx" else _absent(host, GIVES_ENGINES, _jetson_tensorrt_fix(host, root))
+            return rtx if flavour == "rtx" else _absent(host, GIVES_ENGINES, tensorrt_fix(host, root))
         if flavour == "rtx":
-            return Finding(NONE, "not needed", {}, "build without a GPU", extra("rtx"))
+            return Finding(NONE, "not needed", {}, "build without a GPU", extra_command("rtx"))
         if any(map(importlib.util.find_spec, MODULES["rtx"])):
             return Finding(NONE, "TensorRT-RTX takes its place")
-        return _absent(host, GIVES_ENGINES, extra("tensorrt"))
+        return _absent(host, GIVES_ENGINES, tensorrt_fix(host, root))
     return Finding(OK, trt.version, {"version": trt.version})
 
 
-def _jetson_tensorrt_fix(host: Host, root: Path) -> str:
-    if not any(root.glob("usr/lib/python3*/dist-packages/tensorrt")):
-        return "sudo apt install nvidia-jetpack"
-    if sys.prefix == sys.base_prefix:
-        return "run ssd-edge in the system's own Python, for which JetPack's TensorRT is"
-    return (
-        "JetPack's TensorRT is there, but this virtual environment does not see it: "
-        f"python3 -m venv --system-site-packages .venv && .venv/bin/pip install '.[{host.cuda_extra}]'"
-    )
+def gpu_use(root: Path = Path("/")) -> Finding:
+    """Whether models run on the GPU: what `stream` and `bench` ask, and then what it takes, imported."""
+    from ssd_edge.runtime.cuda import read_gpu
+    from ssd_edge.runtime.gpu_use import look_for_gpu
+    from ssd_edge.runtime.tensorrt_api import load_tensorrt
+
+    use = look_for_gpu(root)
+    if not use.present:
+        return Finding(NONE, "models run on the processor: no NVIDIA GPU")
+    try:
+        use.check()
+        gpu, trt = read_gpu(), load_tensorrt()
+    except SsdEdgeError as error:
+        return replace(problem(error), gives=GIVES_ENGINES)
+    return Finding(OK, f"models run on {gpu.name} with {trt}")
+
+
+def _unusable(host: Host, error: SsdEdgeError, version: str | None, gives: str) -> Finding:
+    """A package for CUDA that is absent, too old, or broken."""
+    if version is None:
+        return _absent(host, gives, extra_command(host.cuda_extra))
+    if not host.nvidia:
+        return Finding(NONE, f"{version}, not usable, and not needed without an NVIDIA GPU")
+    return replace(problem(error), gives=gives)
 
 
 def _absent(host: Host, gives: str, fix: str) -> Finding:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ssd_edge.bench.machine import describe_machine
 from ssd_edge.runtime.doctor.finding import NONE, OK, PROBLEM, Finding
-from ssd_edge.runtime.doctor.host import OLDEST_JETPACK, read_host, read_text
+from ssd_edge.runtime.fixes import jetpack_fix
+from ssd_edge.runtime.host import OLDEST_JETPACK, read_host, read_text
 
 GIB = 1 << 30
 LEAST_MEMORY_GIB = 0.5  # a warning, before the kernel ends what streams
@@ -92,12 +93,13 @@ def jetpack(root: Path = Path("/")) -> Finding:
     facts = {"jetpack": host.jetpack, "l4t": host.l4t, "board": host.board}
     versions = f"{host.jetpack or 'unknown version'} (Jetson Linux {host.l4t or 'unknown'})"
     summary = f"{versions}, {host.board or 'unknown board'}"
-    if host.jetpack and int(host.jetpack.partition(".")[0]) < OLDEST_JETPACK:
+    if host.jetpack_too_old:
+        oldest = ".".join(map(str, OLDEST_JETPACK))
         return Finding(
             PROBLEM,
-            f"{summary}: too old, {OLDEST_JETPACK} or later is needed",
+            f"{summary}: too old, {oldest} or later is needed",
             facts,
             "TensorRT 10.3 or later: models on the GPU",
-            f"flash JetPack {OLDEST_JETPACK} or later: https://developer.nvidia.com/embedded/jetpack",
+            jetpack_fix(),
         )
     return Finding(OK, summary, facts)

@@ -37,19 +37,31 @@ int cuDeviceGetAttribute(int* value, int attribute, int device) {
     *value = attribute == 75 ? 8 : attribute == 76 ? 7 : 1; /* compute capability 8.7 */
     return 0;
 }
+static int context_is_active;
+static unsigned context_flags;
+int cuDevicePrimaryCtxGetState(int device, unsigned* flags, int* active) {
+    *flags = context_flags;
+    *active = context_is_active;
+    return 0;
+}
+int cuDevicePrimaryCtxSetFlags(int device, unsigned flags) { context_flags = flags; return 0; }
 int cuDevicePrimaryCtxRetain(void** context, int device) {
     CALL(cuDevicePrimaryCtxRetain);
+    context_is_active = 1;
     *context = CONTEXT;
     return 0;
 }
 int cuCtxSetCurrent(void* context) { current = context; return 0; }
 int cuCtxGetCurrent(void** context) { *context = current; return 0; }
+int cuCtxSynchronize(void) { CALL(cuCtxSynchronize); return 0; }
 int cuCtxGetDevice(int* device) { *device = 0; return 0; }
 int cuStreamGetCtx(void* stream, void** context) { *context = CONTEXT; return 0; }
 int cuCtxGetStreamPriorityRange(int* least, int* greatest) { *least = 0; *greatest = -5; return 0; }
 int cuGetErrorName(int status, const char** name) {
     *name = status == 2     ? "CUDA_ERROR_OUT_OF_MEMORY"
+            : status == 100 ? "CUDA_ERROR_NO_DEVICE"
             : status == 700 ? "CUDA_ERROR_ILLEGAL_ADDRESS"
+            : status == 803 ? "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH"
                             : "CUDA_ERROR_NOT_FOUND";
     return 0;
 }

@@ -2,7 +2,6 @@
 
 import importlib
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import fake_cuda_core
@@ -42,7 +41,7 @@ def gpu(script: Script) -> Cuda:
     ],
 )
 def test_the_implementation(monkeypatch: pytest.MonkeyPatch, installed: set[str], chosen: str, expected: str) -> None:
-    monkeypatch.setattr(cuda, "_is_installed", installed.__contains__)
+    monkeypatch.setattr(cuda, "is_installed", installed.__contains__)
     monkeypatch.setenv("SSD_EDGE_CUDA", chosen)
     for module in ("cuda_core", "cuda_pycuda"):
         name = f"ssd_edge.runtime.{module}"
@@ -59,23 +58,67 @@ def test_another_implementation_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(("chosen", "extra"), [("core", "cuda13"), ("pycuda", "pycuda")])
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, chosen: str, extra: str) -> None:
     monkeypatch.setenv("SSD_EDGE_CUDA", chosen)
-    importlib.import_module(f"ssd_edge.runtime.cuda_{chosen}")
-    monkeypatch.setattr(f"ssd_edge.runtime.cuda_{chosen}.importlib.import_module", absent_of("cuda.", "pycuda."))
+    without_package(monkeypatch, chosen, ModuleNotFoundError("No module", name="cuda" if chosen == "core" else chosen))
+    monkeypatch.setattr(cuda_core, "_installed", lambda _: None)
     with pytest.raises(MissingDependencyError, match=rf"which is not installed.*pip install '\.\[{extra}\]'"):
         read_gpu()
     assert find_gpu() is None
 
 
-def absent_of(*prefixes: str) -> Callable[[str], Any]:
-    """An `import_module` for which these packages are not installed."""
+@pytest.mark.parametrize(
+    ("chosen", "error", "message"),
+    [
+        (
+            "core",
+            ImportError("no symbol"),
+            r"cuda-core 1\.2\.2 with cuda-bindings 13\.0\.3 is installed but does not load",
+        ),
+        ("pycuda", ImportError("libcurand.so.10"), r"pycuda is installed but does not load \(libcurand\.so\.10\)"),
+        ("pycuda", ModuleNotFoundError("no", name="pytools"), "pycuda is installed but lacks pytools"),
+    ],
+)
+def test_what_does_not_load_is_not_called_absent(
+    monkeypatch: pytest.MonkeyPatch, chosen: str, error: ImportError, message: str
+) -> None:
+    monkeypatch.setenv("SSD_EDGE_CUDA", chosen)
+    without_package(monkeypatch, chosen, error)
+    monkeypatch.setattr(cuda_core, "_installed", {"cuda-core": "1.2.2", "cuda-bindings": "13.0.3"}.get)
+    with pytest.raises(CudaError, match=rf"{message}.*pip install --force-reinstall"):
+        read_gpu()
+
+
+@pytest.mark.parametrize(
+    ("core", "bindings", "message"),
+    [
+        ("1.0.0", "12.9.4", r"cuda-core 1\.0\.0 is too old, .* needs 1\.0\.1 or later"),
+        ("0.7.0", "13.0.3", r"cuda-core 0\.7\.0 is too old, .* needs 1\.0\.1 or later"),
+        ("1.0.1", "13.0.1", r"cuda-bindings 13\.0\.1 is too old, .* needs 13\.0\.2 or later"),
+        ("1.0.1", "12.9.2", r"cuda-bindings 12\.9\.2 is too old, .* needs 12\.9\.3 or later"),
+        ("1.0.1", "11.8.7", r"cuda-bindings 11\.8\.7 is too old, .* needs 12\.9\.3 or later"),
+    ],
+)
+def test_versions_that_are_too_old_name_the_extra(core: str, bindings: str, message: str) -> None:
+    with pytest.raises(MissingDependencyError, match=rf"{message}.*pip install '\.\[cuda1[23]\]'"):
+        cuda_core._check_versions(core, bindings)
+
+
+@pytest.mark.parametrize(("core", "bindings"), [("1.0.1", "12.9.3"), ("1.10.0", "13.0.10"), ("2.0", "14.0.0")])
+def test_versions_that_are_new_enough(core: str, bindings: str) -> None:
+    cuda_core._check_versions(core, bindings)
+
+
+def without_package(monkeypatch: pytest.MonkeyPatch, chosen: str, error: ImportError) -> None:
+    """Let every import of what this implementation stands on fail with an error."""
     real = importlib.import_module
 
     def load(name: str) -> Any:
-        if name.startswith(prefixes):
-            raise ImportError(f"No module named {name!r}")
+        if name.startswith(("cuda.", "pycuda.")):
+            raise error
         return real(name)
 
-    return load
+    implementation = f"ssd_edge.runtime.cuda_{chosen}"
+    real(implementation)
+    monkeypatch.setattr(f"{implementation}.importlib.import_module", load)
 
 
 def test_the_gpu(script: Script) -> None:

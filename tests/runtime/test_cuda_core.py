@@ -1,14 +1,9 @@
 """The real cuda.core and bindings on a driver without a GPU: what our calls become in the driver."""
 
-import importlib.util
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
+from fake_driver import compile_driver
 
 PREFACE = """
 import threading
@@ -23,19 +18,11 @@ Run = Callable[..., tuple[list[str], list[str]]]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Run code; the lines that it prints, and the calls to the driver."""
-    if shutil.which("gcc") is None or importlib.util.find_spec("cuda") is None:
-        pytest.skip("no gcc, or no cuda-core")
     pytest.importorskip("cuda.core")
-    folder = tmp_path_factory.mktemp("driver")
-    source = Path(__file__).with_name("fake_libcuda.c")
-    library = ["-shared", "-fPIC", "-w", "-Wl,-soname,libcuda.so.1", "-o", str(folder / "libcuda.so.1")]
-    subprocess.run(["gcc", *library, str(source), "-ldl"], check=True)
+    driver = compile_driver(tmp_path_factory.mktemp("driver"))
 
     def run_code(code: str, **environment: str) -> tuple[list[str], list[str]]:
-        paths = f"{folder}:{os.environ.get('LD_LIBRARY_PATH', '')}"
-        variables = os.environ | {"LD_LIBRARY_PATH": paths, "SSD_EDGE_CUDA": "core"} | environment
-        command = [sys.executable, "-c", PREFACE + code]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=60, env=variables)
+        result = driver.run(PREFACE + code, SSD_EDGE_CUDA="core", **environment)
         assert result.returncode == 0, result.stderr
         return result.stdout.splitlines(), [line.rstrip() for line in result.stderr.splitlines()]
 

@@ -21,14 +21,14 @@ from scripted_sources import wait_for
 
 from ssd_edge import cli
 from ssd_edge.errors import MissingDependencyError, SsdEdgeError
-from ssd_edge.runtime import cuda, tensorrt_api
+from ssd_edge.runtime import cuda, cuda_core, fixes, gpu_use, tensorrt_api
 from ssd_edge.runtime.cuda import CudaError, Gpu
 from ssd_edge.runtime.doctor import base, cameras, diagnosis, gpu, system, v4l2
 from ssd_edge.runtime.doctor.diagnosis import CHECKS, Diagnosis
 from ssd_edge.runtime.doctor.finding import MISSING, NONE, OK, PROBLEM, Finding, problem
-from ssd_edge.runtime.doctor.host import Host, read_host
 from ssd_edge.runtime.doctor.isolation import run_isolated
 from ssd_edge.runtime.doctor.v4l2 import Camera, Mode, read_camera
+from ssd_edge.runtime.host import JETPACK_OF_L4T, JETPACK_OF_L4T_MAJOR, Host, read_host
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "doctor.md"
 
@@ -114,19 +114,40 @@ def test_the_jetpack_package_says_it_better(machine: Callable[..., Path], status
 
 
 @pytest.mark.parametrize(
-    ("release", "revision", "jetpack", "extra"),
+    ("release", "revision", "jetpack", "extra", "too_old"),
     [
-        ("35", "4.1", "5", "cuda12"),
-        ("36", "9.0", "6", "cuda12"),
-        ("38", "4.0", "7.1", "cuda13"),
-        ("77", "1.0", None, "cuda13"),
+        ("35", "4.1", "5", "cuda12", True),
+        ("36", "3.0", "6.0", "cuda12", True),
+        ("36", "4.0", "6.1", "cuda12", False),
+        ("36", "9.0", "6", "cuda12", False),
+        ("38", "4.0", "7.1", "cuda13", False),
+        ("39", "2.0", "7.2", "cuda13", False),
+        ("39", "9.0", "7", "cuda13", False),
+        ("77", "1.0", None, "cuda13", False),
     ],
 )
 def test_jetpack_of_other_jetsons(
-    machine: Callable[..., Path], release: str, revision: str, jetpack: str | None, extra: str
+    machine: Callable[..., Path], release: str, revision: str, jetpack: str | None, extra: str, too_old: bool
 ) -> None:
     host = read_host(machine({"etc/nv_tegra_release": f"# R{release} (release), REVISION: {revision}, GCID: 1\n"}))
     assert (host.l4t, host.jetpack, host.cuda_extra) == (f"{release}.{revision}", jetpack, extra)
+    assert host.jetpack_too_old == too_old
+
+
+def test_every_known_jetson_linux_is_of_the_jetpack_of_its_major_version() -> None:
+    for l4t, jetpack in JETPACK_OF_L4T.items():
+        assert jetpack.startswith(f"{JETPACK_OF_L4T_MAJOR[l4t.partition('.')[0]]}.")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "jetson", "jetpack"),
+    [("5.15.148-tegra", True, "6"), ("6.8.12-tegra", True, "7"), ("6.8.0", False, None)],
+)
+def test_a_container_tells_a_jetson_by_its_kernel(
+    machine: Callable[..., Path], kernel: str, jetson: bool, jetpack: str | None
+) -> None:
+    host = read_host(machine({"proc/sys/kernel/osrelease": f"{kernel}\n", ".dockerenv": ""}))
+    assert host == Host(jetpack=jetpack, jetson=jetson, nvidia=jetson, container=True)
 
 
 def test_gpus_without_driver_and_none_at_all(machine: Callable[..., Path]) -> None:
@@ -201,11 +222,18 @@ def test_jetpack(machine: Callable[..., Path]) -> None:
     )
 
 
-def test_a_jetpack_too_old_names_the_one_needed(machine: Callable[..., Path]) -> None:
-    found = system.jetpack(machine(ORIN, {"etc/nv_tegra_release": "# R35 (release), REVISION: 4.1, GCID: 1\n"}))
+@pytest.mark.parametrize(
+    ("release", "revision", "jetpack"), [("35", "4.1", "5"), ("36", "2.0", "6.0"), ("36", "3.0", "6.0")]
+)
+def test_a_jetpack_too_old_names_the_one_needed(
+    machine: Callable[..., Path], release: str, revision: str, jetpack: str
+) -> None:
+    l4t = {"etc/nv_tegra_release": f"# R{release} (release), REVISION: {revision}, GCID: 1\n"}
+    found = system.jetpack(machine(ORIN, l4t))
     assert found.status == PROBLEM
-    assert "too old, 6 or later is needed" in found.summary
-    assert "flash JetPack 6 or later" in str(found.fix)
+    assert found.summary.startswith(f"{jetpack} (Jetson Linux {release}.{revision}), NVIDIA Jetson Orin")
+    assert found.summary.endswith("too old, 6.1 or later is needed")
+    assert "flash JetPack 6.1 or later" in str(found.fix)
 
 
 def test_a_container_on_a_jetson_does_not_know_its_jetpack(machine: Callable[..., Path]) -> None:
@@ -425,22 +453,37 @@ def test_cuda_and_the_gpu_seen_through_it(machine: Callable[..., Path], bindings
     [
         ([], OK, "cuda-bindings 12.9.1, runtime 12.9; no GPU to use them on", None),
         ([DESKTOP], PROBLEM, "no driver", "install it"),
-        ([DESKTOP, {".dockerenv": ""}], PROBLEM, "no driver", "start the container with: docker run --gpus all"),
+        (
+            [DESKTOP, {".dockerenv": ""}],
+            PROBLEM,
+            "no driver",
+            "start the container with: docker run --gpus all (needs NVIDIA's container toolkit on the host)",
+        ),
         ([ORIN, {".dockerenv": ""}], PROBLEM, "no driver", "start the container with: docker run --runtime nvidia"),
     ],
 )
 def test_cuda_without_a_gpu_to_be_seen(
     machine: Callable[..., Path],
     bindings: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
     trees: list[dict[str, str]],
     status: str,
     summary: str,
     fix: str | None,
 ) -> None:
     bindings(CudaError("no driver; install it"))
+    monkeypatch.setattr(gpu_use, "driver_problem", lambda: gpu_use.NO_LIBRARY)
     found = gpu.cuda(machine(*trees))
     assert (found.status, found.summary, found.fix) == (status, summary, fix)
     assert (found.facts["cuda_bindings"], found.facts["gpu"]) == ("12.9.1", None)
+
+
+def test_a_container_that_sees_the_gpu_is_not_started_anew(
+    machine: Callable[..., Path], bindings: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bindings(CudaError("the driver runs CUDA up to 12.6; take the packages for CUDA 12"))
+    monkeypatch.setattr(gpu_use, "driver_problem", lambda: None)
+    assert gpu.cuda(machine(ORIN, {".dockerenv": ""})).fix == "take the packages for CUDA 12"
 
 
 @pytest.mark.parametrize("check", [gpu.cuda, gpu.nvrtc, gpu.cuda_core])
@@ -455,6 +498,7 @@ def test_cuda_packages_are_missed_only_with_a_gpu(
 
     installed()
     monkeypatch.setattr(cuda, "read_gpu", missing)
+    monkeypatch.setattr(cuda_core, "load_api", missing)
     assert check(machine()) == Finding(NONE, "not needed without an NVIDIA GPU")
     found = check(machine(ORIN))
     assert (found.status, found.fix) == (MISSING, "in the folder of ssd-edge: pip install '.[cuda12]'")
@@ -473,15 +517,40 @@ def test_nvrtc(machine: Callable[..., Path], installed: Callable[..., None], mod
 
 
 def test_cuda_core_and_pycuda(
-    machine: Callable[..., Path], installed: Callable[..., None], module: Callable[..., None]
+    machine: Callable[..., Path],
+    installed: Callable[..., None],
+    module: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     installed()
     assert gpu.pycuda().status == NONE
-    installed(cuda_core="0.7.0", pycuda="2026.1")
-    module("cuda.core")
+    installed(cuda_core="1.0.1", pycuda="2026.1")
+    monkeypatch.setattr(cuda_core, "load_api", lambda: None)
     module("pycuda.driver")
-    assert gpu.cuda_core(machine()) == Finding(OK, "0.7.0", {"version": "0.7.0"})
+    assert gpu.cuda_core(machine()) == Finding(OK, "1.0.1", {"version": "1.0.1"})
     assert gpu.pycuda() == Finding(OK, "2026.1", {"version": "2026.1"})
+
+
+@pytest.mark.parametrize("check", [gpu.cuda_core, gpu.cuda])
+def test_a_cuda_core_that_is_too_old(
+    machine: Callable[..., Path],
+    installed: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    check: Callable[[Path], Finding],
+) -> None:
+    def too_old() -> None:
+        raise MissingDependencyError("cuda-core 0.7.0 is too old, running on a GPU needs 1.0.1 or later", "cuda12")
+
+    installed(cuda_core="0.7.0")
+    monkeypatch.setattr(cuda_core, "load_api", too_old)
+    monkeypatch.setattr(cuda, "read_gpu", too_old)
+    assert check(machine()).status == NONE
+    found = check(machine(ORIN))
+    assert (found.status, found.summary) == (
+        PROBLEM,
+        "cuda-core 0.7.0 is too old, running on a GPU needs 1.0.1 or later",
+    )
+    assert found.fix == "in the folder of ssd-edge: pip install '.[cuda12]'"
 
 
 @pytest.fixture
@@ -511,9 +580,9 @@ def test_tensorrt_on_a_jetson(machine: Callable[..., Path], monkeypatch: pytest.
     assert gpu.tensorrt_rtx(machine(ORIN)).status == NONE
     assert gpu.tensorrt(machine(ORIN)).fix == "sudo apt install nvidia-jetpack"
     root = machine({"usr/lib/python3.10/dist-packages/tensorrt/__init__.py": ""})
-    monkeypatch.setattr(gpu.sys, "base_prefix", "/usr")
+    monkeypatch.setattr(fixes.sys, "base_prefix", "/usr")
     assert "python3 -m venv --system-site-packages .venv" in str(gpu.tensorrt(root).fix)
-    monkeypatch.setattr(gpu.sys, "prefix", "/usr")
+    monkeypatch.setattr(fixes.sys, "prefix", "/usr")
     assert "in the system's own Python" in str(gpu.tensorrt(root).fix)
 
 
@@ -524,10 +593,29 @@ def test_a_tensorrt_that_is_there_and_one_too_old(machine: Callable[..., Path], 
     with pytest.raises(SsdEdgeError) as raised:
         gpu.tensorrt(machine(ORIN))
     found = problem(raised.value)
-    assert (found.summary, found.fix) == (
-        "TensorRT 8.5.2 is too old",
-        "10.3 or later is needed: on a Jetson that is JetPack 6 or later, elsewhere: pip install 'tensorrt>=10.3'",
-    )
+    assert found.summary == "TensorRT 8.5.2 is too old"
+    assert str(found.fix).startswith("10.3 or later is needed: on a Jetson")
+
+
+@pytest.mark.parametrize(
+    ("use", "found"),
+    [
+        (gpu_use.GpuUse(False, "none"), Finding(NONE, "models run on the processor: no NVIDIA GPU")),
+        (gpu_use.GpuUse(True, None), Finding(OK, "models run on Orin with TensorRT 10.3.0")),
+        (
+            gpu_use.GpuUse(True, "cuda-core is not installed here; install it"),
+            Finding(PROBLEM, "cuda-core is not installed here", gives=gpu.GIVES_ENGINES, fix="install it"),
+        ),
+    ],
+)
+def test_whether_models_run_on_the_gpu(
+    monkeypatch: pytest.MonkeyPatch, bindings: Callable[..., None], use: gpu_use.GpuUse, found: Finding
+) -> None:
+    bindings(Gpu("Orin", "8.7", "12.6"))
+    monkeypatch.setattr(gpu_use, "look_for_gpu", lambda root: use)
+    trt = tensorrt_api.TensorRT("tensorrt", "10.3.0", sys)
+    monkeypatch.setattr(tensorrt_api, "load_tensorrt", lambda: trt)
+    assert gpu.gpu_use() == found
 
 
 # Cameras
@@ -779,11 +867,11 @@ def test_the_table() -> None:
     missing = Finding(MISSING, "not installed", {}, "training", "pip install it")
     wrong = Finding(PROBLEM, "no permission", {}, None, "usermod")
     lines = (
-        Diagnosis(findings(torch=missing, cameras=wrong, jetpack=Finding(NONE, "not a Jetson"))).table().splitlines()
+        Diagnosis(findings(torch=missing, cameras=wrong, gpu_use=Finding(NONE, "no NVIDIA GPU"))).table().splitlines()
     )
     assert lines[0] == "ok       Python         fine"
     assert "PROBLEM  cameras        no permission" in lines
-    assert "-        JetPack        not a Jetson" in lines
+    assert "-        models on GPU  no NVIDIA GPU" in lines
     assert lines[len(CHECKS) :] == [
         *("", "Streams run on this machine, on the processor."),
         *("", "To mend:", "  cameras", "      usermod"),
@@ -792,13 +880,15 @@ def test_the_table() -> None:
 
 
 def test_what_streams_run_on() -> None:
-    gpu_seen = Finding(OK, "", {"gpu": "Orin"})
-    absent = Finding(NONE, "")
-    assert Diagnosis(findings(cuda=gpu_seen)).runs_on == "gpu"
-    assert Diagnosis(findings(cuda=gpu_seen, tensorrt=absent)).runs_on == "gpu"
-    assert Diagnosis(findings(cuda=gpu_seen, tensorrt=absent, tensorrt_rtx=absent)).runs_on == "cpu"
-    assert Diagnosis(findings(cuda=absent)).runs_on == "cpu"
-    assert Diagnosis(findings(onnxruntime=Finding(PROBLEM, ""))).runs_on == "cpu"
+    unused = Finding(PROBLEM, "cuda-core is not installed here", fix="install it")
+    assert Diagnosis(findings()).runs_on == "gpu"
+    assert "Streams run on this machine, on the GPU." in Diagnosis(findings()).table()
+    assert Diagnosis(findings(gpu_use=Finding(NONE, "no NVIDIA GPU"))).runs_on == "cpu"
+    assert Diagnosis(findings(gpu_use=unused)).runs_on == "cpu"
+    assert (
+        ", on the processor, not on the GPU: cuda-core is not installed here."
+        in Diagnosis(findings(gpu_use=unused)).table()
+    )
 
 
 @pytest.mark.parametrize("key", ["model", "opencv"])

@@ -17,6 +17,7 @@ from ssd_edge.runtime import engine_cache
 from ssd_edge.runtime.cuda import CudaError, Gpu
 from ssd_edge.runtime.engine_cache import engine_cache_folder, prepare_model
 from ssd_edge.runtime.engine_card import BatchSizes, EngineCard, engine_card_path
+from ssd_edge.runtime.gpu_use import GpuUse
 
 
 @pytest.fixture
@@ -71,8 +72,7 @@ class Machine:
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     machine = Machine()
     monkeypatch.setenv("SSD_EDGE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(engine_cache, "_may_have_gpu", lambda: True)
-    monkeypatch.setattr(engine_cache, "_may_have_tensorrt", lambda: True)
+    monkeypatch.setattr(engine_cache, "look_for_gpu", lambda: GpuUse(True, None))
     monkeypatch.setattr(engine_cache, "read_gpu", machine.read_gpu)
     monkeypatch.setattr(engine_cache, "load_tensorrt", lambda: fake_tensorrt(machine.script, machine.version))
     monkeypatch.setattr(build, "build_engine", machine.build_engine)
@@ -138,13 +138,11 @@ def test_a_file_that_is_not_there(machine: Machine) -> None:
         prepare_model(Path("absent.onnx"))
 
 
-def without_gpu(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine.gpu = None
-
-
 def without_cuda_core(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is there, as far as can be seen without importing it."""
+
     def load() -> None:
-        raise MissingDependencyError("no cuda-core", extra="cuda13")
+        raise MissingDependencyError("cuda-core 0.7.0 is too old", extra="cuda12")
 
     monkeypatch.setattr(engine_cache, "read_gpu", load)
 
@@ -156,28 +154,63 @@ def without_tensorrt(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_cache, "load_tensorrt", load)
 
 
-@pytest.mark.parametrize("lack", [without_gpu, without_cuda_core, without_tensorrt])
-def test_without_what_it_takes_onnx_runtime_runs_in_silence(
+def with_a_driver_for_another_cuda(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.gpu = None  # read_gpu fails as with cuda-bindings 13 on JetPack 6
+
+
+def without_packages(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_cache, "look_for_gpu", lambda: GpuUse(True, "cuda-core is not installed; do so"))
+    monkeypatch.setattr(engine_cache, "read_gpu", None)
+
+
+@pytest.mark.parametrize(
+    ("lack", "words"),
+    [
+        (without_cuda_core, "cuda-core 0.7.0 is too old; in the folder of ssd-edge: pip install '.[cuda12]'"),
+        (without_tensorrt, "no TensorRT; in the folder of ssd-edge: pip install '.[rtx]'"),
+        (with_a_driver_for_another_cuda, "there is no NVIDIA driver here"),
+        (without_packages, "cuda-core is not installed; do so"),
+    ],
+)
+def test_a_gpu_that_is_not_used_is_a_warning_with_the_fix(
     machine: Machine,
     onnx: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     lack: Callable[..., None],
+    words: str,
 ) -> None:
     lack(machine, monkeypatch)
-    with caplog.at_level(logging.INFO):
-        assert prepare_model(onnx) == onnx
-    assert caplog.messages == []
-    with pytest.raises(SsdEdgeError, match=r"no NVIDIA driver|cuda-core|TensorRT"):
+    assert prepare_model(onnx) == onnx
+    reason = f"runs on the CPU, not on the NVIDIA GPU: {words} (--backend onnxruntime chooses the CPU)"
+    assert caplog.messages == [f"{onnx} {reason}"]
+    caplog.clear()
+    said: list[str] = []
+    assert prepare_model(onnx, on_cpu=said.append) == onnx
+    assert (said, caplog.messages) == ([reason], [])
+    with pytest.raises(SsdEdgeError, match=words.partition(";")[0]):
         prepare_model(onnx, backend="tensorrt")
 
 
-def test_nothing_is_imported_where_no_tensorrt_is_installed(
-    machine: Machine, onnx: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_a_gpu_the_cpu_is_chosen_in_silence(
+    machine: Machine, onnx: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(engine_cache, "_may_have_tensorrt", lambda: False)
-    monkeypatch.setattr(engine_cache, "read_gpu", None)
+    monkeypatch.setattr(engine_cache, "look_for_gpu", lambda: GpuUse(False, "there is no NVIDIA GPU here"))
+    monkeypatch.setattr(engine_cache, "read_gpu", None)  # nothing is imported
+    with caplog.at_level(logging.INFO):
+        assert prepare_model(onnx) == onnx
+    assert caplog.messages == []
+    with pytest.raises(SsdEdgeError, match="there is no NVIDIA GPU here"):
+        prepare_model(onnx, backend="tensorrt")
+
+
+def test_a_file_for_the_cpu_runs_there_in_silence(
+    machine: Machine, onnx: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(engine_cache, "look_for_gpu", lambda: GpuUse(True, "cuda-core is not installed; do so"))
+    monkeypatch.setattr(engine_cache, "_is_for_the_cpu", lambda _: True)
     assert prepare_model(onnx) == onnx
+    assert caplog.messages == []
 
 
 def test_a_build_that_fails_is_a_warning_unless_asked_for(
@@ -185,7 +218,7 @@ def test_a_build_that_fails_is_a_warning_unless_asked_for(
 ) -> None:
     machine.error = GateFailedError("no layer in int8")
     assert prepare_model(onnx) == onnx
-    assert "runs on the CPU, as no engine could be made of it: no layer in int8" in caplog.messages[-1]
+    assert "runs on the CPU, not on the NVIDIA GPU: no layer in int8" in caplog.messages[-1]
     with pytest.raises(GateFailedError):
         prepare_model(onnx, backend="tensorrt")
     machine.error = ModelFileError("external data")  # which ONNX Runtime is to be spared too

@@ -25,9 +25,10 @@ from scripted_sources import ScriptedPlace
 from ssd_edge.detections import Detections
 from ssd_edge.errors import ModelFileError, SinkError, SourceError, UsageError
 from ssd_edge.images import ImageError
-from ssd_edge.runtime import engine_cache, stream
+from ssd_edge.runtime import stream
 from ssd_edge.runtime.cuda import CudaFatalError
 from ssd_edge.runtime.detector import Detector, open_detector
+from ssd_edge.runtime.gpu_use import look_for_gpu
 from ssd_edge.runtime.results import Result
 from ssd_edge.runtime.sinks import EndOfStream, Sink
 from ssd_edge.runtime.sources import Frame, Place, Source, SourceOptions
@@ -629,7 +630,7 @@ def test_logs_for_programs(tmp_path: Path, model_path: Path) -> None:
 def test_a_stream_imports_only_what_is_asked_for(tmp_path: Path, model_path: Path) -> None:
     video = write_video(tmp_path / "in.mp4", 5)
     heavy = {"av", "paho", "supervision", "scipy", "starlette", "uvicorn", "prometheus_client", "torch", "matplotlib"}
-    if not engine_cache._may_have_gpu():
+    if not look_for_gpu().present:
         heavy |= {"cuda", "tensorrt", "tensorrt_rtx"}
     code = (
         "import sys; from ssd_edge.cli import main; main(sys.argv[1:]); "
