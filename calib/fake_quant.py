@@ -3,17 +3,17 @@
 Values are rounded to the levels that int8 has and stay float. Rounding lets gradients through as if it were not there,
 within the range; beyond it they are zero (straight-through estimator; section 3.1 of arXiv:1712.05877).
 
-Where the graph has Q/DQ, there is fake quantisation: on the weights of convolutions, on their inputs, and on both
-inputs of a residual addition. A `Scheme` says what else a target has. Weights are rounded as they are, before batch
-norm is folded into them: with one scale for each output channel, folding multiplies weight and scale alike, so both
-orders round to the same levels. Biases stay float; those of the graph are float too, or int32 with steps far below
-those of the activations.
+Where the graph has Q/DQ, there is fake quantisation: on the weights of convolutions, on their inputs, and on the
+residual input of an addition: the block's input, or what a convolution in the shortcut makes of it. A `Scheme` says
+what else a target has. Weights are rounded as they are, before batch norm is folded into them: with one scale for each
+output channel, folding multiplies weight and scale alike, so both orders round to the same levels. Biases stay float;
+those of the graph are float too, or int32 with steps far below those of the activations.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +29,10 @@ from ssd_edge.models.head import SSDHead
 
 SMALLEST_SCALE = 1e-12  # of a channel whose weights are all zero
 OUTPUT = ":output"  # behind a convolution's name: what it gives, batch norm included
+SUM = ":sum"  # behind the name of the convolution that ends a branch: the addition of the residual block
 _QUANTISERS = "fake_quantisers"  # the model's child that moves them to its device
+
+_Names = Mapping[nn.Module, str]  # each module of a model -> its name there
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,9 @@ class Scheme:
             between the least and the greatest.
         largest_weight: of 8 bits; weights go from minus this to this.
         outputs: what a convolution gives is rounded even where no convolution reads it: in front of a hardswish, behind
-            squeeze-and-excitation, and what the heads give.
+            squeeze-and-excitation, at the end of a residual block's branch, and what the heads give. An addition reads
+            what is rounded for the convolutions. Without `outputs` its residual input is rounded where the branch ends
+            in a convolution that is, unless the addition stays float.
         bits: of weights and activations.
 
     Raises:
@@ -172,7 +177,8 @@ class FakeQuantization:
     Args:
         model: its convolutions are rounded.
         scheme: to which numbers.
-        float_layers: names of convolutions that stay float, with what goes into them and comes out of them.
+        float_layers: names of convolutions that stay float, with what goes into them and comes out of them; and with
+            `SUM` behind the name, of those that end a branch whose addition stays float.
 
     Raises:
         UsageError: a name in `float_layers` that is none of the model's convolutions.
@@ -180,7 +186,7 @@ class FakeQuantization:
     The model's own parameters are those that are trained; `parametrize` has them under other names meanwhile.
 
     Residual additions are known in the blocks of torchvision's ResNet and MobileNetV3. In a block of another kind the
-    convolutions are quantised, the inputs of its addition are not.
+    convolutions are quantised, the residual input of its addition is not.
 
     Attributes:
         quantisers: of activations, by the name of the convolution whose input it is (`backbone.features.0.0.0`), or of
@@ -192,23 +198,19 @@ class FakeQuantization:
         self.quantisers: dict[str, ActivationFakeQuant] = {}
         self._handles: list[RemovableHandle] = []
         names = {module: name for name, module in model.named_modules()}
-        self._check_names(float_layers)
+        self._check_names(name.removesuffix(SUM) for name in float_layers)
         self._rounded = [conv for conv in _convolutions(model) if names[conv] not in float_layers]
-        # What enters a residual block goes into its first convolution and, where nothing is in between, into the
-        # addition as well: rounded once, for both.
-        blocks = [block for block in names if _added_parts(block)]
-        entered = {_convolutions(block)[0]: block for block in blocks}
-        stored = {conv: part for block in blocks for part, conv in _added_parts(block)}
-        activated = _hardswishes(names) if scheme.outputs else {}
+        blocks = [block for block in map(_residual_block, names) if block is not None]
+        fused = {
+            block.branch.conv
+            for block in blocks
+            if block.branch.conv in self._rounded and names[block.branch.conv] + SUM not in float_layers
+        }
+        self._round_inputs(scheme, names, blocks, fused)
+        self._round_residuals(scheme, names, blocks, fused)
         if scheme.outputs:
-            stored |= {conv: conv for conv in _last_convolutions(names)}
+            self._round_outputs(scheme, names, blocks)
         for conv in self._rounded:
-            name = names[conv]
-            self._quantise_input(entered.get(conv, conv), name, ActivationFakeQuant(scheme))
-            if conv in stored:
-                self._quantise_output(stored[conv], name + OUTPUT, ActivationFakeQuant(scheme))
-            if conv in activated:
-                self._quantise_input(activated[conv], name + OUTPUT, ActivationFakeQuant(scheme, hardswish=True))
             parametrize.register_parametrization(conv, "weight", WeightFakeQuant(scheme))
         quantisers = nn.ModuleList(self.quantisers.values())
         model.add_module(_QUANTISERS, quantisers.to(next(model.parameters()).device))
@@ -280,26 +282,101 @@ class FakeQuantization:
                 "on: calib.module_ranges finds them for an ONNX file"
             )
 
+    def _round_inputs(
+        self, scheme: Scheme, names: _Names, blocks: Sequence[_ResidualBlock], fused: Collection[nn.Module]
+    ) -> None:
+        """What the rounded convolutions read, and what blocks without a convolution in the shortcut add."""
+        blocks_entered: dict[nn.Module, _ResidualBlock] = {b.first: b for b in blocks if b.shortcut is None}
+        for conv in names:
+            block, is_rounded = blocks_entered.get(conv), conv in self._rounded
+            if block is not None and (is_rounded if scheme.outputs else block.branch.conv in fused):
+                self._quantise_input(block.module, names[conv], ActivationFakeQuant(scheme))
+                if not is_rounded:
+                    self._give_unrounded(block.module, block.first)
+            elif is_rounded:
+                self._quantise_input(conv, names[conv], ActivationFakeQuant(scheme))
+
+    def _round_residuals(
+        self, scheme: Scheme, names: _Names, blocks: Sequence[_ResidualBlock], fused: Collection[nn.Module]
+    ) -> None:
+        """What the shortcuts' convolutions add."""
+        for block in blocks:
+            end = block.shortcut
+            if end is not None and (end.conv in self._rounded if scheme.outputs else block.branch.conv in fused):
+                self._quantise_output(end.end, names[end.conv] + OUTPUT, ActivationFakeQuant(scheme))
+
+    def _round_outputs(self, scheme: Scheme, names: _Names, blocks: Sequence[_ResidualBlock]) -> None:
+        """What rounded convolutions give where no convolution reads it as it is."""
+        ends: dict[nn.Module, nn.Module] = {block.branch.conv: block.branch.end for block in blocks}
+        ends |= {conv: conv for conv in _last_convolutions(names)}
+        hardswishes = _hardswishes(names)
+        for conv in self._rounded:
+            name = names[conv] + OUTPUT
+            if conv in ends:
+                self._quantise_output(ends[conv], name, ActivationFakeQuant(scheme))
+            if conv in hardswishes:
+                self._quantise_input(hardswishes[conv], name, ActivationFakeQuant(scheme, hardswish=True))
+
     def _quantise_input(self, module: nn.Module, name: str, quantiser: ActivationFakeQuant) -> None:
         self.quantisers[name] = quantiser
         self._handles.append(module.register_forward_pre_hook(lambda _, args: (quantiser(args[0]), *args[1:])))
+
+    def _give_unrounded(self, block: nn.Module, conv: nn.Module) -> None:
+        """Let a convolution read what enters a block, whose input is rounded for the addition alone."""
+        entering: list[Tensor] = []
+        self._handles += [
+            block.register_forward_pre_hook(lambda _, args: entering.append(args[0]), prepend=True),
+            conv.register_forward_pre_hook(lambda _, args: (entering.pop(), *args[1:])),
+        ]
 
     def _quantise_output(self, module: nn.Module, name: str, quantiser: ActivationFakeQuant) -> None:
         self.quantisers[name] = quantiser
         self._handles.append(module.register_forward_hook(lambda _, args, output: quantiser(output)))
 
 
-def _added_parts(block: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
-    """The modules in a residual block whose outputs are added, each with the convolution in it that comes last.
+@dataclass(frozen=True)
+class _Addend:
+    """A path through a residual block.
 
-    What is added besides is the block's own input. Empty for a module that is no such block.
+    Attributes:
+        conv: its last convolution.
+        end: the module whose output is added, batch norm included.
     """
-    if isinstance(block, InvertedResidual) and block.use_res_connect:
-        return [(block.block, _convolutions(block)[-1])]
-    if not isinstance(block, (BasicBlock, Bottleneck)):
-        return []
-    branch = (block.bn3, block.conv3) if isinstance(block, Bottleneck) else (block.bn2, block.conv2)
-    return [branch] if block.downsample is None else [branch, (block.downsample, _convolutions(block.downsample)[-1])]
+
+    conv: nn.Conv2d
+    end: nn.Module
+
+
+@dataclass(frozen=True)
+class _ResidualBlock:
+    """What is added in a block.
+
+    Attributes:
+        first: the convolution that reads the block's input.
+        branch: the long path.
+        shortcut: the other one; None where the block's input itself is added.
+    """
+
+    module: nn.Module
+    first: nn.Conv2d
+    branch: _Addend
+    shortcut: _Addend | None
+
+
+def _residual_block(module: nn.Module) -> _ResidualBlock | None:
+    """The parts of a residual block; None for a module that is none."""
+    if isinstance(module, InvertedResidual) and module.use_res_connect:
+        convolutions = _convolutions(module)
+        return _ResidualBlock(module, convolutions[0], _Addend(convolutions[-1], module.block), None)
+    if isinstance(module, Bottleneck):
+        branch = _Addend(module.conv3, module.bn3)
+    elif isinstance(module, BasicBlock):
+        branch = _Addend(module.conv2, module.bn2)
+    else:
+        return None
+    shortcut = module.downsample
+    passed = None if shortcut is None else _Addend(_convolutions(shortcut)[-1], shortcut)
+    return _ResidualBlock(module, module.conv1, branch, passed)
 
 
 def _hardswishes(modules: Iterable[nn.Module]) -> dict[nn.Module, nn.Module]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ssd_edge.calib.fake_quant import OUTPUT
+from ssd_edge.calib.fake_quant import OUTPUT, SUM
+from ssd_edge.calib.graph import Graph
+from ssd_edge.calib.residual import residual_sums
 
 if TYPE_CHECKING:
     import onnx
@@ -32,7 +34,7 @@ def module_ranges(
 
 
 def float_layers(fp32: onnx.ModelProto, int8: onnx.ModelProto) -> set[str]:
-    """The convolutions that stay float in an int8 file, for `fake_quant.FakeQuantization`.
+    """The convolutions and residual additions that stay float in an int8 file, for `fake_quant.FakeQuantization`.
 
     Args:
         fp32: as `export_onnx` wrote it.
@@ -40,7 +42,14 @@ def float_layers(fp32: onnx.ModelProto, int8: onnx.ModelProto) -> set[str]:
     """
     dequantised = {node.output[0] for node in int8.graph.node if node.op_type == "DequantizeLinear"}
     integer = {node.output[0] for node in int8.graph.node if node.op_type == "Conv" and node.input[1] in dequantised}
-    return {layer for layer, node in _convolutions(fp32).items() if node.output[0] not in integer}
+    layers = _convolutions(fp32)
+    ends = {node.output[0]: layer for layer, node in layers.items()}
+    fused = {node.output[0] for node in int8.graph.node if node.op_type == "Add" and dequantised & set(node.input)}
+    return {layer for layer, node in layers.items() if node.output[0] not in integer} | {
+        ends[found.branch.output[0]] + SUM
+        for found in residual_sums(Graph(fp32))
+        if found.branch.output[0] in ends and found.node.output[0] not in fused
+    }
 
 
 def _convolutions(graph: onnx.ModelProto) -> dict[str, onnx.NodeProto]:

@@ -236,22 +236,23 @@ def test_where_fake_quantisation_is() -> None:
         f"{mobile}.2.fc1",
         f"{mobile}.2.fc2",
         f"{mobile}.3.0",
-        f"{mobile}.3.0:output",
         f"{bottleneck}.conv1",
         f"{bottleneck}.conv2",
         f"{bottleneck}.conv3",
-        f"{bottleneck}.conv3:output",
         f"{bottleneck}.downsample.0",
-        f"{bottleneck}.downsample.0:output",
         "head.classification_head.module_list.0",
         "head.regression_head.module_list.0",
+        f"{bottleneck}.downsample.0:output",  # the residual input of the addition; no branch's output
     ]
 
 
 def test_layers_of_the_graph_that_are_float_stay_float() -> None:
     model = create_model(ARCH, 2)
     quantization = FakeQuantization(model, SYMMETRIC, float_layers={"backbone.layers.2.conv3"})
-    assert len(quantization.quantisers) == 15 - 2
+    # A sum fuses into the convolution of the branch; where that is float, so is the residual input.
+    missing = {"backbone.layers.2.conv3", "backbone.layers.2.downsample.0:output"}
+    all_of_them = FakeQuantization(create_model(ARCH, 2), SYMMETRIC).quantisers.keys()
+    assert quantization.quantisers.keys() == all_of_them - missing
     assert not hasattr(model.get_submodule("backbone.layers.2.conv3"), "parametrizations")
     assert hasattr(model.get_submodule("backbone.layers.2.conv2"), "parametrizations")
     quantization.set_ranges({"backbone.layers.2.conv3": (0.0, 1.0)})  # of a table that has it
@@ -274,20 +275,6 @@ def test_the_cpu_rounds_outputs_too() -> None:
     x = torch.tensor([-8.0, -3.0, 0.024, 0.026, 9.8])
     rounded = quantisers["backbone.features.0.13.0:output"](x)
     torch.testing.assert_close(rounded, torch.tensor([-3.0, -3.0, 0.0, 0.05, 9.75]))
-
-
-def test_both_inputs_of_a_residual_addition_are_rounded() -> None:
-    torch.manual_seed(0)
-    model = create_model(ARCH, 2).eval()
-    quantization = FakeQuantization(model, SYMMETRIC)
-    for quantiser in quantization.quantisers.values():
-        quantiser.set_range(-127.0, 127.0)  # whole numbers
-    seen: list[Tensor] = []
-    model.backbone.get_submodule("layers.1").register_forward_hook(lambda _, args, output: seen.append(output))
-    with torch.no_grad():
-        model(torch.rand(2, 3, 64, 64) * 255)
-    torch.testing.assert_close(seen[0], seen[0].round(), atol=0, rtol=0)
-    assert seen[0].unique().numel() > 1
 
 
 def test_removed_it_leaves_the_model_as_it_was() -> None:
