@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -63,7 +64,7 @@ class _Shown:
 
     number: int = 0
     frames: int = 0  # how many had come, which tells whether there is a newer one
-    made_at: float = -PICTURE_PERIOD_S
+    made_at: float = -math.inf
     record: dict[str, Any] | None = None
     jpeg: bytes = b""
 

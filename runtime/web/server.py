@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import socket
 import sys
 import threading
@@ -74,7 +75,7 @@ class WebPreview:
             raise UsageError(f"port {port} cannot be; expected 1 to 65535, or 0 for any that is free")
         self._board = Board()
         self._metrics = Metrics(self._board)
-        self._looked_at = -LOOKING_S
+        self._looked_at = -math.inf
         self._closing = False
         listener = _listen(host, port)
         port = listener.getsockname()[1]
