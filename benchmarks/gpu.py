@@ -287,11 +287,48 @@ def preprocessing(bench: Bench, rows: list[Row]) -> None:
             return medians_ms(contenders, bench.runs)
 
     attempt(rows, {"frame": "1920×1080", "input": "300×300"}, measure)
+    if bench.cuda.gpu.integrated:
+        about = {"frame": "1920×1080 in pinned memory", "input": "300×300"}
+        attempt(rows, about, partial(_shared_memory_ms, bench))
+
+
+def _shared_memory_ms(bench: Bench) -> Row:
+    """What `SSD_EDGE_FRAMES` chooses between on a Jetson: the kernel on mapped memory, or on a copy."""
+    frame_hw, size_hw, pitch = (1080, 1920), (300, 300), 3 * 1920
+    size = frame_hw[0] * pitch
+    with ExitStack() as stack:
+        stream = stack.enter_context(bench.cuda.stream())
+        kernels = bench.cuda.module(KERNEL_SOURCE, KERNELS)
+        pinned = stack.enter_context(bench.cuda.host_memory(size, mapped=True))
+        pinned.array[:] = np.random.default_rng(0).integers(0, 256, size, np.uint8)
+        on_gpu = stack.enter_context(bench.cuda.memory(size)).address
+        out = stack.enter_context(bench.cuda.memory(3 * size_hw[0] * size_hw[1])).address
+
+        def copy() -> None:
+            stream.copy(on_gpu, pinned.array.ctypes.data, size)
+
+        def resize(source: int) -> None:
+            preprocess_bgr(stream, kernels, source, pitch, frame_hw, out, size_hw)
+
+        def copy_and_resize() -> None:
+            copy()
+            resize(on_gpu)
+
+        works: dict[str, Callable[[], None]] = {
+            "mapped_ms": partial(resize, pinned.address),
+            "copied_ms": copy_and_resize,
+            "copy_alone_ms": copy,
+        }
+        contenders = {
+            name: on_the_gpu(stack, bench.cuda, stream, captured(stack, stream, work)) for name, work in works.items()
+        }
+        return medians_ms(contenders, bench.runs)
 
 
 def whole_graph(bench: Bench, rows: list[Row]) -> None:
-    """The whole graph, from a frame in pinned memory or on the GPU to detections in pinned memory; the engine alone.
+    """The GPU's work from a frame in pinned memory or on the GPU to detections in pinned memory; the engine alone.
 
+    Upload and preprocessing are launched before the graph, which has the engine, NMS and the copy of the results.
     What the CPU does before and behind it is in `end_to_end`.
     """
     for arch, _ in bench.each_model(rows):
@@ -302,22 +339,19 @@ def whole_graph(bench: Bench, rows: list[Row]) -> None:
 def _whole_graph_ms(bench: Bench, open_gpu: Callable[[], GpuDetector]) -> Row:
     with ExitStack() as stack:
         detector = stack.enter_context(open_gpu())
-        engine, cuda = detector.engine, detector.engine.cuda
+        engine, cuda, slot = detector.engine, detector.engine.cuda, detector._slots[0]
         memory = stack.enter_context(cuda.memory(bench.frame.nbytes))
         engine.stream.copy(memory.address, bench.frame.ctypes.data, bench.frame.nbytes)
-        graphs = {}
+        works: dict[str, Callable[[], None]] = {}
         for name, frame in {"from_pinned_ms": bench.frame, "from_gpu_ms": OnGpu(memory, bench.frame.shape)}.items():
-            for _ in range(3):  # as it comes, captured, replayed
+            for _ in range(3):  # step by step, captured, replayed
                 detector([frame])
-            graph = next(reversed(detector._slots[0].graphs.values()))
-            if graph is None:
-                raise RuntimeError("the pipeline was not captured")
-            graphs[name] = graph
-        graphs["engine_ms"] = stack.enter_context(engine.capture(partial(engine.enqueue, 1)))
-        contenders = {
-            name: on_the_gpu(stack, cuda, engine.stream, partial(graph.launch, engine.stream))
-            for name, graph in graphs.items()
-        }
+            works[name] = partial(detector._enqueue, slot, slot.place([detector._checked(0, frame)]))
+        if not slot.graphs:
+            raise RuntimeError("the network was not captured")
+        graph = stack.enter_context(engine.capture(partial(engine.enqueue, 1)))
+        works["engine_ms"] = partial(graph.launch, engine.stream)
+        contenders = {name: on_the_gpu(stack, cuda, engine.stream, work) for name, work in works.items()}
         found = medians_ms(contenders, bench.runs)
     return {**found, "more_than_engine": found["from_gpu_ms"] / found["engine_ms"] - 1}
 

@@ -1,33 +1,38 @@
-"""`DeviceFrame`: a frame that is on the GPU already, taken from another library's arrays without a copy.
+"""`DeviceFrame`: a frame that is already on the GPU, taken from another library's arrays without a copy.
 
-PyTorch, CuPy, PyCUDA and jetson-utils offer such arrays by DLPack (https://dmlc.github.io/dlpack/latest/) or by the
-CUDA array interface (https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html).
+PyTorch, CuPy, PyCUDA, PyAV, PyNvVideoCodec and jetson-utils offer such arrays through DLPack
+(https://dmlc.github.io/dlpack/latest/) or the CUDA array interface
+(https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html).
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ssd_edge.images import ImageError
 from ssd_edge.runtime.cuda import Cuda, CudaError, Stream
-from ssd_edge.runtime.kernels import BT601, YuvColours, check_nv12_size
+from ssd_edge.runtime.gpu_engine import capturing
+from ssd_edge.runtime.kernels import BT601, BT601_FULL, BT709, BT709_FULL, YuvColours, check_nv12_size
 
 DLPACK_CUDA, DLPACK_CUDA_MANAGED = 2, 13
 DLPACK_UINT8 = (1, 8, 1)  # code of unsigned integers, bits, lanes
+REFUSALS = (BufferError, RuntimeError, TypeError, ValueError)  # what exporters raise when they do not give their memory
+AVCOL_SPC_BT709, AVCOL_RANGE_JPEG = 1, 2  # of FFmpeg's libavutil/pixfmt.h
 
 
 @dataclass(frozen=True, eq=False)
 class Nv12Frame:
-    """A frame on the GPU in NV12, as video decoders give it: for detectors that run there, beside BGR.
+    """A frame on the GPU in NV12, the format of video decoders, for detectors that run there.
 
     Each array has `__dlpack__` or `__cuda_array_interface__`; its rows may lie any pitch apart.
 
     Attributes:
-        luma: uint8 [H, W], both even. Without chroma: uint8 [H·3/2, W], which has the chroma in its last third.
+        luma: uint8 [H, W] or [H, W, 1], both even. Without chroma: uint8 [H·3/2, W], with the chroma in its last third.
         chroma: uint8 [H/2, W/2, 2] or [H/2, W], u then v.
         colours: what the video says of itself: `BT601`, `BT709`, `BT601_FULL`, `BT709_FULL` of runtime/kernels.py.
     """
@@ -67,21 +72,29 @@ class DeviceFrame:
 
 
 def is_device_frame(frame: Any) -> bool:
-    """Whether an object offers memory of a GPU."""
-    return isinstance(frame, Nv12Frame) or _has_cuda_dlpack(frame) or hasattr(frame, "__cuda_array_interface__")
+    """Whether an object offers memory of a GPU, or cannot tell, which `device_frame` then reports."""
+    if isinstance(frame, Nv12Frame) or _is_hardware_frame(frame):
+        return True
+    try:
+        return _has_cuda_dlpack(frame) or hasattr(frame, "__cuda_array_interface__")
+    except REFUSALS:
+        return True
 
 
 def device_frame(frame: Any, cuda: Cuda, stream: Stream) -> DeviceFrame:
     """Take a frame that is on the GPU. What `stream` does from here on waits for the work that makes the frame.
 
     Args:
-        frame: an `Nv12Frame`, or uint8 [H, W, 3] BGR with `__dlpack__` or `__cuda_array_interface__`; its rows may lie
-            any pitch apart.
+        frame: an `Nv12Frame`, PyAV's `VideoFrame` in format `cuda`, or uint8 [H, W, 3] BGR with `__dlpack__` or
+            `__cuda_array_interface__`; its rows may lie any pitch apart.
 
     Raises:
         ImageError: another type or shape, no pixels, pixels that are not side by side, memory of the processor, or of
-            another GPU.
+            another GPU, or memory that its owner does not give.
+        CudaError: work that makes the frame failed.
     """
+    if _is_hardware_frame(frame):
+        frame = _nv12_of(frame)
     if isinstance(frame, Nv12Frame):
         return _from_nv12(frame, cuda, stream)
     pixels = _take(frame, cuda, stream, "a BGR frame", ("height", "width", 3))
@@ -89,9 +102,27 @@ def device_frame(frame: Any, cuda: Cuda, stream: Stream) -> DeviceFrame:
     return DeviceFrame(pixels.address, pixels.pitch, height, width, cuda.ordinal, pixels.owner)
 
 
+def _is_hardware_frame(frame: Any) -> bool:
+    """Whether it is PyAV's `VideoFrame` on the GPU."""
+    return getattr(getattr(frame, "format", None), "name", None) == "cuda"
+
+
+def _nv12_of(frame: Any) -> Nv12Frame:
+    """PyAV's frame by its planes; colours that the video does not name are BT.601's, as libswscale takes them."""
+    if frame.sw_format.name != "nv12":
+        raise ImageError(
+            f"a frame of PyAV in {frame.sw_format.name} on the GPU; expected nv12: take a video of 8 bits with 4:2:0 "
+            "chroma, or decode on the processor"
+        )
+    luma, chroma = frame.planes
+    limited, full = (BT709, BT709_FULL) if frame.colorspace == AVCOL_SPC_BT709 else (BT601, BT601_FULL)
+    return Nv12Frame(luma, chroma, full if frame.color_range == AVCOL_RANGE_JPEG else limited)
+
+
 def _from_nv12(frame: Nv12Frame, cuda: Cuda, stream: Stream) -> DeviceFrame:
-    luma = _take(frame.luma, cuda, stream, "the luma of an NV12 frame", ("height", "width"))
-    rows, width = luma.shape
+    shapes: tuple[Shape, ...] = (("height", "width"), ("height", "width", 1))  # the latter in PyNvVideoCodec
+    luma = _take(frame.luma, cuda, stream, "the luma of an NV12 frame", *shapes)
+    rows, width = luma.shape[:2]
     if frame.chroma is not None:
         height = rows
         check_nv12_size((height, width))
@@ -129,7 +160,9 @@ def _take(array: Any, cuda: Cuda, stream: Stream, name: str, *shapes: Shape) -> 
         name: of the array in messages.
         shapes: of which it has to have one.
     """
-    if _has_cuda_dlpack(array):
+    with _asked(array):
+        is_dlpack = _has_cuda_dlpack(array)
+    if is_dlpack:
         return _from_dlpack(array, cuda, stream, name, shapes)
     if hasattr(array, "__cuda_array_interface__"):
         return _from_array_interface(array, cuda, stream, name, shapes)
@@ -144,7 +177,8 @@ def _has_cuda_dlpack(array: Any) -> bool:
 
 
 def _from_array_interface(array: Any, cuda: Cuda, stream: Stream, name: str, shapes: Sequence[Shape]) -> _Array:
-    interface = array.__cuda_array_interface__
+    with _asked(array):
+        interface = array.__cuda_array_interface__
     kind, address = str(interface["typestr"]), int(interface["data"][0])
     shape = tuple(int(length) for length in interface["shape"])
     _check_shape(shape, kind[1:] == "u1", kind, name, shapes)
@@ -161,18 +195,37 @@ def _from_array_interface(array: Any, cuda: Cuda, stream: Stream, name: str, sha
 
 def _from_dlpack(array: Any, cuda: Cuda, stream: Stream, name: str, shapes: Sequence[Shape]) -> _Array:
     _check_device(array.__dlpack_device__()[1], cuda)
-    try:
-        try:
-            capsule = array.__dlpack__(stream=stream.handle, max_version=(1, 0))  # which can tell of read-only memory
-        except TypeError:  # from before version 1.0
-            capsule = array.__dlpack__(stream=stream.handle)
-    except (BufferError, RuntimeError) as error:
-        raise ImageError(f"a {type(array).__name__} that does not give its memory: {error}") from error
+    capsule = _capsule(array, cuda, stream)
     tensor = _tensor_of(capsule)
     kind, shape = (tensor.code, tensor.bits, tensor.lanes), tuple(tensor.shape[: tensor.ndim])
     _check_shape(shape, kind == DLPACK_UINT8, f"{kind} (DLPack)", name, shapes)
     pitch = _pitch(shape, tensor.strides[: tensor.ndim] if tensor.strides else None, name)  # in elements: bytes
     return _Array((tensor.data or 0) + tensor.byte_offset, pitch, shape, capsule)  # the capsule frees it at its end
+
+
+def _capsule(array: Any, cuda: Cuda, stream: Stream) -> Any:
+    """An array as a DLPack capsule whose memory `stream` may read from here on."""
+    for options in ({"max_version": (1, 0)}, {}):  # version 1 also exports read-only memory; older ones do not know it
+        try:
+            return array.__dlpack__(stream=stream.handle, **options)
+        except TypeError:
+            continue
+        except REFUSALS:
+            break
+    # It takes no stream, as PyAV's planes, and says nothing of the one that it works on: so wait for all of them.
+    with capturing:
+        cuda.synchronize()
+    with _asked(array):
+        return array.__dlpack__()
+
+
+@contextmanager
+def _asked(array: Any) -> Iterator[None]:
+    """Turn refusals of another library's array into `ImageError`."""
+    try:
+        yield
+    except REFUSALS as error:
+        raise ImageError(f"a {type(array).__name__} that does not give its memory: {error}") from error
 
 
 def _check_device(device: int, cuda: Cuda) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,11 +32,14 @@ class FakeDriver:
         )
 
 
-def compile_driver(folder: Path) -> FakeDriver:
-    """Compile it; skips without gcc."""
+def compile_driver(folder: Path, wanted: Iterable[str] = ()) -> FakeDriver:
+    """Compile it, with stubs for those of the wanted functions that it does not have; skips without gcc."""
     if shutil.which("gcc") is None:
         pytest.skip("no gcc to compile the stand-in for libcuda")
-    source = Path(__file__).with_name("fake_libcuda.c")
+    text = Path(__file__).with_name("fake_libcuda.c").read_text(encoding="utf-8")
+    stubs = [f"int {name}(void) {{ return 0; }}\n" for name in sorted(set(wanted)) if f"int {name}(" not in text]
+    source = folder / "libcuda.c"
+    source.write_text(text + "".join(stubs), encoding="utf-8")
     library = ["-shared", "-fPIC", "-w", "-Wl,-soname,libcuda.so.1", "-o", str(folder / "libcuda.so.1")]
     subprocess.run(["gcc", *library, str(source), "-ldl"], check=True)
     return FakeDriver(folder)

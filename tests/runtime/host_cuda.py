@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,12 +61,13 @@ class HostCuda(Cuda):
         self.order = order
         self.total_memory = total_memory
         self.allocated = 0
+        self._streams: weakref.WeakSet[HostStream] = weakref.WeakSet()
 
     def memory(self, size: int) -> Memory:
         return _HostBuffer(self, size)
 
     def host_memory(self, size: int, *, mapped: bool = False) -> HostMemory:
-        return _PinnedBuffer(self, size)
+        return _PinnedBuffer(self, size, mapped)
 
     def stream(self) -> Stream:
         return HostStream(self)
@@ -76,6 +78,10 @@ class HostCuda(Cuda):
     def module(self, source: str, kernels: Sequence[str]) -> dict[str, Any]:
         library = ctypes.PyDLL(str(_compiled(source, tuple(kernels))))  # holds the GIL: the shim has one set of fibres
         return {name: _kernel(library, name) for name in kernels}
+
+    def synchronize(self) -> None:
+        for stream in self._streams:
+            stream.synchronize()
 
     def free_memory(self) -> tuple[int, int]:
         return self.total_memory - self.allocated, self.total_memory
@@ -115,8 +121,9 @@ class _HostBuffer(Memory):
 
 
 class _PinnedBuffer(HostMemory):
-    def __init__(self, cuda: HostCuda, size: int) -> None:
+    def __init__(self, cuda: HostCuda, size: int, mapped: bool) -> None:
         self._allocation = _Allocation(cuda, size)
+        self.mapped = mapped
         self.array = self._allocation.bytes[:size]
         self.address = self.array.ctypes.data
 
@@ -166,6 +173,7 @@ class HostStream(Stream):
         self._cuda = cuda
         self._captured: list[Callable[[], None]] | None = None
         self._closed = False
+        cuda._streams.add(self)
 
     def copy(self, target: int, source: int, size: int) -> None:
         self._put(lambda: ctypes.memmove(target, source, size))

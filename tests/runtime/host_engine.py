@@ -18,8 +18,11 @@ Infer = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 class HostEngine(Engine):
     """Runs `infer` (images uint8 [batch, height, width, 3] to boxes and scores) where the stream is at.
 
+    As TensorRT, it has to run a batch size once before that is captured.
+
     Attributes:
         runs: the batch of every run, and those of replayed graphs.
+        enqueued: calls of `enqueue`; replayed graphs make none.
         captures: how many graphs were captured.
         refused_captures: so many fail as on a GPU: when they end.
         fails: the next run raises it.
@@ -39,6 +42,8 @@ class HostEngine(Engine):
         memories = [self._open.enter_context(self.cuda.memory(batch[1] * size)) for size in sizes]
         self.images, self.boxes, self.scores = (memory.address for memory in memories)
         self.runs: list[int] = []
+        self._ready: set[int] = set()  # batch sizes
+        self.enqueued = 0
         self.captures = 0
         self.refused_captures = 0
         self.fails: Exception | None = None
@@ -49,6 +54,10 @@ class HostEngine(Engine):
         if self.fails is not None:
             error, self.fails = self.fails, None
             raise error
+        self.enqueued += 1
+        if self.stream._captured is None:
+            self._ready.add(batch)
+        assert batch in self._ready, f"a batch of {batch} is captured before it has run"
         self.stream._put(lambda: self._run(batch))
 
     def capture(self, work: Callable[[], None]) -> Graph:

@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import weakref
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +21,7 @@ from ssd_edge.runtime.device_frames import (
     device_frame,
     is_device_frame,
 )
+from ssd_edge.runtime.gpu_engine import capturing
 from ssd_edge.runtime.kernels import BT601, BT709
 
 CPU, CUDA, CUDA_HOST, MANAGED = 1, 2, 3, 13
@@ -43,6 +45,11 @@ class FakeGpu:
 
     def __init__(self, holder: int | CudaError | None = 0) -> None:
         self.holder = holder
+        self.waits = 0
+
+    def synchronize(self) -> None:
+        assert capturing.locked(), "it would break the capture of another thread"
+        self.waits += 1
 
     def device_of(self, address: int) -> int | None:
         if isinstance(self.holder, CudaError):
@@ -77,6 +84,7 @@ class ByDlpack:
         self.version = (1, 1)
         self.offset = 0
         self.error: Exception | None = None
+        self.on_given: Callable[[], object] = lambda: None
         self.asked: list[dict[str, Any]] = []
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -88,6 +96,7 @@ class ByDlpack:
         if self.error:
             raise self.error
         self.asked.append(options)
+        self.on_given()
         numbers = ctypes.c_int64 * self.array.ndim
         strides = (
             None if self.array.flags.c_contiguous else numbers(*[s // self.array.itemsize for s in self.array.strides])
@@ -204,6 +213,68 @@ def test_what_does_not_give_its_memory_says_why() -> None:
         take(offered)
 
 
+class NoArguments(ByDlpack):
+    """The first form of the protocol."""
+
+    def __dlpack__(self) -> Any:  # type: ignore[override]
+        return super().__dlpack__()
+
+
+class NoStream(ByDlpack):
+    """A plane of PyAV 18.1 on the GPU (av/video/plane.py): neither versions nor streams."""
+
+    refusal: Exception = NotImplementedError(
+        "CUDA stream synchronization is not supported. Pass stream=None and synchronize before calling __dlpack__."
+    )
+
+    def __dlpack__(self, *, stream: int | None = None) -> Any:  # type: ignore[override]
+        if stream is not None:
+            raise self.refusal
+        return super().__dlpack__()
+
+
+class RefusesStream(NoStream):
+    refusal = BufferError("stream must be None")
+
+
+class OddStream(NoStream):
+    refusal = ValueError("stream must be one of ours")
+
+
+@pytest.mark.parametrize("offer", [NoArguments, NoStream, RefusesStream, OddStream])
+def test_all_work_is_waited_for_where_no_stream_is_taken(offer: Callable[..., ByDlpack]) -> None:
+    gpu = FakeGpu()
+    array, luma, chroma = frame_of(4, 5, 1), np.zeros((4, 11), np.uint8)[:, :6], np.zeros((2, 3, 2), np.uint8)
+    waits_when_given = []
+
+    def offered(array: np.ndarray) -> ByDlpack:
+        plane = offer(array, versioned=False)
+        plane.on_given = lambda: waits_when_given.append(gpu.waits)
+        return plane
+
+    frame = take(offered(array), gpu)
+    assert (frame.address, frame.pitch) == (array.ctypes.data, 18)
+    frame = take(Nv12Frame(offered(luma), offered(chroma)), gpu)
+    assert (frame.address, frame.pitch, frame.height, frame.width) == (luma.ctypes.data, 11, 4, 6)
+    assert frame.chroma == Chroma(chroma.ctypes.data, 6, BT601)
+    assert waits_when_given == [1, 2, 3]
+    take(ByDlpack(array), gpu)  # takes a stream
+    assert gpu.waits == 3
+
+
+def test_an_array_that_cannot_name_its_device_says_why() -> None:
+    class OtherHardware(ByDlpack):
+        """A plane of PyAV that another device decoded."""
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            raise NotImplementedError("DLPack export is only implemented for CUDA hw frames")
+
+    offered = OtherHardware(frame_of(4, 5))
+    assert is_device_frame(offered)
+    with pytest.raises(ImageError, match="a OtherHardware that does not give its memory: DLPack export is only"):
+        take(offered)
+
+
 @pytest.mark.parametrize(("stream", "waited"), [(None, []), (1, [1]), (2, [2]), (0x7F00, [0x7F00])])
 def test_the_interfaces_stream_is_waited_for(stream: int | None, waited: list[int]) -> None:
     on = FakeStream()
@@ -239,9 +310,10 @@ def test_memory_of_the_processor_goes_the_other_way() -> None:
 
 
 @pytest.mark.parametrize("offer", [ByInterface, ByDlpack])
+@pytest.mark.parametrize("luma_shape", [(4, 6), (4, 6, 1)])  # the latter in PyNvVideoCodec
 @pytest.mark.parametrize("chroma_shape", [(2, 3, 2), (2, 6)])
-def test_nv12_in_two_arrays(offer: Any, chroma_shape: tuple[int, ...]) -> None:
-    luma = np.zeros((4, 11), np.uint8)[:, :6]
+def test_nv12_in_two_arrays(offer: Any, luma_shape: tuple[int, ...], chroma_shape: tuple[int, ...]) -> None:
+    luma = np.lib.stride_tricks.as_strided(np.zeros((4, 11), np.uint8), luma_shape, (11, 1, 1)[: len(luma_shape)])
     chroma = np.zeros((2, 7 * 2), np.uint8)[:, :6].reshape(chroma_shape)
     chroma = np.lib.stride_tricks.as_strided(chroma, strides=(14, *chroma.strides[1:]))
     given = Nv12Frame(offer(luma), offer(chroma), BT709)

@@ -3,16 +3,21 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gpu
 import gpu_record
 import gpu_timing
+import numpy as np
 import pytest
 from host_cuda import HostCuda, HostStream
+from host_engine import HostEngine
 
 from ssd_edge.errors import MissingDependencyError
 from ssd_edge.runtime.cuda import CudaError, CudaFatalError
+from ssd_edge.runtime.detector import open_detector
+from ssd_edge.runtime.gpu_detector import GpuDetector
 
 LOST = RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with TORCH_USE_CUDA_DSA")
 
@@ -74,3 +79,19 @@ def test_without_cuda_core(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         gpu.main()
     assert ended.value.code == 1
     assert capsys.readouterr().err == "no cuda-core; in the folder of ssd-edge: pip install '.[cuda13]'\n"
+
+
+def test_graphs_and_preprocessing_are_measured(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_timing, "FILL_BYTES", 1000)
+    with open_detector(model_path, threads=1) as cpu:
+        engine = HostEngine(cpu.infer, (cpu.card.height, cpu.card.width), cuda=HostCuda(integrated=True))
+        bench: Any = SimpleNamespace(cuda=engine.cuda, runs=2, frame=np.zeros((48, 64, 3), np.uint8))
+        row = gpu._whole_graph_ms(bench, lambda: GpuDetector(engine, cpu.card, slots=1))
+    assert row.keys() == {"from_pinned_ms", "from_gpu_ms", "engine_ms", "more_than_engine"}
+    assert engine.captures == 2  # the network with NMS, and the engine alone
+    assert engine.enqueued == 3  # one step by step, and the captures
+    rows: list[gpu.Row] = []
+    gpu.preprocessing(bench, rows)
+    assert [len(row) for row in rows] == [4, 5], rows
+    assert min(rows[1]["mapped_ms"], rows[1]["copied_ms"]) > 0
+    assert engine.cuda.allocated == 0

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from host_cuda import HostCuda, HostStream
+from host_cuda import GARBAGE, HostCuda, HostStream
 from host_engine import HostEngine
 from lazy_cuda import LazyCuda
 
@@ -18,9 +18,9 @@ from ssd_edge.detections import Detections
 from ssd_edge.errors import SsdEdgeError, UsageError
 from ssd_edge.images import ImageError
 from ssd_edge.runtime import gpu_detector, stream
-from ssd_edge.runtime.cuda import CudaFatalError, CudaMemoryError
+from ssd_edge.runtime.cuda import CudaFatalError, CudaMemoryError, Stream
 from ssd_edge.runtime.detector import Detector, open_detector
-from ssd_edge.runtime.device_frames import Nv12Frame
+from ssd_edge.runtime.device_frames import DLPACK_CUDA, Nv12Frame
 from ssd_edge.runtime.gpu_detector import GpuDetector
 from ssd_edge.runtime.kernels import BT601, BT709
 from ssd_edge.runtime.stream import StreamConfig, run_stream
@@ -92,7 +92,7 @@ def test_the_bundled_model_detects_what_it_does_on_the_processor(
         with GpuDetector(engine, cpu.card, score_threshold=threshold) as detector:
             for _ in range(3):
                 assert_equal(detector([small, large]), expected)
-            assert engine.captures == 1  # three calls are met by two slots: one of them twice
+            assert engine.captures == 2  # one for each slot
 
 
 @pytest.mark.parametrize("make_cuda", CUDAS)
@@ -142,35 +142,86 @@ def test_the_next_upload_does_not_wait_for_the_network(open_gpu: Callable[..., G
         assert len(engine_of(detector).runs) == (0 if slots == 2 else 1)
 
 
-def test_a_plan_is_captured_when_it_is_met_again(cpu: Detector, open_gpu: Callable[..., GpuDetector]) -> None:
-    detector = open_gpu(slots=1)
+def cameras() -> list[list[Any]]:
+    """Batches of four cameras with two resolutions, whose frames come in another order every time."""
+    batches = []
+    for turn in range(12):
+        sizes = [(48, 64), (30, 100), (48, 64), (30, 100)]
+        batches.append(random_frames(*sizes[turn % 4 :], *sizes[: turn % 4], seed=turn)[: 1 + turn % 3])
+    return batches
+
+
+def growing_frames() -> list[list[Any]]:
+    """Each needs more memory than those before."""
+    return [random_frames((16 + 10 * turn, 20 + 5 * turn), seed=turn) for turn in range(8)]
+
+
+def decoder_pool() -> list[list[Any]]:
+    """A decoder's surfaces: 20 addresses on the GPU in rotation."""
+    surfaces = [OnGpu(frame, gap=3) for frame in random_frames(*[(48, 64)] * 20)]
+    return [[surface] for surface in surfaces * 2]
+
+
+@pytest.mark.parametrize("make_cuda", CUDAS)
+@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize("give", [cameras, growing_frames, decoder_pool])
+def test_graphs_serve_frames_of_any_size_and_address(
+    give: Callable[[], list[list[Any]]],
+    slots: int,
+    make_cuda: Callable[[], HostCuda],
+    cpu: Detector,
+    open_gpu: Callable[..., GpuDetector],
+) -> None:
+    batches = give()
+    expected = [cpu([f.frame if isinstance(f, OnGpu) else f for f in batch]) for batch in batches]
+    assert min(len(found) for batch in expected for found in batch) > 0
+    sizes = {len(batch) for batch in batches}
+    detector = open_gpu(make_cuda(), slots=slots)
     engine = engine_of(detector)
-    captures = []
-    for size in [(64, 64)] * 3 + [(32, 64)] * 3 + [(64, 64)]:  # the same size, a new one, and back
-        frames = random_frames(size, seed=len(captures))
+    for size in sizes:  # run step by step, then captured in each slot
+        for _ in range(1 + slots):
+            detector(random_frames(*[(20, 20)] * size))
+    assert engine.captures == len(sizes) * slots
+    warm = engine.enqueued
+    for batch in batches[:slots]:
+        detector.submit(batch)
+    got = []
+    for batch in batches[slots:]:
+        got.append(detector.collect())
+        detector.submit(batch)
+    got += [detector.collect() for _ in range(slots)]
+    for one, other in zip(got, expected, strict=True):
+        assert_equal(one, other)
+    assert (engine.captures, engine.enqueued) == (len(sizes) * slots, warm)  # all were replayed
+
+
+def test_the_second_batch_of_a_size_is_captured(cpu: Detector, open_gpu: Callable[..., GpuDetector]) -> None:
+    detector = open_gpu(batch=(2, 4), slots=1)
+    engine = engine_of(detector)
+    seen = []
+    for count in (3, 3, 3, 1, 1, 2, 2, 3):  # 1 and 2 run in batches of 2, and differ in what NMS reads
+        frames = random_frames(*[(40, 30)] * count, seed=len(seen))
         assert_equal(detector(frames), cpu(frames))
-        captures.append(engine.captures)
-    assert captures == [0, 1, 1, 1, 2, 2, 2]
-    assert_equal(detector(frames * 2), cpu(frames * 2))  # a batch of another size is another plan
-    assert engine.captures == 2
+        seen.append((engine.captures, engine.enqueued))
+    assert seen == [(0, 1), (1, 2), (1, 2), (1, 3), (2, 4), (2, 5), (3, 6), (3, 6)]
+    assert engine.runs == [3, 3, 3, 2, 2, 2, 2, 3]
 
 
-def test_larger_frames_make_new_memory_and_new_graphs(cpu: Detector, open_gpu: Callable[..., GpuDetector]) -> None:
-    detector = open_gpu(slots=1)
-    for size in [(16, 16)] * 3 + [(200, 300)] * 3 + [(16, 16)] * 3:
-        frames = random_frames(size)
-        assert_equal(detector(frames), cpu(frames))
-    assert engine_of(detector).captures == 3
-
-
-def test_graphs_are_bounded_and_the_used_ones_stay(open_gpu: Callable[..., GpuDetector]) -> None:
-    detector = open_gpu(slots=1)
-    detector(random_frames((100, 100)))
-    for width in range(1, 3 * gpu_detector.PLANS):
-        detector(random_frames((100, 100)))
-        detector(random_frames((10, width)))
-        assert len(detector._slots[0].graphs) <= gpu_detector.PLANS
-    assert engine_of(detector).captures == 1
+@pytest.mark.parametrize("slots", [1, 2])
+def test_another_score_threshold_reaches_graphs(
+    slots: int, cpu: Detector, open_gpu: Callable[..., GpuDetector]
+) -> None:
+    detector = open_gpu(LazyCuda(), slots=slots)
+    frames = random_frames((48, 64), (30, 40))
+    counts = []
+    for threshold in (0.02, 0.9, 0.02):
+        cpu.score_threshold = detector.score_threshold = threshold
+        expected = cpu(frames)
+        for _ in range(4):
+            assert_equal(detector(frames), expected)
+        counts.append(sum(map(len, expected)))
+    assert counts[0] == counts[2] > counts[1] > 0
+    assert engine_of(detector).captures == 3 * slots
 
 
 def test_captures_that_keep_failing_are_given_up(
@@ -186,7 +237,7 @@ def test_captures_that_keep_failing_are_given_up(
     assert [record.message for record in caplog.records] == [
         "the detector runs without a CUDA graph: CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"
     ]
-    assert all(not slot.graphs for slot in detector._slots)
+    assert not any(slot.graphs for slot in detector._slots)
 
 
 def test_an_engine_that_fails_in_a_capture_leaves_the_stream_usable(
@@ -206,10 +257,10 @@ def test_a_capture_that_fails_now_and_then_is_tried_again(
 ) -> None:
     detector = open_gpu(slots=1)
     engine = engine_of(detector)
-    for width in range(60, 60 + gpu_detector.FAILED_CAPTURES):
+    for count in range(1, 1 + gpu_detector.FAILED_CAPTURES):
         engine.refused_captures = gpu_detector.FAILED_CAPTURES - 1
-        frames = random_frames((48, width))
-        for _ in range(gpu_detector.FAILED_CAPTURES + 1):  # met, refused, captured
+        frames = random_frames(*[(48, 64)] * count)
+        for _ in range(gpu_detector.FAILED_CAPTURES + 1):  # step by step, refused, captured
             assert_equal(detector(frames), cpu(frames))
     assert engine.captures == gpu_detector.FAILED_CAPTURES
     assert not caplog.records
@@ -230,6 +281,7 @@ class OnGpu:
 
     def __init__(self, frame: np.ndarray, gap: int = 0, kind: str = "|u1") -> None:
         row_bytes = frame[0].size
+        self.frame = frame
         self.shape = frame.shape
         self.rows = np.zeros((len(frame), row_bytes + gap), np.uint8)
         self.rows[:, :row_bytes] = frame.reshape(len(frame), -1)
@@ -260,7 +312,93 @@ def test_frames_on_the_gpu_are_read_where_they_are(
             assert set(sizes) == {detector._nms.output_bytes}  # nothing went up
     sizes.clear()
     assert_equal(detector([given[0], frames[1]]), expected)  # one there, one here
-    assert sorted(sizes) == sorted([33 * 65 * 3 // 256 * 256 + 256, detector._nms.output_bytes])
+    assert sizes == [33 * 65 * 3 // 256 * 256 + 256]  # results are copied within the graph
+
+
+@pytest.mark.parametrize(
+    ("integrated", "mapped", "variable", "in_place"),
+    [
+        (True, None, None, True),
+        (True, None, "", True),
+        (True, None, "copied", False),
+        (True, None, "mapped", True),
+        (True, False, "mapped", False),
+        (True, True, "copied", True),
+        (False, True, None, False),  # its reads would cross a bus
+        (False, None, "mapped", False),
+    ],
+)
+@pytest.mark.parametrize("slots", [1, 2])
+def test_where_the_gpu_reads_frames(
+    integrated: bool,
+    mapped: bool | None,
+    variable: str | None,
+    in_place: bool,
+    slots: int,
+    cpu: Detector,
+    open_gpu: Callable[..., GpuDetector],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if variable is None:
+        monkeypatch.delenv("SSD_EDGE_FRAMES", raising=False)
+    else:
+        monkeypatch.setenv("SSD_EDGE_FRAMES", variable)
+    uploads: list[int] = []
+    copy = HostStream.copy
+    monkeypatch.setattr(
+        HostStream, "copy", lambda self, to, start, size: (uploads.append(size), copy(self, to, start, size))
+    )
+    detector = open_gpu(LazyCuda(integrated=integrated), slots=slots, mapped=mapped)
+    for seed in range(4):
+        frames = random_frames((48, 64), (33, 65), seed=seed)
+        assert_equal(detector(frames), cpu(frames))
+    size = 48 * 64 * 3 + 33 * 65 * 3 // 256 * 256 + 256
+    assert uploads.count(size) == (0 if in_place else 4)
+    staged = [slot._staging.mapped for slot in detector._slots]
+    assert staged == [in_place] * slots
+
+
+def test_an_unknown_place_for_frames_frees_the_engine(cpu: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSD_EDGE_FRAMES", "pinned")
+    engine = HostEngine(cpu.infer, (32, 32))
+    with pytest.raises(UsageError, match="SSD_EDGE_FRAMES=pinned: expected mapped or copied, or nothing"):
+        GpuDetector(engine, cpu.card)
+    assert engine.cuda.allocated == 0
+
+
+class Decoded:
+    """A plane as PyAV's: a decoder's own stream writes it, and it takes no stream of ours."""
+
+    def __init__(self, plane: np.ndarray, decoder: Stream) -> None:
+        self.decoded, self.surface = np.ascontiguousarray(plane), np.full_like(plane, GARBAGE)
+        decoder.copy(self.surface.ctypes.data, self.decoded.ctypes.data, plane.nbytes)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return DLPACK_CUDA, 0
+
+    def __dlpack__(self, *, stream: int | None = None) -> Any:
+        if stream is not None:
+            raise NotImplementedError("CUDA stream synchronization is not supported. Pass stream=None and synchronize")
+        return self.surface.__dlpack__()
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_what_a_decoder_still_writes_is_waited_for(
+    slots: int, cpu: Detector, open_gpu: Callable[..., GpuDetector]
+) -> None:
+    cuda = LazyCuda()
+    detector = open_gpu(cuda, slots=slots)
+    with cuda.stream() as decoder:
+        expected = []
+        for seed in range(6):
+            (frame,) = random_frames((48, 64), seed=seed)
+            planes = nv12_of(frame)
+            expected.append(cpu([cv2.cvtColor(planes, cv2.COLOR_YUV2BGR_NV12)]))
+            chroma = planes[48:].reshape(24, 32, 2)
+            detector.submit([Nv12Frame(Decoded(planes[:48], decoder), Decoded(chroma, decoder))])
+        for wanted in expected:
+            assert_equal(detector.collect(), wanted)
+    assert engine_of(detector).captures == slots
 
 
 def test_frames_on_the_gpu_are_held_until_they_were_read(cpu: Detector, open_gpu: Callable[..., GpuDetector]) -> None:
@@ -307,10 +445,10 @@ def test_nv12_is_detected_in_as_its_bgr_is(
     mixed, expected = [frames[0], given[1], OnGpu(frames[2])], [*cpu(frames[:1]), expected[1], *cpu(frames[2:])]
     for _ in range(3):
         assert_equal(detector(mixed), expected)
-    assert engine_of(detector).captures == 2
+    assert engine_of(detector).captures == 1
 
 
-def test_other_chroma_or_colours_of_the_same_luma_are_another_plan(open_gpu: Callable[..., GpuDetector]) -> None:
+def test_other_chroma_or_colours_of_the_same_luma(open_gpu: Callable[..., GpuDetector]) -> None:
     planes = nv12_of(*random_frames((48, 64), seed=3))
     luma, chroma, other = OnGpu(planes[:48]), OnGpu(planes[48:]), OnGpu(255 - planes[48:])
     frames = [Nv12Frame(luma, *rest) for rest in ((chroma, BT601), (chroma, BT709), (other, BT601))]
@@ -320,7 +458,7 @@ def test_other_chroma_or_colours_of_the_same_luma_are_another_plan(open_gpu: Cal
     for _ in range(3):
         for frame, wanted in zip(frames, expected, strict=True):
             assert_equal(detector([frame]), wanted)
-    assert engine_of(detector).captures == 3
+    assert engine_of(detector).captures == 1
 
 
 def test_nv12_is_not_for_the_processor(cpu: Detector) -> None:
@@ -382,7 +520,7 @@ def test_an_error_leaves_nothing_under_way(
     detector.submit(frames)
     engine_of(detector).fails = error
     with pytest.raises(type(error), match=str(error)):
-        detector.submit(frames)
+        detector.submit(frames * 2)  # a size that is not captured yet
     assert not engine_of(detector).stream._work  # the memory of both can be used again
     with pytest.raises(SsdEdgeError, match="nothing to collect"):
         detector.collect()
