@@ -1,7 +1,8 @@
 /* A libcuda.so.1 without a GPU: so the real cuda.core can be run where there is none.
  *
  * Each call is written to standard error with what test_cuda_core.py looks at. FAKE_CUDA_FAILS, such as
- * "cuStreamSynchronize=700", makes a function fail with a status. Functions that are not here succeed and do nothing.
+ * "cuStreamSynchronize=700", makes a function fail with a status. FAKE_CUDA_VERSION, such as 12060, is the newest CUDA
+ * that it runs: of later functions, as in the real driver, there are none. Others that are not here do nothing.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -28,8 +29,13 @@ static int status_of(const char* name) {
     return fails && !strncmp(fails, name, length) && fails[length] == '=' ? atoi(fails + length + 1) : 0;
 }
 
+static int driver_version(void) {
+    const char* version = getenv("FAKE_CUDA_VERSION");
+    return version ? atoi(version) : 13000;
+}
+
 int cuInit(unsigned flags) { CALL(cuInit); return 0; }
-int cuDriverGetVersion(int* version) { *version = 13000; return 0; }
+int cuDriverGetVersion(int* version) { *version = driver_version(); return 0; }
 int cuDeviceGetCount(int* count) { *count = 1; return 0; }
 int cuDeviceGet(int* device, int ordinal) { *device = ordinal; return 0; }
 int cuDeviceGetName(char* name, int size, int device) { snprintf(name, size, "Fake"); return 0; }
@@ -158,6 +164,11 @@ int cuGraphExecDestroy(void* executable) { CALL(cuGraphExecDestroy, "%p", execut
 
 static int nothing(void) { return 0; }
 int cuGetProcAddress_v2(const char* name, void** function, int version, uint64_t flags, int* found) {
+    if (getenv("FAKE_CUDA_VERSION") && version > driver_version()) {
+        *function = NULL;
+        if (found) *found = 2; /* CU_GET_PROC_ADDRESS_VERSION_NOT_SUFFICIENT */
+        return 500;            /* CUDA_ERROR_NOT_FOUND */
+    }
     void* known = dlsym(dlopen("libcuda.so.1", RTLD_NOLOAD | RTLD_NOW), name);
     *function = known ? known : (void*)nothing;
     if (found) *found = 0;

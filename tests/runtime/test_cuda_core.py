@@ -3,15 +3,9 @@
 from collections.abc import Callable
 
 import pytest
+from cuda_core_code import KERNELS, KERNELS_PRINTS, MEMORY, MEMORY_PRINTS, PREFACE
 from fake_driver import compile_driver
 
-PREFACE = """
-import threading
-import numpy as np
-from ssd_edge.runtime import cuda_core
-from ssd_edge.runtime.cuda import CudaError, find_gpu, open_cuda
-cuda_core.compile_kernels = lambda source, compute_capability: b"\\x7fELF"  # NVRTC asks a driver for more
-"""
 Run = Callable[..., tuple[list[str], list[str]]]
 
 
@@ -36,17 +30,8 @@ def test_a_gpu_is_read_without_a_context(run: Run) -> None:
 
 
 def test_memory(run: Run) -> None:
-    code = """
-with open_cuda() as gpu, gpu.stream() as stream, gpu.memory(12) as memory, gpu.host_memory(8, mapped=True) as pinned:
-    content = np.arange(12, dtype=np.uint8)
-    stream.copy(memory.address, content.ctypes.data, 12)
-    stream.fill(memory.address + 7, 99, 1)
-    stream.copy_rows(pinned.address, 4, memory.address, 6, 3, 2)
-    stream.synchronize()
-    print(pinned.array.tolist(), gpu.free_memory(), gpu.device_of(memory.address), stream.handle)
-"""
-    printed, calls = run(code)
-    assert printed == ["[0, 1, 2, 0, 6, 99, 8, 0] (3, 4) 0 8192"]
+    printed, calls = run(MEMORY)
+    assert printed == MEMORY_PRINTS
     assert calls[calls.index("cuStreamCreateWithPriority 1") :][:10] == [
         "cuStreamCreateWithPriority 1",  # non-blocking
         *("cuMemAlloc 12", "cuMemHostAlloc 8 3"),  # portable and mapped
@@ -56,23 +41,8 @@ with open_cuda() as gpu, gpu.stream() as stream, gpu.memory(12) as memory, gpu.h
 
 
 def test_kernels_events_and_graphs(run: Run) -> None:
-    code = """
-with open_cuda() as gpu, gpu.stream() as stream, gpu.event(timing=True) as start, gpu.event() as end:
-    kernel = gpu.module("", ["k"])["k"]
-    for shared_bytes in (0, 60000):
-        arguments = [np.uint64(1 << 40), np.int32(-7), np.float32(2.5)]
-        stream.launch(kernel, (1, 2, 3), (4, 5, 6), arguments, shared_bytes=shared_bytes)
-    stream.record(start)
-    stream.wait(start)
-    end.synchronize()
-    print(end.elapsed_ms(start))
-    stream.wait_stream(1)
-    stream.begin_capture()
-    with stream.end_capture() as graph:
-        graph.launch(stream)
-"""
-    printed, calls = run(code)
-    assert printed == ["1.5"]
+    printed, calls = run(KERNELS)
+    assert printed == KERNELS_PRINTS
     assert calls[calls.index("cuEventCreate 1") :][:23] == [
         *("cuEventCreate 1", "cuEventCreate 3"),  # blocking, and without timing
         *("cuLibraryLoadData", "cuLibraryGetKernel k"),
