@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from tqdm import tqdm
 
 from ssd_edge.card import CALIBRATION_METADATA_KEY, ONNX_METADATA_KEY, ModelCard, int8_target
 from ssd_edge.errors import ModelFileError, SsdEdgeError, UsageError
-from ssd_edge.export.engine_layers import check_precision, layer_shares
+from ssd_edge.export.engine_comparison import compare_precisions
+from ssd_edge.export.engine_layers import check_dla, check_precision, layer_shares
+from ssd_edge.export.engine_timing import measure_run_ms
 from ssd_edge.files import atomic_path
 from ssd_edge.runtime.backend_tensorrt import TensorRTEngine, check_contract
 from ssd_edge.runtime.cuda import CudaError, Gpu, find_gpu, open_cuda, read_gpu
@@ -28,13 +31,14 @@ from ssd_edge.runtime.tensorrt_api import (
     LayerTimes,
     Progress,
     TensorRT,
+    UnsupportedGpuError,
     compile_network,
     in_thread,
     load_tensorrt,
     parse_onnx,
 )
 
-TIMED_RUNS = 10
+PROFILED_RUNS = 10
 ONE = BatchSizes(1, 1, 1)
 
 
@@ -44,12 +48,14 @@ class BuildReport:
 
     Attributes:
         not_run: why the engine was not run here and its layers not looked at; None when they were.
+        advice: whether int8 is faster than fp16 here, or how to find out; None where there is nothing to say.
     """
 
     path: Path
     card: EngineCard
     seconds: float
     not_run: str | None
+    advice: str | None = None
 
     def __str__(self) -> str:
         card = self.card
@@ -63,6 +69,10 @@ class BuildReport:
         else:
             shares = [_share_text(name, share) for name, share in (card.layers or {}).items()]
             lines.append("layers: " + (", ".join(shares) or "TensorRT's inspector tells nothing of them"))
+        if card.run_ms is not None:
+            lines.append(f"run: {card.run_ms:.3g} ms at batch {card.batch.optimum} on this GPU")
+        if self.advice is not None:
+            lines.append(self.advice)
         return "\n".join(lines)
 
 
@@ -84,27 +94,30 @@ def build_engine(
 ) -> BuildReport:
     """Build the engine of an ONNX file for this machine, with its card beside it.
 
-    On a GPU the engine is run and inspected before it is written. TensorRT-RTX builds without one too. Nothing takes
-    the final name when the build fails or is interrupted; an older engine of that name stays.
+    On a GPU the engine is run, timed and inspected before it is written. TensorRT-RTX builds without one too. Nothing
+    takes the final name when the build fails or is interrupted; an older engine of that name stays.
 
     Args:
         onnx: a file of `ssd-edge export`.
         output: ends in `.engine`.
         workspace_bytes: bound of the scratch memory; None: TensorRT's own.
         timing_cache: file that keeps measurements of kernels from build to build; made when it is not there.
-        dla: core of a Jetson's deep learning accelerator; the GPU runs what it cannot.
+        dla: core of a Jetson's deep learning accelerator, for an fp16 file; the GPU runs what it cannot.
         flavour: `tensorrt` or `rtx`; None: TensorRT where it is installed, else TensorRT-RTX.
 
     Raises:
         ModelFileError: the ONNX file is damaged, unsafe to open, without a card, or beyond TensorRT.
-        GateFailedError: it is called int8 or fp16, and TensorRT runs no layer so.
+        GateFailedError: it is called int8 or fp16, and TensorRT runs no layer so; or no layer runs on the DLA.
         MissingDependencyError: no TensorRT; with TensorRT itself, no cuda-core.
-        UsageError: output, batch sizes or DLA core that cannot be.
+        UsageError: output, batch sizes or DLA core that cannot be, or a precision that the DLA cannot run.
         SinkError: the output cannot be written.
-        SsdEdgeError: no GPU where one is needed, not enough memory on it, or one that TensorRT does not support.
+        UnsupportedGpuError: TensorRT does not support this GPU; TensorRT-RTX builds for others nevertheless.
+        SsdEdgeError: no GPU where one is needed, or not enough memory on it.
     """
     _check_output(onnx, output, timing_cache)
     model, calibration = _read_onnx_card(onnx)
+    if dla is not None:
+        _check_dla_precision(onnx, model.precision, dla)
     trt = load_tensorrt(flavour)
     gpu = _gpu_to_build_on(trt)
     begin = time.perf_counter()
@@ -119,7 +132,9 @@ def build_engine(
         if timing_cache is not None and compiled.timing_cache is not None:
             with atomic_path(timing_cache) as cache_part:
                 cache_part.write_bytes(compiled.timing_cache)
-        layers, not_run = _inspect(trt, compiled.plan, model, batch, gpu, source=str(output))
+        inspect = partial(_run_and_ask, trt, compiled.plan, model, batch, dla, str(output))
+        seen, not_run = _inspect(trt, inspect, gpu)
+        layers = None if seen is None else _checked_layers(seen, model, dla, source=str(output))
         card = EngineCard(
             model=model,
             onnx_name=onnx.name,
@@ -136,10 +151,12 @@ def build_engine(
             workspace_bytes=workspace_bytes,
             calibration=calibration,
             layers=layers,
+            run_ms=None if seen is None else seen.run_ms,
         )
+        advice = compare_precisions(output, card)
         part.write_bytes(compiled.plan)
         card_part.write_text(card.to_json() + "\n", encoding="utf-8")
-    return BuildReport(output, card, time.perf_counter() - begin, not_run)
+    return BuildReport(output, card, time.perf_counter() - begin, not_run, advice)
 
 
 def _check_output(onnx: Path, output: Path, timing_cache: Path | None) -> None:
@@ -172,6 +189,16 @@ def _read_onnx_card(onnx: Path) -> tuple[ModelCard, str | None]:
         )
     card = ModelCard.from_json(file.metadata[ONNX_METADATA_KEY], source=str(onnx))
     return card, file.metadata.get(CALIBRATION_METADATA_KEY)
+
+
+def _check_dla_precision(onnx: Path, precision: str, dla: int) -> None:
+    if precision == "fp16":
+        return
+    reason = "a DLA takes no Q/DQ pairs" if precision == "int8" else "a DLA computes in half precision"
+    raise UsageError(
+        f"--dla {dla}: {onnx} is {precision}, and {reason}; write an fp16 file with: "
+        "ssd-edge export CHECKPOINT -o fp16.onnx --precision fp16"
+    )
 
 
 def _gpu_to_build_on(trt: TensorRT) -> Gpu | None:
@@ -214,42 +241,65 @@ def _progress_bar(output: Path, show: bool) -> Iterator[Progress]:
         bar.update(bar.total - bar.n)
 
 
-def _inspect(
-    trt: TensorRT, plan: memoryview, model: ModelCard, batch: BatchSizes, gpu: Gpu | None, *, source: str
-) -> tuple[dict[str, LayerShare] | None, str | None]:
+@dataclass(frozen=True)
+class _Seen:
+    """What a run of an engine shows: the inspector's JSON, the time of each layer by name, and that of a run."""
+
+    information: str
+    layers_ms: dict[str, float]
+    run_ms: float
+
+
+def _inspect(trt: TensorRT, run_and_ask: Callable[[], _Seen], gpu: Gpu | None) -> tuple[_Seen | None, str | None]:
     """Run the engine here, and see what its layers run in; or why not.
 
     Raises:
-        GateFailedError: it is not what it is called.
         SsdEdgeError: TensorRT cannot load what it has built for this very GPU.
     """
     if gpu is None:
         return None, "there is no NVIDIA GPU here (or no cuda-core); its card has null for them"
     try:
-        information, times_ms = in_thread(lambda: _run_and_ask(trt, plan, model, batch, source))
+        return in_thread(run_and_ask), None
+    except UnsupportedGpuError as error:
+        if not trt.builds_without_gpu:
+            raise
+        return None, f"{error}; the engine is for the GPUs that it supports"
     except SsdEdgeError as error:
         if not trt.builds_without_gpu:
             raise
         return None, f"{gpu.name} does not run it, though another GPU may: {error}"  # RTX builds for all that it knows
-    shares = layer_shares(information, times_ms)
-    if shares is None:
-        return {}, None
-    check_precision(shares, model.precision, source=source)
-    return shares, None
 
 
 def _run_and_ask(
-    trt: TensorRT, plan: memoryview, model: ModelCard, batch: BatchSizes, source: str
-) -> tuple[str, dict[str, float]]:
-    """The inspector's JSON, and the time of each layer by name."""
+    trt: TensorRT, plan: memoryview, model: ModelCard, batch: BatchSizes, dla: int | None, source: str
+) -> _Seen:
     shape = (batch.optimum, model.height, model.width, 3)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    with open_cuda() as cuda, TensorRTEngine(trt, plan, model, cuda=cuda, source=source) as engine:
-        engine.infer(images)  # the first run is slower
+    with (
+        open_cuda() as cuda,
+        TensorRTEngine(trt, plan, model, cuda=cuda, source=source, dla_core=dla) as engine,
+    ):
+        engine.infer(images)
+        run_ms = measure_run_ms(engine, batch.optimum)
         # No variable holds the context: it has to go when the engine is closed.
         information = engine.loaded.information(engine.context(batch.optimum))
         times = LayerTimes(trt)
         engine.context(batch.optimum).profiler = times.profiler
-        for _ in range(TIMED_RUNS):
+        for _ in range(PROFILED_RUNS):
             engine.infer(images)
-    return information, times.ms
+    return _Seen(information, times.ms, run_ms)
+
+
+def _checked_layers(seen: _Seen, model: ModelCard, dla: int | None, *, source: str) -> dict[str, LayerShare]:
+    """Shares of precision, empty where the inspector tells nothing of them.
+
+    Raises:
+        GateFailedError: the engine is not what it is called, or does not use the DLA that it was built for.
+    """
+    if dla is not None:
+        check_dla(seen.information, source=source)
+    shares = layer_shares(seen.information, seen.layers_ms)
+    if shares is None:
+        return {}
+    check_precision(shares, model.precision, source=source)
+    return shares

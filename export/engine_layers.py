@@ -29,6 +29,10 @@ PRECISIONS = (
 UNKNOWN = "unknown"
 MOVES = "reformat"  # layers that convert or copy, whichever type they read: they are no work of the model's
 MOVING_TYPES = {"reformat", "noop", "constant", "signal", "wait"}
+# A layer on the DLA has this LayerType; where there are names alone, the copies to and from its memory show it. A name
+# such as {ForeignNode[conv1...conv9]} does not: layers on the GPU have it too.
+ON_DLA = re.compile(r"DLA\b", re.IGNORECASE)
+DLA_COPY = re.compile(r" (?:to|from) nvm$")
 CALLED = {"int8": ("int8",), "fp16": ("fp16", "bf16")}  # what a file's precision needs at least one layer of
 
 
@@ -107,3 +111,27 @@ def check_precision(shares: Mapping[str, LayerShare], precision: str, *, source:
         f"(layers: {found}); this GPU or TensorRT has no such kernels, or the file has no such tensors: "
         f"export it again with --precision {precision}, or take another precision"
     )
+
+
+def dla_layers(information: str) -> int:
+    """How many layers of an engine run on the deep learning accelerator, from the JSON of the engine inspector."""
+    try:
+        layers = json.loads(information)["Layers"]
+    except (ValueError, KeyError, TypeError):
+        return 0
+    types = [str(layer.get("LayerType", "")) for layer in layers if isinstance(layer, dict)]
+    names = [str(layer.get("Name", "")) if isinstance(layer, dict) else str(layer) for layer in layers]
+    return sum(map(bool, map(ON_DLA.match, types))) or sum(map(bool, map(DLA_COPY.search, names)))
+
+
+def check_dla(information: str, *, source: str) -> None:
+    """Refuse an engine that was built for the DLA and does not use it.
+
+    Raises:
+        GateFailedError: the inspector shows no layer on the DLA.
+    """
+    if not dla_layers(information):
+        raise GateFailedError(
+            f"{source} is not written: it was to run on the DLA, but TensorRT's inspector shows no layer there: all of "
+            "them fell back to the GPU (--debug shows why); leave --dla out"
+        )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -106,6 +107,8 @@ class EngineCard:
         calibration: fingerprint of the calibration, from the ONNX file.
         layers: share of each precision by name (`int8`, `fp16`, …), empty where TensorRT tells nothing of them; None
             until the engine has run on a GPU.
+        run_ms: median milliseconds of a run of the optimum batch on that GPU; None until it has run on one, or in older
+            cards.
 
     Raises:
         ModelFileError: a value is of another type.
@@ -126,6 +129,7 @@ class EngineCard:
     workspace_bytes: int | None = None
     calibration: str | None = None
     layers: dict[str, LayerShare] | None = None
+    run_ms: float | None = None
 
     def __post_init__(self) -> None:
         texts = ("onnx_name", "onnx_sha256", "engine_sha256", "flavour", "tensorrt_version")
@@ -135,6 +139,8 @@ class EngineCard:
         wrong += [name for name in ("dla", "workspace_bytes") if not _is_count_or_none(getattr(self, name))]
         if not _is_count_or_none(self.engine_bytes) or self.engine_bytes is None:
             wrong.append("engine_bytes")
+        if self.run_ms is not None and not _is_positive(self.run_ms):
+            wrong.append("run_ms")
         if self.flavour not in FLAVOURS and "flavour" not in wrong:
             wrong.append("flavour")
         # The name is joined to a folder and put into a command; one from elsewhere must not lead out of the folder.
@@ -271,6 +277,10 @@ def _gpu_problem(card: EngineCard, gpu: Gpu | None) -> str | None:
         return None
     built = f"{card.gpu_name} (compute capability {card.compute_capability})"
     return f"was built on {built} and this is {gpu.name} ({gpu.compute_capability}): an engine runs on its own GPU"
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def _is_count_or_none(value: Any) -> bool:

@@ -138,10 +138,10 @@ def test_the_calibration_of_the_file_is_kept(write_onnx: Callable[..., Path]) ->
 def with_gpu(monkeypatch: pytest.MonkeyPatch, information: str | SsdEdgeError, times: dict[str, float]) -> None:
     """A GPU on which the engine runs, or does not."""
 
-    def run(*_: Any) -> tuple[str, dict[str, float]]:
+    def run(*_: Any) -> build._Seen:
         if isinstance(information, SsdEdgeError):
             raise information
-        return information, times
+        return build._Seen(information, times, 1.25)
 
     monkeypatch.setattr(build, "find_gpu", lambda: ORIN)
     monkeypatch.setattr(build, "_run_and_ask", run)
@@ -152,7 +152,8 @@ def test_on_a_gpu_the_layers_are_inspected(write_onnx: Callable[..., Path], monk
     report = built(write_onnx(precision="int8"))
     assert report.card.layers == {"int8": LayerShare(1, 1.0, 1.0)}
     assert (report.card.gpu_name, report.card.compute_capability) == ("Orin", "8.7")
-    assert "layers: 100% int8 (100% of the time)" in str(report)
+    assert report.card.run_ms == 1.25
+    assert "layers: 100% int8 (100% of the time)\nrun: 1.25 ms at batch 1 on this GPU" in str(report)
     with_gpu(monkeypatch, '{"Layers": ["conv"]}', {})
     assert built(write_onnx(precision="int8")).card.layers == {}
 
@@ -170,10 +171,10 @@ def test_an_engine_that_is_not_what_it_is_called_is_not_written(
 def test_rtx_builds_for_other_gpus_than_this_one(
     write_onnx: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with_gpu(monkeypatch, SsdEdgeError("SM 9.0 is not supported"), {})
+    with_gpu(monkeypatch, SsdEdgeError("no memory"), {})
     report = built(write_onnx())
-    assert report.card.layers is None
-    assert "Orin does not run it, though another GPU may: SM 9.0" in str(report)
+    assert (report.card.layers, report.card.run_ms) == (None, None)
+    assert "Orin does not run it, though another GPU may: no memory" in str(report)
 
 
 def test_interrupted_half_way(write_onnx: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

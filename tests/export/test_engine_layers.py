@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ssd_edge.errors import GateFailedError
-from ssd_edge.export.engine_layers import check_precision, layer_precision, layer_shares
+from ssd_edge.export.engine_layers import check_dla, check_precision, dla_layers, layer_precision, layer_shares
 from ssd_edge.runtime.engine_card import LayerShare
 
 # TensorRT 10: one field for format and type.
@@ -116,3 +116,33 @@ def test_an_engine_that_is_not_what_it_is_called() -> None:
     check_precision(only_reformat, "fp32", source="m.engine")
     with pytest.raises(GateFailedError):
         check_precision(only_reformat, "fp16", source="m.engine")
+
+
+def information_of(*layers: dict[str, str] | str) -> str:
+    return json.dumps({"Layers": list(layers)})
+
+
+GPU_LAYER = {"Name": "{ForeignNode[conv1...relu1]}", "LayerType": "Myelin"}
+DLA_LAYER = {"Name": "{ForeignNode[conv1...relu9]}", "LayerType": "DLA"}
+
+
+def test_layers_on_the_dla() -> None:
+    assert dla_layers(information_of(GPU_LAYER, DLA_LAYER, DLA_LAYER)) == 2
+    names = ("images to nvm", "{ForeignNode[conv1...relu9]}", "boxes from nvm", "boxes copy finish")
+    assert dla_layers(information_of(*names)) == 2  # where details were not kept
+    check_dla(information_of(DLA_LAYER), source="m.engine")
+
+
+@pytest.mark.parametrize(
+    "information",
+    [
+        information_of(GPU_LAYER, {"Name": "adla", "LayerType": "CaskConvolution"}),
+        information_of("{ForeignNode[conv1...relu1]}"),
+        information_of(),
+        "",
+        "[]",
+    ],
+)
+def test_an_engine_that_does_not_use_the_dla(information: str) -> None:
+    with pytest.raises(GateFailedError, match=r"m\.engine is not written: .*no layer there.*leave --dla out"):
+        check_dla(information, source="m.engine")

@@ -13,11 +13,12 @@ from host_cuda import HostCuda
 
 from ssd_edge.errors import MissingDependencyError, ModelFileError, SsdEdgeError, UsageError
 from ssd_edge.export import build
-from ssd_edge.runtime import backend_tensorrt
+from ssd_edge.runtime import backend_tensorrt, tensorrt_api
 from ssd_edge.runtime.backend_tensorrt import TensorRTDetector, TensorRTEngine
 from ssd_edge.runtime.cuda import CudaError, CudaMemoryError, Gpu, find_gpu
 from ssd_edge.runtime.detector import open_detector
 from ssd_edge.runtime.engine_card import BatchSizes, EngineCard, engine_card_path
+from ssd_edge.runtime.tensorrt_api import UnsupportedGpuError
 
 PLAN = b"a plan"
 RANGE = (1, 2, 4)
@@ -95,8 +96,9 @@ def test_the_run_of_a_build_leaves_no_context(monkeypatch: pytest.MonkeyPatch) -
     script = Script(batch=RANGE)
     monkeypatch.setattr(build, "open_cuda", lambda: FakeCuda(script))
     rtx = fake_tensorrt(script, "1.7.1", "rtx")
-    information, times_ms = build._run_and_ask(rtx, memoryview(PLAN), CARD, BatchSizes(*RANGE), "m.engine")
-    assert (information, times_ms) == ('{"Layers": []}', {})
+    seen = build._run_and_ask(rtx, memoryview(PLAN), CARD, BatchSizes(*RANGE), None, "m.engine")
+    assert (seen.information, seen.layers_ms) == ('{"Layers": []}', {})
+    assert seen.run_ms > 0
     assert script.gone == ["context", "context", "config", "cache", "engine", "GPU"]
 
 
@@ -113,6 +115,21 @@ def test_no_context() -> None:
     script = Script(has_context=False, says=[(Severity.ERROR, "Error Code 2: OutOfMemory")])
     with pytest.raises(SsdEdgeError, match=r"m\.engine: .* cannot be made ready to run: .*OutOfMemory"):
         engine_of(script)
+
+
+def test_rtx_refuses_the_gpu_when_it_compiles_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt_api, "find_gpu", lambda: Gpu("NVIDIA H200", "9.0", "13.0"))
+    script = Script(has_context=False, says=[(Severity.ERROR, "The engine cannot run on this GPU, which has 9.0")])
+    rtx = fake_tensorrt(script, "1.7.1", "rtx")
+    with pytest.raises(UnsupportedGpuError, match=r"TensorRT-RTX 1\.7\.1 does not support NVIDIA H200 .*extra"):
+        TensorRTEngine(rtx, PLAN, CARD, cuda=FakeCuda(script), source="m.engine")
+    assert script.gone == ["config", "cache", "engine"]
+
+
+def test_a_dla_core_is_told_to_what_loads_the_engine(machine: Script, write_engine: Callable[..., Path]) -> None:
+    open_detector(write_engine(dla=1)).close()
+    open_detector(write_engine()).close()
+    assert [call[1] for call in machine.calls if call[0] == "runs on DLA"] == [1]
 
 
 def test_a_plan_that_does_not_load() -> None:

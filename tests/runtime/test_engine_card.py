@@ -50,6 +50,7 @@ CARD = EngineCard(
     workspace_bytes=2048,
     calibration="abc",
     layers={"int8": LayerShare(3, 0.75, 0.5), "fp32": LayerShare(1, 0.25, None)},
+    run_ms=1.25,
 )
 ORIN = Gpu("Orin", "8.7", "12.6")
 
@@ -106,6 +107,11 @@ def test_a_card_survives_its_file(engine: Path) -> None:
     assert EngineCard.from_json(without.to_json()) == without
 
 
+def test_a_card_from_before_runs_were_timed(engine: Path) -> None:
+    write_card(engine, run_ms="absent")
+    assert read_engine_card(engine) == replace(CARD, run_ms=None)
+
+
 def test_a_missing_card_is_no_trust(engine: Path) -> None:
     engine_card_path(engine).unlink()
     with pytest.raises(ModelFileError) as caught:
@@ -124,6 +130,9 @@ def test_a_missing_card_is_no_trust(engine: Path) -> None:
         ({"engine_bytes": None}, "engine_bytes None"),
         ({"dla": "0"}, "dla '0'"),
         ({"gpu_name": 3}, "gpu_name 3"),
+        ({"run_ms": 0}, "run_ms 0"),
+        ({"run_ms": "1"}, "run_ms '1'"),
+        ({"run_ms": float("inf")}, "run_ms inf"),
         ({"onnx_name": "../m.onnx"}, r"onnx_name '\.\./m\.onnx'"),
         ({"onnx_name": "absent"}, "onnx_name"),
         ({"batch": {"smallest": 1, "optimum": 1.5, "largest": 2}}, "whole numbers"),

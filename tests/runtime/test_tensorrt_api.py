@@ -1,12 +1,14 @@
 """Versions of TensorRT and their differences: with fakes, and with TensorRT-RTX where it is installed."""
 
 import _thread
+import mmap
 import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 from fake_tensorrt import Builder, IBuilderConfig, Script, Severity, fake_tensorrt
@@ -14,11 +16,13 @@ from onnx import TensorProto, helper
 
 from ssd_edge.errors import MissingDependencyError, ModelFileError, SsdEdgeError, UsageError
 from ssd_edge.runtime import tensorrt_api
+from ssd_edge.runtime.cuda import Gpu
 from ssd_edge.runtime.engine_card import BatchSizes
 from ssd_edge.runtime.tensorrt_api import (
     CompileOptions,
     MessageLog,
     TensorRT,
+    UnsupportedGpuError,
     _Phases,
     compile_network,
     deserialise,
@@ -167,7 +171,8 @@ def test_options_reach_the_builder_and_no_precision_does() -> None:
 
 
 def test_a_dla_that_is_not_there_or_cannot() -> None:
-    with pytest.raises(UsageError, match=r"--dla 0: TensorRT 10\.3\.0 finds no DLA cores"):
+    versions = r"TensorRT 10\.3 to 10\.7 \(JetPack 6\).*11\.4\.1 \(JetPack 7\.2\.2 or later\) on AGX Orin"
+    with pytest.raises(UsageError, match=rf"--dla 0: TensorRT 10\.3\.0 finds no DLA cores here: .*{versions}"):
         compiled(Script(), CompileOptions(ONE, dla_core=0))
     with pytest.raises(UsageError, match=r"--dla 2: .* finds 2 DLA cores"):
         compiled(Script(dla_cores=2), CompileOptions(ONE, dla_core=2))
@@ -201,7 +206,7 @@ def test_timing_caches(caplog: pytest.LogCaptureFixture) -> None:
         (  # as in reports of TensorRT 10
             "IBuilder::buildSerializedNetwork: Error Code 9: API Usage Error "
             "(Target GPU SM 61 is not supported by this TensorRT release.)",
-            r"does not support this GPU: .*SM 61.*support matrix",
+            r"^TensorRT 10\.3\.0 does not support this GPU: .*SM 61.*support matrix",
         ),
         (
             "[virtualMemoryBuffer.cpp::resizePhysical::145] Error Code 2: OutOfMemory (no further information)",
@@ -218,7 +223,8 @@ def test_timing_caches(caplog: pytest.LogCaptureFixture) -> None:
         ("Error Code 4: API Usage Error (conv_7: kernel weights has count 3)", "cannot build the engine: .*conv_7"),
     ],
 )
-def test_failures_quote_tensorrt_and_name_the_remedy(says: str, message: str) -> None:
+def test_failures_quote_tensorrt_and_name_the_remedy(monkeypatch: pytest.MonkeyPatch, says: str, message: str) -> None:
+    monkeypatch.setattr(tensorrt_api, "find_gpu", lambda: None)
     script = Script(plan=None, says=[(Severity.VERBOSE, "out of memory"), (Severity.ERROR, says)])
     with pytest.raises(SsdEdgeError, match=message):
         compiled(script, CompileOptions(ONE, workspace_bytes=2 << 30))
@@ -318,6 +324,77 @@ def test_engines_that_do_not_load(says: str, kind: type[SsdEdgeError], message: 
     with pytest.raises(kind, match=rf"m\.engine: TensorRT 10\.3\.0 .*{message}") as caught:
         deserialise(fake_tensorrt(script), b"", source="m.engine")
     assert type(caught.value) is kind
+
+
+# Of TensorRT-RTX 1.7.1: when it loads an engine on a GPU that it does not list, and when the engine is for others.
+REFUSAL = (
+    "The engine cannot run on this GPU, which has compute capability ",
+    "TensorRT-RTX does not support this compute capability, so the engine cannot be rebuilt for it.",
+)
+FOR_OTHERS = "Rebuild the engine for compute capability "
+BUILD_REFUSAL = ("Target GPU SM ", " is not supported by this TensorRT release.")
+H200 = Gpu("NVIDIA H200", "9.0", "13.0")
+
+
+def test_the_words_of_a_refusal_are_those_of_the_library() -> None:
+    libraries = pytest.importorskip("tensorrt_rtx_libs")
+    path = Path(libraries.__file__).with_name("libtensorrt_rtx.so.1")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for words in (*REFUSAL, FOR_OTHERS, *BUILD_REFUSAL):
+            assert content.find(words.encode()) != -1
+
+
+@pytest.fixture
+def h200(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt_api, "find_gpu", lambda: H200)
+
+
+UNSUPPORTED = (
+    r"^TensorRT-RTX 1\.7\.1 does not support NVIDIA H200 \(compute capability 9\.0\), it lists compute capability "
+    r"7\.5, 12\.0: .*; use TensorRT \(the extra tensorrt\), or run the \.onnx file with ONNX Runtime or the checkpoint "
+    "with PyTorch$"
+)
+
+
+def refusing_rtx(*words: str, **members: object) -> TensorRT:
+    """A TensorRT-RTX 1.7.1 that loads nothing and builds nothing, with these words."""
+    script = Script(
+        loads=False, plan=None, says=[(Severity.ERROR, "Error Code 4: API Usage Error (" + " ".join(words))]
+    )
+    return fake_tensorrt(script, "1.7.1", "rtx", **members)
+
+
+@pytest.mark.usefixtures("h200")
+@pytest.mark.parametrize("words", [(f"{REFUSAL[0]}9.0.",), (f"{REFUSAL[0]}9.0.", REFUSAL[1]), (REFUSAL[1],)])
+def test_rtx_refuses_a_gpu_when_it_loads(words: tuple[str, ...]) -> None:
+    with pytest.raises(UnsupportedGpuError, match=UNSUPPORTED):
+        deserialise(refusing_rtx(*words), b"plan", source="m.engine")
+
+
+@pytest.mark.usefixtures("h200")
+def test_rtx_refuses_a_gpu_when_it_builds() -> None:
+    rtx = refusing_rtx(f"{BUILD_REFUSAL[0]}90{BUILD_REFUSAL[1]}")
+    with pytest.raises(UnsupportedGpuError, match=UNSUPPORTED):
+        compile_network(parse_onnx(rtx, b"", source="m.onnx"), CompileOptions(ONE))
+
+
+@pytest.mark.usefixtures("h200")
+def test_rtx_refuses_a_gpu_when_it_starts() -> None:
+    def start(logger: Any) -> None:
+        logger.log(Severity.ERROR, f"{REFUSAL[0]}9.0. {REFUSAL[1]}")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    with pytest.raises(UnsupportedGpuError, match=UNSUPPORTED):
+        parse_onnx(refusing_rtx("", Builder=start), b"", source="m.onnx")
+    with pytest.raises(UnsupportedGpuError, match=UNSUPPORTED):
+        deserialise(refusing_rtx("", Runtime=start), b"plan", source="m.engine")
+
+
+@pytest.mark.usefixtures("h200")
+def test_an_engine_for_other_gpus_is_to_be_built_again() -> None:
+    rtx = refusing_rtx(f"{REFUSAL[0]}8.9.", f"{FOR_OTHERS}8.9 with IBuilderConfig::setComputeCapability")
+    with pytest.raises(ModelFileError, match="build it again here"):
+        deserialise(rtx, b"plan", source="m.engine")
 
 
 @pytest.fixture

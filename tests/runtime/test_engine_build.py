@@ -1,0 +1,244 @@
+"""`ssd-edge build` on a machine with a GPU, with stand-ins for both: timing, advice on int8, the DLA, refusals."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_tensorrt import CARD, FakeCuda, Script, Severity, fake_tensorrt
+from host_cuda import HostEvent
+
+from ssd_edge.card import ONNX_METADATA_KEY
+from ssd_edge.errors import GateFailedError, SsdEdgeError, UsageError
+from ssd_edge.export import build
+from ssd_edge.export.build import BuildReport, build_engine
+from ssd_edge.export.engine_timing import TIMED_RUNS, WARM_UP_RUNS, measure_run_ms
+from ssd_edge.runtime import tensorrt_api
+from ssd_edge.runtime.backend_tensorrt import TensorRTEngine
+from ssd_edge.runtime.cuda import Gpu
+from ssd_edge.runtime.engine_card import BatchSizes, engine_card_path, read_engine_card
+
+onnx = pytest.importorskip("onnx")
+
+GPU = '{"Layers": [{"Name": "conv", "LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": "%s"}]}]}'
+DLA = '{"Layers": [{"Name": "{ForeignNode[a...b]}", "LayerType": "DLA", "Inputs": [{"Format/Datatype": "Half"}]}]}'
+REFUSAL = (
+    "The engine cannot run on this GPU, which has compute capability 8.7. "
+    "TensorRT-RTX does not support this compute capability, so the engine cannot be rebuilt for it."
+)
+
+
+class Machine:
+    """A Jetson Orin with TensorRT 10.3; each build follows a script of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.script = Script()
+        self.gpu = Gpu("Orin", "8.7", "12.6")
+        self.version = "10.3.0"
+        self.flavour = "tensorrt"
+        self.run_ms: float | None = None  # None: as it is measured
+
+    def load(self, _: str | None) -> Any:
+        return fake_tensorrt(self.script, self.version, self.flavour)
+
+    def measure(self, engine: TensorRTEngine, batch: int) -> float:
+        return measure_run_ms(engine, batch) if self.run_ms is None else self.run_ms
+
+    def write_onnx(self, name: str, precision: str, **card: Any) -> Path:
+        """What the stand-in does not look into: the card in it decides."""
+        helper = onnx.helper
+        images = helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, ["batch", 32, 32, 3])
+        node = helper.make_node("Identity", ["images"], ["boxes"])
+        output = helper.make_tensor_value_info("boxes", onnx.TensorProto.UINT8, ["batch", 32, 32, 3])
+        model = helper.make_model(helper.make_graph([node], "g", [images], [output]))
+        helper.set_model_props(model, {ONNX_METADATA_KEY: replace(CARD, precision=precision, **card).to_json()})
+        path = self.folder / name
+        onnx.save(model, path)
+        return path
+
+    def build(self, precision: str, *, run_ms: float | None = None, name: str = "", **options: Any) -> BuildReport:
+        card = options.pop("card", {})
+        path = self.write_onnx(f"{name or precision}.onnx", precision, **card)
+        layers = options.pop("layers", GPU % {"int8": "Int8", "fp16": "Half"}.get(precision, "Float"))
+        self.script = Script(layers=layers, batch=(1, 1, 1), **options.pop("script", {}))
+        self.run_ms = run_ms
+        return build_engine(path, path.with_suffix(".engine"), progress=False, **options)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
+    machine = Machine(tmp_path)
+    monkeypatch.setattr(build, "load_tensorrt", machine.load)
+    monkeypatch.setattr(build, "measure_run_ms", machine.measure)
+    monkeypatch.setattr(build, "open_cuda", lambda: FakeCuda(machine.script))
+    for module, name in ((build, "read_gpu"), (build, "find_gpu"), (tensorrt_api, "find_gpu")):
+        monkeypatch.setattr(module, name, lambda: machine.gpu)
+    return machine
+
+
+def test_a_build_times_a_run(machine: Machine) -> None:
+    report = machine.build("fp16")
+    card = read_engine_card(machine.folder / "fp16.engine")
+    assert card.run_ms is not None
+    assert card.run_ms > 0
+    assert f"run: {card.run_ms:.3g} ms at batch 1 on this GPU" in str(report)
+    assert report.advice is None  # there is no int8 to compare with
+
+
+def test_the_time_of_a_run_is_the_median_without_the_first_ones() -> None:
+    times_ms = iter([1000.0] * WARM_UP_RUNS + [3.0] * (TIMED_RUNS // 2 + 1) + [500.0] * (TIMED_RUNS // 2 - 1))
+
+    class ScriptedEvent(HostEvent):
+        def elapsed_ms(self, earlier: Any) -> float:
+            assert earlier is not self
+            return next(times_ms)
+
+    script = Script()
+    cuda = FakeCuda(script)
+    cuda.event = lambda *, timing=False: ScriptedEvent(timing)  # type: ignore[method-assign]
+    with TensorRTEngine(fake_tensorrt(script), b"plan", CARD, cuda=cuda, source="m.engine") as engine:
+        assert measure_run_ms(engine, 1) == 3.0
+    assert next(times_ms, None) is None
+    assert [call[0] for call in script.calls].count("execute") == 2  # once as it comes, once to be captured
+
+
+@pytest.mark.parametrize("has_graphs", [True, False])
+def test_where_no_graph_can_hold_it_a_run_is_timed_as_it_comes(has_graphs: bool) -> None:
+    script = Script(capturable=False)
+    cuda = FakeCuda(script)
+    cuda.has_graphs = has_graphs
+    rtx = fake_tensorrt(script, "1.7.1", "rtx")
+    with TensorRTEngine(rtx, b"plan", CARD, cuda=cuda, source="m.engine") as engine:
+        assert measure_run_ms(engine, 1) > 0
+    runs = [call[0] for call in script.calls].count("execute")
+    assert runs == 1 + WARM_UP_RUNS + TIMED_RUNS
+
+
+def test_an_engine_that_does_not_run_is_not_timed() -> None:
+    script = Script(runs=False, says=[(Severity.ERROR, "Error Code 1: Cask (no launch)")])
+    cuda = FakeCuda(script)
+    with (
+        TensorRTEngine(fake_tensorrt(script), b"plan", CARD, cuda=cuda, source="m.engine") as engine,
+        pytest.raises(SsdEdgeError, match=r"does not run: .*no launch"),
+    ):
+        measure_run_ms(engine, 1)
+
+
+FASTER, SLOWER = 1.04, 1.52
+
+
+@pytest.mark.parametrize("first", ["int8", "fp16"])
+@pytest.mark.parametrize(
+    ("int8_ms", "verdict"),
+    [
+        (SLOWER, "int8 is not faster on this GPU; use fp16"),
+        (1.36, "int8 is not faster on this GPU; use fp16"),
+        (FASTER, "int8 is 1.31 times as fast on this GPU"),
+    ],
+)
+def test_int8_is_compared_with_fp16_whichever_is_built_first(
+    machine: Machine, first: str, int8_ms: float, verdict: str
+) -> None:
+    times_ms = {"int8": int8_ms, "fp16": 1.36}
+    second = "fp16" if first == "int8" else "int8"
+    machine.build(first, run_ms=times_ms[first])
+    report = machine.build(second, run_ms=times_ms[second])
+    assert report.advice == (
+        f"{second} takes {times_ms[second]} ms, {first} ({first}.engine, of {first}.onnx) {times_ms[first]} ms, "
+        f"at batch 1: {verdict}"
+    )
+    assert str(report).endswith(report.advice)
+
+
+def test_an_int8_engine_alone_says_how_to_compare(machine: Machine) -> None:
+    assert machine.build("int8", run_ms=1.0).advice == (
+        "whether int8 is faster than fp16 on this GPU is not known: build the fp16 file into this folder, or compare "
+        "both with: ssd-edge bench FP16.onnx int8.onnx"
+    )
+    assert machine.build("fp32", run_ms=1.0).advice is None
+
+
+def other_gpu(machine: Machine) -> None:
+    machine.gpu = replace(machine.gpu, name="Thor")
+
+
+def other_version(machine: Machine) -> None:
+    machine.version = "10.7.0"
+
+
+def no_engine(machine: Machine) -> None:
+    (machine.folder / "fp16.engine").unlink()
+
+
+def damaged_card(machine: Machine) -> None:
+    engine_card_path(machine.folder / "fp16.engine").write_text("{")
+
+
+def no_card(machine: Machine) -> None:
+    engine_card_path(machine.folder / "fp16.engine").unlink()
+
+
+@pytest.mark.parametrize("change", [other_gpu, other_version, no_engine, damaged_card, no_card])
+def test_only_what_differs_in_precision_alone_is_compared(machine: Machine, change: Callable[[Machine], None]) -> None:
+    machine.build("fp16", run_ms=1.0)
+    change(machine)
+    assert "is not known" in str(machine.build("int8", run_ms=1.0).advice)
+
+
+@pytest.mark.parametrize("card", [{"parent_sha256": "0" * 64}, {"arch": "other"}, {"class_names": ("x", "b", "c")}])
+def test_another_model_is_not_compared(machine: Machine, card: dict[str, Any]) -> None:
+    machine.build("fp16", run_ms=1.0, card=card)
+    assert "is not known" in str(machine.build("int8", run_ms=1.0).advice)
+
+
+def test_another_batch_is_not_compared_and_of_several_the_fastest_is(machine: Machine) -> None:
+    machine.build("fp16", run_ms=3.0, name="b")
+    machine.build("fp16", run_ms=2.0, name="a")
+    machine.build("fp16", run_ms=1.0, name="c", batch=BatchSizes(1, 1, 2), script={})
+    assert "fp16 (a.engine, of a.onnx) 2 ms" in str(machine.build("int8", run_ms=2.5).advice)
+
+
+@pytest.mark.parametrize(
+    ("precision", "reason"), [("int8", "a DLA takes no Q/DQ pairs"), ("fp32", "a DLA computes in half precision")]
+)
+def test_a_dla_takes_fp16_files_alone(machine: Machine, precision: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=rf"--dla 0: .* is {precision}, and {reason}; .*export .*--precision fp16"):
+        machine.build(precision, dla=0)
+    assert machine.script.calls == []
+    assert [path.name for path in machine.folder.iterdir()] == [f"{precision}.onnx"]
+
+
+def test_an_engine_for_the_dla_has_layers_there(machine: Machine) -> None:
+    report = machine.build("fp16", dla=1, layers=DLA, script={"dla_cores": 2})
+    assert report.card.dla == 1
+    assert ("DLA_core", 1) in machine.script.calls
+    assert ("runs on DLA", 1) in machine.script.calls
+
+
+@pytest.mark.parametrize("layers", [GPU % "Half", '{"Layers": []}', "no JSON"])
+def test_an_engine_that_fell_back_to_the_gpu_is_not_written(machine: Machine, layers: str) -> None:
+    with pytest.raises(GateFailedError, match=r"fp16\.engine is not written: .*no layer there"):
+        machine.build("fp16", dla=0, layers=layers, script={"dla_cores": 2})
+    assert [path.name for path in machine.folder.iterdir()] == ["fp16.onnx"]
+
+
+@pytest.mark.parametrize("lacking", ["loads", "has_context"])
+def test_rtx_builds_for_other_gpus_and_names_the_one_that_it_refuses(machine: Machine, lacking: str) -> None:
+    machine.flavour, machine.version = "rtx", "1.7.1"
+    report = machine.build("fp16", script={lacking: False, "says": [(Severity.ERROR, REFUSAL)]})
+    assert "TensorRT-RTX 1.7.1 does not support Orin (compute capability 8.7), it lists" in str(report.not_run)
+    assert "use TensorRT (the extra tensorrt)" in str(report.not_run)
+    assert "build it again" not in str(report)
+    assert (report.card.layers, report.card.run_ms) == (None, None)
+    assert (machine.folder / "fp16.engine").is_file()
+
+
+def test_tensorrt_itself_writes_nothing_that_this_gpu_refuses(machine: Machine) -> None:
+    says = [(Severity.ERROR, "Error Code 1: Cuda Runtime (no kernel image is available for execution on the device)")]
+    with pytest.raises(
+        tensorrt_api.UnsupportedGpuError, match=r"TensorRT 10\.3\.0 does not support Orin .*support matrix"
+    ):
+        machine.build("fp16", script={"loads": False, "says": says})
+    assert [path.name for path in machine.folder.iterdir()] == ["fp16.onnx"]
