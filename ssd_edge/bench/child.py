@@ -9,12 +9,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from ssd_edge.bench.turns import Turn, TurnTimes
-from ssd_edge.bench.worker import Accuracy, Failure, Job, Opened, serve
+from ssd_edge.bench.worker import Accuracy, Failure, Job, Opened, Prepared, serve
 from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.errors import SsdEdgeError
 
@@ -55,14 +54,14 @@ class Child:
         opened: Opened = self._answer()
         return opened
 
-    def prepared(self) -> Path:
+    def prepared(self) -> Prepared:
         """The first answer of a process that runs `ssd_edge.bench.prepare.serve_prepared`.
 
         Raises:
             ModelFailedError: as all that asks.
         """
-        path: Path = self._answer()
-        return path
+        prepared: Prepared = self._answer()
+        return prepared
 
     def run(self, turn: Turn) -> TurnTimes:
         """Take a turn.

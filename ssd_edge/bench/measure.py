@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from ssd_edge.bench.advice import int8_advice
 from ssd_edge.bench.child import Child, ModelFailedError, Serve
 from ssd_edge.bench.figures import speed_of
 from ssd_edge.bench.machine import describe_machine
@@ -36,6 +37,7 @@ class _Entry:
 
     figures: ModelFigures
     child: Child | None = None
+    on_cpu: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def fail(self, error: str) -> None:
@@ -85,6 +87,8 @@ def bench(
             log.info("opening %s (%d of %d)", entry.figures.name, number, len(entries))
             job = Job(path, tuple(record.path for record in frames), options)
             _open(entry, job, dataset, nvml, run, stack)
+            if entry.on_cpu not in ((), *(earlier.on_cpu for earlier in entries[: number - 1])):
+                log.warning("%s %s", entry.figures.name, *entry.on_cpu)
         living = [entry for entry in entries if entry.child is not None]
         children = [entry.child for entry in living if entry.child is not None]
         series = take_turns(children, options, meter=meter, progress=progress)
@@ -96,6 +100,8 @@ def bench(
                 entry.figures = replace(entry.figures, speed=speed_of(one.turns, options.batch, first))
         if options.accuracy:
             _measure_accuracy(living, dataset)
+    figures = tuple(entry.figures for entry in entries)
+    turns = {entry.figures.name: one.turns for entry, one in zip(living, series, strict=True)}
     report = BenchReport(
         machine=describe_machine(),
         dataset=dataset.name,
@@ -106,8 +112,8 @@ def bench(
         turn=Plan(options, 1).turn_text,
         rounds=max((len(one.turns) for one in series), default=0),
         power_from=tuple(reader.name for reader in meter.readers),
-        models=tuple(entry.figures for entry in entries),
-        notes=_notes(entries),
+        models=figures,
+        notes=(*_notes(entries), *int8_advice(figures, turns)),
     )
     if all(model.speed is None for model in report.models):
         report.check()
@@ -152,7 +158,9 @@ def _open(
     try:
         ready = prepared_model(job)
         before = _used_bytes(nvml)
-        child = entry.child = stack.enter_context(Child(replace(job, model=ready), run=run))
+        if ready.on_cpu is not None:
+            entry.on_cpu = (ready.on_cpu,)
+        child = entry.child = stack.enter_context(Child(replace(job, model=ready.path), run=run))
         opened = child.opened()
         if job.options.accuracy:
             from ssd_edge.evaluation.evaluate import scored_classes
@@ -164,8 +172,9 @@ def _open(
     used = _used_bytes(nvml)
     entry.figures = replace(
         entry.figures,
-        size_bytes=ready.stat().st_size,
+        size_bytes=ready.path.stat().st_size,
         precision=opened.card.precision,
+        parent_sha256=opened.card.parent_sha256,
         backend=opened.backend,
         score_threshold=opened.score_threshold,
         device_memory_bytes=max(0, used - before) if used is not None and before is not None else None,
@@ -202,10 +211,18 @@ def _measure_accuracy(entries: Sequence[_Entry], dataset: DetectionDataset) -> N
 
 
 def _notes(entries: Sequence[_Entry]) -> tuple[str, ...]:
-    """Of the evaluations: once where all models have the same."""
-    if len({entry.notes for entry in entries}) == 1:
-        return tuple(f"note: {note}" for note in entries[0].notes)
-    return tuple(f"note on {entry.figures.name}: {note}" for entry in entries for note in entry.notes)
+    """Why the GPU was not used, then the evaluations' notes; once where all models have the same."""
+    return (
+        *_merged({entry.figures.name: entry.on_cpu for entry in entries}),
+        *_merged({entry.figures.name: entry.notes for entry in entries}),
+    )
+
+
+def _merged(notes: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Notes by model."""
+    if len(set(notes.values())) == 1:
+        return tuple(f"note: {note}" for note in next(iter(notes.values())))
+    return tuple(f"note on {name}: {note}" for name, texts in notes.items() for note in texts)
 
 
 def _frames(dataset: DetectionDataset, batch: int) -> list[ImageRecord]:

@@ -26,6 +26,7 @@ class ModelFigures:
         name: short, and unlike the others'.
         sha256: of the file that was given.
         size_bytes: of the file that ran: an engine's, where one was made of an ONNX file.
+        parent_sha256: of the checkpoint that it was exported from, as its card has it.
         backend: what ran it, such as `ONNX Runtime`.
         score_threshold: it was timed at.
         ap, ap50: COCO's, fractions, at the card's score threshold.
@@ -38,6 +39,7 @@ class ModelFigures:
     sha256: str
     size_bytes: int
     precision: str | None = None
+    parent_sha256: str | None = None
     backend: str | None = None
     score_threshold: float | None = None
     ap: float | None = None

@@ -46,6 +46,14 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """The file that is measured, and why the GPU of this machine does not run it; None: it does, or there is none."""
+
+    path: Path
+    on_cpu: str | None = None
+
+
+@dataclass(frozen=True)
 class Opened:
     """What a worker says once its model is open and warm: the card, what runs it, and the threshold in use."""
 

@@ -8,17 +8,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from ssd_edge.bench import worker
+from ssd_edge.bench import measure, prepare, worker
 from ssd_edge.bench.child import ModelFailedError
 from ssd_edge.bench.measure import bench, unique_names
 from ssd_edge.bench.memory import peak_memory_bytes
 from ssd_edge.bench.options import BenchOptions
-from ssd_edge.bench.worker import Job, serve
+from ssd_edge.bench.worker import Job, Prepared, serve
 from ssd_edge.cli import main
 from ssd_edge.data.readers import read_dataset
 from ssd_edge.errors import ModelFileError, UsageError
@@ -125,6 +127,32 @@ def test_a_process_that_dies_is_reported_and_the_others_go_on(
     # The first model is what others are compared with, in the rounds that it lived through.
     assert (good.speed.times_as_fast is not None) == turns_taken
     assert "FAILED bad.onnx: " in report.table()
+
+
+def test_why_the_gpu_does_not_run_a_model_is_in_the_report(
+    fixed_model: Write, fixed_dataset: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    reason = "runs on the CPU, not on the NVIDIA GPU: cuda-core is not installed"
+    sent: list[Prepared] = []
+    monkeypatch.setattr(prepare, "begin_process", lambda: None)
+
+    def prepare_model(path: Path, *, on_cpu: worker.Callable[[str], None], **_: object) -> Path:
+        on_cpu(reason)
+        return path
+
+    monkeypatch.setattr(prepare, "prepare_model", prepare_model)
+    models = [fixed_model("a.onnx"), fixed_model("b.onnx")]
+    prepare.serve_prepared(SimpleNamespace(send=sent.append), Job(models[0], (), QUICK))  # type: ignore[arg-type]
+    assert sent == [Prepared(models[0], reason)]
+    monkeypatch.setattr(measure, "prepared_model", lambda job: Prepared(job.model, reason))
+    options, dataset = replace(QUICK, accuracy=False), read_dataset(fixed_dataset)
+    report = bench(models, dataset, options, progress=False)
+    assert report.notes == (f"note: {reason}",)  # once, as all models have the same
+    assert [text for text in caplog.messages if reason in text] == [f"a.onnx {reason}"]
+    monkeypatch.setattr(
+        measure, "prepared_model", lambda job: Prepared(job.model, reason if job.model == models[1] else None)
+    )
+    assert bench(models, dataset, options, progress=False).notes == (f"note on b.onnx: {reason}",)
 
 
 def test_models_that_are_no_models(fixed_model: Write, fixed_dataset: Path, tmp_path: Path) -> None:
