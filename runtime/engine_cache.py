@@ -18,7 +18,7 @@ from ssd_edge.runtime.cuda import Gpu, read_gpu
 from ssd_edge.runtime.engine_card import BatchSizes, EngineCard, check_fresh, read_engine_card
 from ssd_edge.runtime.gpu_use import look_for_gpu
 from ssd_edge.runtime.onnx_file import check_onnx_file
-from ssd_edge.runtime.tensorrt_api import TensorRT, load_tensorrt
+from ssd_edge.runtime.tensorrt_api import UNSUPPORTED_REMEDY, TensorRT, load_tensorrt
 
 _log = logging.getLogger(__name__)
 
@@ -97,8 +97,8 @@ def _cached_engine(onnx: Path, batch: BatchSizes, progress: bool) -> Path:
     card = _good_card(engine, trt, gpu) or _build(onnx, engine, trt, batch, progress)
     if card.layers is None:  # kept all the same, so that the next start does not build it again
         raise SsdEdgeError(
-            f"{trt} builds an engine of {onnx}, but it does not run on {gpu}, as the build found; install a TensorRT "
-            f"that supports this GPU, or give --backend onnxruntime; delete {engine} to try again"
+            f"{trt} builds an engine of {onnx}, but it does not run on {gpu}, as the build found; "
+            f"{UNSUPPORTED_REMEDY[trt.flavour]}; delete {engine} to try again"
         )
     return engine
 

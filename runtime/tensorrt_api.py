@@ -474,6 +474,10 @@ UNSUPPORTED_GPU = re.compile(
     r"cannot run on this GPU(?!.*Rebuild the engine for)|no kernel image is available for execution on the device",
     re.IGNORECASE | re.DOTALL,
 )
+UNSUPPORTED_REMEDY = {
+    "tensorrt": "install a version of TensorRT whose support matrix lists it",
+    "rtx": "use TensorRT (the extra tensorrt), or run the .onnx file with ONNX Runtime or the checkpoint with PyTorch",
+}
 NO_IMPLEMENTATION = re.compile(r"Could not find any implementation for node ([^\n]{1,300})", re.IGNORECASE)
 NO_DRIVER = re.compile(r"driver version is insufficient|no CUDA-capable device|CUDA initialization failure", re.I)
 
@@ -488,12 +492,9 @@ def unsupported_gpu(trt: TensorRT, log: MessageLog) -> UnsupportedGpuError | Non
         return None
     gpu = find_gpu()
     name = f"{gpu.name} (compute capability {gpu.compute_capability})" if gpu else "this GPU"
-    remedy = (
-        "use TensorRT (the extra tensorrt), or run the .onnx file with ONNX Runtime or the checkpoint with PyTorch"
-        if trt.flavour == "rtx"
-        else "install a version of TensorRT whose support matrix lists it"
+    return UnsupportedGpuError(
+        f"{trt} does not support {name}{_listed_gpus(trt)}: {log.quote()}; {UNSUPPORTED_REMEDY[trt.flavour]}"
     )
-    return UnsupportedGpuError(f"{trt} does not support {name}{_listed_gpus(trt)}: {log.quote()}; {remedy}")
 
 
 def _listed_gpus(trt: TensorRT) -> str:

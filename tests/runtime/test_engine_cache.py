@@ -37,6 +37,7 @@ class Machine:
         self.builds: list[str] = []
         self.error: SsdEdgeError | None = None
         self.layers: dict[str, Any] | None = {}
+        self.advice: str | None = None
 
     def read_gpu(self) -> Gpu:
         if self.gpu is None:
@@ -65,7 +66,7 @@ class Machine:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_bytes(plan)
         engine_card_path(output).write_text(card.to_json())
-        return BuildReport(output, card, 1.0, None)
+        return BuildReport(output, card, 1.0, None, self.advice)
 
 
 @pytest.fixture
@@ -94,6 +95,13 @@ def test_an_engine_is_built_once(machine: Machine, onnx: Path, tmp_path: Path) -
     assert engine.read_bytes() == b"engine 1"
     assert prepare_model(onnx) == prepare_model(onnx, backend="tensorrt") == engine
     assert machine.builds == ["1"]
+
+
+def test_the_advice_of_a_build_is_shown(machine: Machine, onnx: Path, caplog: pytest.LogCaptureFixture) -> None:
+    machine.advice = "int8 is not faster on this GPU; use fp16"
+    with caplog.at_level(logging.INFO):
+        prepare_model(onnx)
+    assert "int8 is not faster on this GPU; use fp16" in caplog.messages[-1]
 
 
 def test_another_file_batch_version_or_gpu_is_another_engine(machine: Machine, onnx: Path) -> None:
