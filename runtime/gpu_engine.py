@@ -1,4 +1,4 @@
-"""`Engine`: a network on the GPU that works at fixed addresses; what `GpuDetector` runs."""
+"""`Engine`: a network on the GPU that works at fixed addresses; `GpuDetector` runs it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from ssd_edge.runtime.cuda import Cuda, CudaError, Graph, Resource, Stream
 
-capturing = threading.Lock()  # what begins a capture is forbidden during another, of whatever engine
+# Held during a capture, and during what would break one in any thread: another capture's beginning, and a wait for the
+# whole GPU.
+capturing = threading.Lock()
 
 
 class CaptureRefused(CudaError):
@@ -22,7 +24,7 @@ class CaptureRefused(CudaError):
 class Engine(Resource):
     """A network that obeys the ONNX contract, with the memory that it reads and writes.
 
-    It runs on one stream and is not re-entrant: what is put on the stream runs in order, and so may reuse that memory.
+    It runs on one stream and is not re-entrant. Work on the stream runs in order, so batches reuse that memory.
 
     Attributes:
         cuda: the GPU, which the engine does not close.
@@ -57,7 +59,10 @@ class Engine(Resource):
         """
 
     def capture(self, work: Callable[[], None]) -> Graph:
-        """What `work` puts on the stream, as a graph; it must have run once before, of the same batch size.
+        """Capture what `work` puts on the stream as a graph.
+
+        Args:
+            work: runs the engine once, with a batch size that has run before.
 
         Raises:
             CaptureRefused: no graph can hold the engine.
@@ -93,7 +98,7 @@ class Engine(Resource):
         for start in range(0, len(images_rgb), largest):
             part = slice(start, start + largest)
             self.stream.copy(self.images, images_rgb[part].ctypes.data, images_rgb[part].nbytes)
-            # Images beyond those that were given are whatever lies there: nobody looks at what comes of them.
+            # A batch below the smallest is padded with whatever the memory holds; those outputs are not read.
             self.enqueue(max(smallest, len(images_rgb[part])))
             self.stream.copy(boxes[part].ctypes.data, self.boxes, boxes[part].nbytes)
             self.stream.copy(scores[part].ctypes.data, self.scores, scores[part].nbytes)

@@ -1,10 +1,9 @@
 """The model of memory traffic in benchmarks/frame_traffic.py, against sectors counted by hand."""
 
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from frame_traffic import traffic_bytes
+import pytest
+from frame_traffic import main, traffic_bytes
 
 
 def test_a_row_of_one_warp() -> None:
@@ -19,3 +18,8 @@ def test_sectors_between_pixels_are_not_read_in_place() -> None:
     """
     expected = {"in_place": 2 * (2 + 2) * 32, "copied": 2 * 192 + 2 * 32, "copied_kernel": 2 * 32}
     assert traffic_bytes((1, 64), (1, 2)) == expected
+
+
+def test_the_documentation_has_its_table(capsys: pytest.CaptureFixture[str]) -> None:
+    main()
+    assert capsys.readouterr().out in (Path(__file__).parents[2] / "docs" / "gpu.md").read_text(encoding="utf-8")
