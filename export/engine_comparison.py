@@ -37,9 +37,10 @@ def compare_precisions(engine: Path, card: EngineCard) -> str | None:
         f"{card.model.precision} takes {card.run_ms:.3g} ms, {other.model.precision} ({path.name}, of "
         f"{other.onnx_name}) {other.run_ms:.3g} ms, at batch {card.batch.optimum}"
     )
-    if times_ms["int8"] >= times_ms["fp16"]:
+    speedup = times_ms["fp16"] / times_ms["int8"]
+    if round(speedup, 2) <= 1:
         return f"{measured}: int8 is not faster on this GPU; use fp16"
-    return f"{measured}: int8 is {times_ms['fp16'] / times_ms['int8']:.2f} times as fast on this GPU"
+    return f"{measured}: int8 is {speedup:.2f} times as fast on this GPU"
 
 
 def _how_to_compare(card: EngineCard) -> str:

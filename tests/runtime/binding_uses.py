@@ -207,7 +207,7 @@ class _Checker:
         elif isinstance(node, ast.If):
             return self.branch(node, scope)
         elif isinstance(node, ast.Assign):
-            value = Members(node.value) if isinstance(node.value, ast.Dict) else self.value(node.value, scope)
+            value = self.value(node.value, scope)
             for target in node.targets:
                 self.bind(target, value, scope)
         elif isinstance(node, ast.AnnAssign):
@@ -232,6 +232,10 @@ class _Checker:
         elif isinstance(node, ast.While):
             self.value(node.test, scope)
             self.block(node.body, scope)
+        elif isinstance(node, ast.Match):
+            self.value(node.subject, scope)
+            for case in node.cases:
+                self.block(case.body, scope)
         else:
             for child in ast.iter_child_nodes(node):
                 if isinstance(child, ast.expr):
@@ -316,7 +320,11 @@ class _Checker:
         if isinstance(node, ast.Call):
             return self.call(node, scope)
         if isinstance(node, ast.Lambda):
+            self.value(node.body, {**scope, **dict.fromkeys(argument.arg for argument in _arguments(node))})
             return Code(node, scope)
+        if isinstance(node, ast.Dict):
+            self.children(node, scope)
+            return Members(node)
         if isinstance(node, ast.NamedExpr):
             value = self.value(node.value, scope)
             self.bind(node.target, value, scope)
@@ -509,12 +517,11 @@ class _Checker:
         """`type(name, (base,), members)`: check and read what is overridden, with the arguments that TensorRT gives."""
         bases = self.value(node.args[1], scope)
         base = bases.parts[0] if isinstance(bases, Row) and bases.parts else None
-        members = node.args[2] if isinstance(node.args[2], ast.Dict) else self.value(node.args[2], scope)
-        members = members.node if isinstance(members, Members) else members
-        if not isinstance(base, Member) or base.role != "class" or not isinstance(members, ast.Dict):
+        members = self.value(node.args[2], scope)
+        if not isinstance(base, Member) or base.role != "class" or not isinstance(members, Members):
             self.problem(node, "a class is derived from something whose members are not known")
             return None
-        for key, value in zip(members.keys, members.values, strict=True):
+        for key, value in zip(members.node.keys, members.node.values, strict=True):
             self.override(base, str(getattr(key, "value", "")), self.value(value, scope), node)
         return Derived(base.path)
 

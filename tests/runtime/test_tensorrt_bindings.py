@@ -127,6 +127,7 @@ def build(holder: Holder, config: IBuilderConfig, other: Any) -> None:
         trt.api.of_no_version()
     core = getattr(holder.builder, "core_of_no_version", 0)
     plan = call(holder.builder.build_serialized_network, network, config)
+    later({"work": lambda: config.set_timing_cache(None, False)})
     engine = holder.runtime.deserialize_cuda_engine(plan)
     [engine.get_tensor_profile_shape(name, 0)[0] for name in "ab"]
 """
@@ -155,6 +156,7 @@ def test_a_source_that_fits() -> None:
         ("Runtime(logger_of(trt))", "Runtime()", "Runtime.__init__ does not take these arguments: 0 positional"),
         ("get_output(0)", "get_output()", "INetworkDefinition.get_output does not take these arguments: 0 pos"),
         ("(name, 0)[0]", "(name)[0]", "ICudaEngine.get_tensor_profile_shape does not take these arguments: 1 pos"),
+        ("(None, False)", "(None)", "IBuilderConfig.set_timing_cache does not take these arguments: 1 positional"),
         ("network, config)", "network)", "Builder.build_serialized_network does not take these arguments: 1 pos"),
         ("config.progress_monitor =", "config.progress =", "there is no IBuilderConfig.progress"),
         ("config.progress_monitor =", "holder.builder.num_DLA_cores =", "Builder.num_DLA_cores cannot be set"),
