@@ -52,3 +52,13 @@ def tensorrt_fix(host: Host, root: Path = Path("/")) -> str:
         "JetPack's TensorRT is there, but this virtual environment does not see it: "
         f"python3 -m venv --system-site-packages .venv && .venv/bin/pip install '.[{host.cuda_extra}]'"
     )
+
+
+def tensorrt_load_fix(problem: str) -> str:
+    """How to repair a TensorRT that is installed but does not load."""
+    if "libnvdla_compiler" in problem:  # of the Jetson's board support, which TensorRT's own packages do not depend on
+        return (
+            "this library is the Jetson's own: install it there with sudo apt install nvidia-l4t-dla-compiler, and "
+            "start a container with docker run --runtime nvidia"
+        )
+    return "install it again"

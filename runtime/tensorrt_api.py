@@ -23,6 +23,7 @@ from typing import Any, TypeAlias, TypeVar
 from ssd_edge.errors import MissingDependencyError, ModelFileError, SsdEdgeError, UsageError
 from ssd_edge.runtime.cuda import Cuda, find_gpu
 from ssd_edge.runtime.engine_card import FLAVOURS, BatchSizes
+from ssd_edge.runtime.fixes import tensorrt_load_fix
 
 _log = logging.getLogger(__name__)
 
@@ -118,7 +119,8 @@ def _import(flavour: str) -> ModuleType | None:
         except (ImportError, OSError) as error:
             if isinstance(error.__cause__, KeyboardInterrupt):  # pybind11 wraps it
                 raise error.__cause__ from None
-            raise SsdEdgeError(f"{name} is installed but does not load: {error}; install it again") from error
+            fix = tensorrt_load_fix(str(error))
+            raise SsdEdgeError(f"{name} is installed but does not load: {error}; {fix}") from error
         if hasattr(module, "Builder"):  # not so in a mere folder of that name
             return module
     return None

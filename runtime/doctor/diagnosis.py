@@ -56,7 +56,7 @@ class Diagnosis:
         return "gpu" if self.findings["gpu_use"].status == OK else "cpu"
 
     def table(self) -> str:
-        """For people: a line a check, what `stream` runs on, then what to mend and what can be added."""
+        """For people: a line a check, what `stream` runs on, then what to fix and what can be added."""
         titles = {key: title for key, (title, _) in CHECKS.items()}
         width = max(map(len, titles.values()))
         lines = [f"{MARKS[found.status]:7}  {titles[key]:{width}}  {found.summary}" for key, found in self._ordered()]
@@ -68,7 +68,7 @@ class Diagnosis:
             None: "Nothing can be streamed on this machine as it is.",
         }[self.runs_on]
         lines += ["", verdict]
-        for heading, status in (("To mend:", PROBLEM), ("To add, if wanted:", MISSING)):
+        for heading, status in (("To fix:", PROBLEM), ("To add, if wanted:", MISSING)):
             fixes = [(titles[key], found) for key, found in self._ordered() if found.status == status and found.fix]
             lines += ["", heading] if fixes else []
             for title, found in fixes:

@@ -874,7 +874,7 @@ def test_the_table() -> None:
     assert "-        models on GPU  no NVIDIA GPU" in lines
     assert lines[len(CHECKS) :] == [
         *("", "Streams run on this machine, on the processor."),
-        *("", "To mend:", "  cameras", "      usermod"),
+        *("", "To fix:", "  cameras", "      usermod"),
         *("", "To add, if wanted:", "  PyTorch, for training", "      pip install it"),
     ]
 
