@@ -25,6 +25,7 @@ from typing import Any
 import pytest
 
 TIMEOUT_S = 60.0
+PACKAGES = ("tensorrt-cu12-bindings", "tensorrt-cu13-bindings")  # each has versions that the other lacks
 PIP_OPTIONS = ("--no-deps", "--no-input", "--disable-pip-version-check", "--timeout", "5", "--retries", "1")
 DESCRIBE = Path(__file__).with_name("describe_bindings.py")
 
@@ -69,23 +70,33 @@ def describe(module: str, paths: dict[str, str] | None = None) -> dict[str, Any]
 
 
 def _unpack(version: str, folder: Path, target: Path) -> None:
-    if _no_index:
-        pytest.skip(_no_index[0])
-    wanted = f"tensorrt-cu12-bindings=={version}"
+    reasons = []
+    for package in PACKAGES:
+        if _no_index:
+            pytest.skip(_no_index[0])
+        if reason := _download(f"{package}=={version}", folder):
+            reasons.append(reason)
+            continue
+        with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+            wheel.extractall(target)
+        return
+    pytest.skip("; ".join(reasons))
+
+
+def _download(wanted: str, folder: Path) -> str | None:
+    """Why pip gets none for this Python; None where there is a wheel in the folder."""
     command = [sys.executable, "-m", "pip", "download", "-q", *PIP_OPTIONS, "--only-binary=:all:", "-d", str(folder)]
     try:
         result = subprocess.run([*command, wanted], capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
         failure = result.stderr
     except subprocess.TimeoutExpired:
         failure = f"no answer within {TIMEOUT_S:g} s (from versions: none)"
-    wheels = list(folder.glob("*.whl"))
-    if not wheels:
-        reason = f"pip finds no {wanted} for this Python: {' '.join(failure.split())[-300:]}"
-        if "(from versions: none)" in failure:  # not even another one: there is no network, or pip
-            _no_index.append(reason)
-        pytest.skip(reason)
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        wheel.extractall(target)
+    if any(folder.glob("*.whl")):
+        return None
+    reason = f"pip finds no {wanted} for this Python: {' '.join(failure.split())[-300:]}"
+    if "(from versions:" not in failure or "(from versions: none)" in failure:  # there is no network, or no pip
+        _no_index.append(reason)
+    return reason
 
 
 def _stub_libraries(extension: Path, folder: Path) -> None:
