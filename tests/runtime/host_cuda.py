@@ -152,13 +152,20 @@ class HostEvent(Event):
 class HostGraph(Graph):
     def __init__(self, calls: list[Callable[[], None]]) -> None:
         self.calls = calls
+        self.running = 0
 
     def launch(self, stream: Stream) -> None:
         assert isinstance(stream, HostStream)
-        for call in self.calls:
+        self.running += 1
+        for call in (*self.calls, self._done):
             stream._put(call)
 
+    def _done(self) -> None:
+        self.running -= 1
+
     def close(self) -> None:
+        if self.running:
+            raise CudaError("a graph was freed before its work was done")
         self.calls = []
 
 

@@ -213,14 +213,19 @@ def test_another_score_threshold_reaches_graphs(
 ) -> None:
     detector = open_gpu(LazyCuda(), slots=slots)
     frames = random_frames((48, 64), (30, 40))
-    counts = []
-    for threshold in (0.02, 0.9, 0.02):
-        cpu.score_threshold = detector.score_threshold = threshold
-        expected = cpu(frames)
-        for _ in range(4):
-            assert_equal(detector(frames), expected)
-        counts.append(sum(map(len, expected)))
-    assert counts[0] == counts[2] > counts[1] > 0
+    expected = {}
+    for threshold in (0.02, 0.9):
+        cpu.score_threshold = threshold
+        expected[threshold] = cpu(frames)
+    assert sum(map(len, expected[0.02])) > sum(map(len, expected[0.9])) > 0
+    submitted: list[float] = []
+    for threshold in [0.02] * 4 + [0.9] * 4 + [0.02] * 4:
+        detector.score_threshold = threshold
+        detector.submit(frames)  # while the batch before may still run
+        submitted.append(threshold)
+        if len(submitted) > 1:
+            assert_equal(detector.collect(), expected[submitted.pop(0)])
+    assert_equal(detector.collect(), expected[0.02])
     assert engine_of(detector).captures == 3 * slots
 
 
@@ -228,12 +233,17 @@ def test_captures_that_keep_failing_are_given_up(
     cpu: Detector, open_gpu: Callable[..., GpuDetector], caplog: pytest.LogCaptureFixture
 ) -> None:
     detector = open_gpu()
-    engine_of(detector).refused_captures = gpu_detector.FAILED_CAPTURES
+    for _ in range(3):
+        detector(random_frames((48, 64)))
+    engine = engine_of(detector)
+    assert engine.captures == 2
+    engine.refused_captures = gpu_detector.FAILED_CAPTURES
     with caplog.at_level(logging.WARNING):
         for seed in range(8):
-            frames = random_frames((48, 64), seed=seed)
+            frames = random_frames((48, 64), (20, 20), seed=seed)
             assert_equal(detector(frames), cpu(frames))
-    assert engine_of(detector).captures == 0
+    assert_equal(detector(frames[:1]), cpu(frames[:1]))  # an engine that refuses has no use for its graphs any more
+    assert (engine.captures, engine.enqueued) == (2, 3 + 8 + gpu_detector.FAILED_CAPTURES + 1)
     assert [record.message for record in caplog.records] == [
         "the detector runs without a CUDA graph: CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"
     ]
