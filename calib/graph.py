@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import numpy as np
 import onnx
@@ -86,13 +86,13 @@ class Graph:
         readers = self.readers[tensor]
         return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
 
-    def behind_activations(self, tensors: Iterable[str]) -> set[str]:
-        """These tensors, and for what an activation made also what it read."""
+    def back_through(self, op_types: Collection[str], tensors: Iterable[str]) -> set[str]:
+        """These tensors, and for those that nodes of these kinds made, also what the nodes read."""
         found = set(tensors)
         waiting = list(found)
         while waiting:
             node = self.producer.get(waiting.pop())
-            if node is not None and node.op_type in ("Relu", "Clip", "HardSwish"):
+            if node is not None and node.op_type in op_types:
                 found.add(node.input[0])
                 waiting.append(node.input[0])
         return found

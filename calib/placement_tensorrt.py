@@ -35,6 +35,7 @@ from ssd_edge.calib.residual import ResidualSum, residual_sums
 LIMIT = 127  # int8 without −128, as TensorRT's own quantisation has it
 HEAD = "model.head."  # what the exporter's names of an SSD's head weights begin with
 ONE_SCALE = ("MaxPool", "Concat")
+BEFORE_Q = ("Relu", "Clip", "HardSwish", "MaxPool")  # what may be between a sum and the Q that fuses with it
 # Why a convolution stays float
 OF_THE_HEADS = "of the heads"
 DEPTHWISE = "depthwise"
@@ -96,7 +97,7 @@ def _why_float(graph: Graph, node: onnx.NodeProto, int8_heads: bool) -> str | No
 def _integer_sums(graph: Graph, integer: Sequence[onnx.NodeProto]) -> list[ResidualSum]:
     """Residual sums that fuse into an int8 convolution and that another int8 convolution reads."""
     names = {node.name for node in integer}
-    read = graph.behind_activations(node.input[0] for node in integer)
+    read = graph.back_through(BEFORE_Q, (node.input[0] for node in integer))
     return [found for found in residual_sums(graph) if found.branch.name in names and found.node.output[0] in read]
 
 

@@ -109,10 +109,7 @@ class Int8Options:
         if self.method not in METHODS:
             raise UsageError(f"unknown calibration method {self.method!r}; expected one of {', '.join(METHODS)}")
         if self.int8_heads and self.target != "tensorrt":
-            raise UsageError(
-                "--int8-heads is about TensorRT, where the heads stay half otherwise; for the target cpu they are int8 "
-                "in any case: leave it out, or give --target tensorrt"
-            )
+            raise UsageError(f"int8 heads are for the target tensorrt; for {self.target} they are int8 in any case")
         if self.max_drop is not None and self.validation is None:
             raise UsageError("a largest drop of mAP needs labelled images to measure it on; give --data VALIDATION")
         if self.qat is not None and self.max_drop is None:

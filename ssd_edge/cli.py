@@ -189,11 +189,17 @@ INT8_DEFAULTS = {
     "images": 512,
     "seed": 0,
     "target": "tensorrt",
+    "int8_heads": False,
     "method": DEFAULT_METHOD,
     "table": None,
     "max_drop": None,
     "qat": None,
 }
+
+
+INT8_HEADS_ON_CPU = (
+    "--int8-heads is for --target tensorrt; a file for the target cpu has int8 heads in any case: leave the option out"
+)
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -209,6 +215,8 @@ def _export(args: argparse.Namespace) -> None:
         raise UsageError("--max-drop needs labelled images to measure mAP on; give --data VALIDATION")
     if args.qat and not args.max_drop:
         raise UsageError("--qat is for where a bound fails; give --max-drop too")
+    if args.int8_heads and args.target == "cpu":
+        raise UsageError(INT8_HEADS_ON_CPU)
     from ssd_edge.export.onnx_export import export_onnx
 
     data = _usable_dataset(args) if args.data else None
@@ -234,6 +242,7 @@ def _int8_options(args: argparse.Namespace, validation: DetectionDataset | None)
         calibration_images(args.calib, args.images, split=args.calib_split, seed=args.seed),
         target=args.target,
         method=args.method,
+        int8_heads=args.int8_heads,
         table=args.table,
         settings=CalibrationSettings(seed=args.seed),
         max_drop=max_drop,
@@ -292,8 +301,12 @@ def _bench(args: argparse.Namespace) -> None:
 
     if args.plot and not args.accuracy:
         raise UsageError("--plot draws accuracy against speed; leave out --no-accuracy")
-    if not args.precisions and (args.calib or args.target or args.keep):
-        raise UsageError("--calib, --target and --keep are about exports; give --precisions fp32,int8 too")
+    if not args.precisions and (args.calib or args.target or args.int8_heads or args.keep):
+        raise UsageError(
+            "--calib, --target, --int8-heads and --keep are about exports; give --precisions fp32,int8 too"
+        )
+    if args.int8_heads and (args.target or "cpu") == "cpu":
+        raise UsageError(INT8_HEADS_ON_CPU)
     options = BenchOptions(
         seconds=args.seconds,
         runs=args.runs,
@@ -308,7 +321,8 @@ def _bench(args: argparse.Namespace) -> None:
     )
     precisions = None
     if args.precisions:
-        int8 = CalibrationChoice(args.calib, args.target or "cpu") if args.calib else None
+        target = args.target or "cpu"
+        int8 = CalibrationChoice(args.calib, target, int8_heads=args.int8_heads) if args.calib else None
         precisions = PrecisionOptions(tuple(args.precisions.split(",")), int8, args.keep)
     outputs = Outputs(args.json, args.markdown, args.plot)
     outputs.check()  # before the long work
@@ -592,6 +606,8 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     add("--images", type=_positive_int, metavar="N", help=f"choose N of them ({INT8_DEFAULTS['images']})")
     add("--seed", type=_whole_number, help=f"another seed chooses other ones ({INT8_DEFAULTS['seed']})")
     add("--target", choices=("tensorrt", "cpu"), help=f"whose kernels it is for ({INT8_DEFAULTS['target']})")
+    heads_help = "with --target tensorrt: quantise the heads' convolutions too (they stay half)"
+    add("--int8-heads", action="store_true", default=None, help=heads_help)
     add("--method", choices=METHODS, help=f"how ranges follow from activations ({DEFAULT_METHOD})")
     add("--table", type=Path, metavar="FILE", help="keep the ranges in this JSON file, and use them again")
     drop_help = "leave layers in float until no more mAP is lost on --data: 1%% of the checkpoint's, or 0.005"
@@ -615,7 +631,7 @@ def _build_arguments(parser: argparse.ArgumentParser) -> None:
         help="largest scratch memory, such as 2G or 512M (TensorRT's own)",
     )
     add("--timing-cache", type=Path, metavar="FILE", help="keep measurements of kernels, for faster builds")
-    add("--dla", type=_whole_number, metavar="CORE", help="run on a Jetson's DLA core, the rest on the GPU")
+    add("--dla", type=_whole_number, metavar="CORE", help="run an fp16 file on a DLA core, the rest of it on the GPU")
     add("--tensorrt", choices=("tensorrt", "rtx"), help="TensorRT or TensorRT-RTX (the first that is installed)")
 
 
@@ -664,6 +680,7 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
     add("--precisions", metavar="P,P", help="export checkpoints as some of torch, fp32, fp16, int8 first")
     add("--calib", type=Path, metavar="DATA", help="with int8: images to calibrate on")
     add("--target", choices=("cpu", "tensorrt"), help="with int8: what the files are for (cpu)")
+    add("--int8-heads", action="store_true", help="with --target tensorrt: quantise the heads too")
     add("--keep", type=Path, metavar="DIR", help="with --precisions: keep the exported files here")
     _json_argument(parser)
     add("--markdown", type=Path, metavar="FILE", help="write the table as Markdown too")

@@ -26,10 +26,17 @@ PRECISIONS = (TORCH, "fp32", "fp16", "int8")
 
 @dataclass(frozen=True)
 class CalibrationChoice:
-    """How an INT8 export is made: the images it is calibrated on, and for which backend (`cpu` or `tensorrt`)."""
+    """How an INT8 export is made.
+
+    Attributes:
+        data: images to calibrate on.
+        target: the backend it is for, `cpu` or `tensorrt`.
+        int8_heads: for `tensorrt`, quantise the heads too.
+    """
 
     data: Path
     target: str
+    int8_heads: bool = False
 
     def export_options(self, validation: DetectionDataset) -> Int8Options:
         """The same as `export_onnx` takes it.
@@ -43,7 +50,9 @@ class CalibrationChoice:
         from ssd_edge.calib.images import calibration_images
         from ssd_edge.export.int8 import Int8Options
 
-        return Int8Options(calibration_images(self.data), target=self.target, validation=validation)
+        return Int8Options(
+            calibration_images(self.data), target=self.target, int8_heads=self.int8_heads, validation=validation
+        )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Fake quantisation computes what the int8 graph for TensorRT does, with every kind of residual sum and float layers."""
+"""Fake quantisation computes what the int8 graph for TensorRT does: every kind of residual sum, float layers, heads."""
 
 from __future__ import annotations
 

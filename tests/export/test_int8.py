@@ -76,6 +76,21 @@ def test_pairs_in_half_are_computed_as_they_stand(
     assert asked == [{"session.disable_quant_qdq": "1"}]
 
 
+def test_heads_are_int8_where_asked_for(tiny: Tiny, images: CalibrationImages, tmp_path: Path) -> None:
+    command = f"export {tiny.checkpoint} --precision int8 --calib {tiny.data} --images 6 --threads 1"
+    convolutions = {}
+    for name, option in (("half", ""), ("int8", "--int8-heads")):
+        path = tmp_path / f"{name}.onnx"
+        assert main([*command.split(), "-o", str(path), *option.split()]) == 0
+        assert json.loads(metadata(path)["ssd_edge_int8"])["int8_heads"] == (name == "int8")
+        graph = onnx.load(path).graph
+        made = {name: node for node in graph.node for name in node.output}
+        integer = [node for node in graph.node if node.op_type == "Conv" and node.input[1] in made]
+        convolutions[name] = {made[node.input[1]].input[0] for node in integer}
+    assert convolutions["half"] < convolutions["int8"]
+    assert all(name.startswith("model.head.") for name in convolutions["int8"] - convolutions["half"])
+
+
 def test_build_refuses_a_file_for_the_cpu(
     tiny: Tiny, images: CalibrationImages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -207,6 +222,7 @@ def test_an_interrupted_export_leaves_nothing(
     [
         ({"target": "tpu"}, "unknown target 'tpu'; expected tensorrt or cpu"),
         ({"method": "guess"}, "unknown calibration method 'guess'"),
+        ({"target": "cpu", "int8_heads": True}, "int8 heads are for the target tensorrt"),
         ({"max_drop": MaxDrop.parse("1%")}, "needs labelled images to measure it on; give --data"),
     ],
 )
@@ -222,6 +238,8 @@ def test_options_that_cannot_be(images: CalibrationImages, change: dict[str, Any
         ("--calib {data}", "give --precision int8 too"),
         ("--precision fp16 --max-drop 1%", "give --precision int8 too"),
         ("--target cpu --images 5", "--images, --target: about int8 alone"),
+        ("--precision fp16 --int8-heads", "--int8-heads: about int8 alone"),
+        ("--precision int8 --calib {data} --target cpu --int8-heads", "has int8 heads in any case"),
         ("--precision int8 --calib {data} --max-drop 1%", "give --data VALIDATION"),
         ("--precision int8 --calib {data} --data {data} --max-drop lots", "'lots' is not understood"),
         ("--precision int8 --calib {data} --data {data} --qat 2", "give --max-drop too"),

@@ -215,6 +215,8 @@ def test_the_command_writes_table_json_markdown_and_plot(
         (["--json", "a.x", "--markdown", "./a.x"], 2, "two outputs have the same name"),
         (["--json", "dataset"], 1, "it is a folder"),
         (["--calib", "dataset"], 2, "give --precisions"),
+        (["--int8-heads"], 2, "give --precisions"),
+        (["--precisions", "int8", "--calib", "dataset", "--int8-heads"], 2, "is for --target tensorrt"),
         (["--precisions", "fp32"], 2, "none is given"),
         (["--precisions", "fp64"], 2, "unknown precision 'fp64'"),
         (["--precisions", "int8"], 2, "give --calib DATA"),
