@@ -27,11 +27,11 @@ BATCH = 16  # the largest that memory is made for
 
 
 class TorchEngine(Engine):
-    """A PyTorch model as an engine. The model is put into evaluation mode, and has to be on the GPU.
+    """A PyTorch model as an engine. The model must be on the GPU; it is put into evaluation mode.
 
     Args:
-        half: run in half precision what PyTorch's autocast does; decoding stays in float32. The model's convolutions
-            are cast for good, as autocast would cast their weights again in every run.
+        half: use half precision where PyTorch's autocast does; decoding stays in float32. The model's convolutions are
+            cast permanently, because autocast would cast their weights again in every run.
         batch: the largest batch.
     """
 
@@ -49,12 +49,13 @@ class TorchEngine(Engine):
                     module.half()
             device = model.default_boxes_xyxy.device
             self._stream = torch.cuda.ExternalStream(self.stream.handle, device=device)  # type: ignore[no-untyped-call]
-            self._pool = torch.cuda.graph_pool_handle()  # one for all graphs: they run in order and keep nothing in it
+            # One pool for the graphs of all batch sizes: they run in order, and their results are copied out of it.
+            self._pool = torch.cuda.graph_pool_handle()
             self._images = torch.zeros((batch, *self.size_hw, 3), dtype=torch.uint8, device=device)
             self._boxes = torch.zeros((batch, self.anchors, 4), device=device)
             self._scores = torch.zeros((batch, self.anchors, self.classes), device=device)
-            # Those and the model were made on another stream. Not a wait for the whole GPU, which breaks the captures
-            # of other threads.
+            # The model and these tensors were made on another stream. Waiting for the whole GPU instead would break
+            # captures in other threads.
             self._stream.wait_stream(torch.cuda.current_stream(device))
             self.stream.synchronize()
         except BaseException:
@@ -77,7 +78,7 @@ class TorchEngine(Engine):
             self._scores[:batch].copy_(scores)
 
     def capture(self, work: Callable[[], None]) -> Graph:
-        """By PyTorch, whose allocator has to know what memory a graph holds."""
+        """Capture through PyTorch, whose allocator must know which memory a graph holds."""
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
@@ -94,7 +95,7 @@ class TorchEngine(Engine):
 
 
 class _TorchGraph(Graph):
-    """On the stream that it was captured from alone."""
+    """A graph of PyTorch's; it only runs on the stream that it was captured from."""
 
     def __init__(self, graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream) -> None:
         self._graph, self._stream = graph, stream
@@ -118,7 +119,7 @@ def open_on_cuda(
 ) -> Detector:
     """Open a checkpoint on `cuda`, `cuda:1` and so on.
 
-    Where our own CUDA layer is not to be had, PyTorch runs the network alone, and the rest runs on the CPU.
+    Without a usable CUDA layer (cuda-core or PyCUDA), only the network runs on the GPU, in PyTorch.
 
     Args:
         slots: as `GpuDetector`.
@@ -148,7 +149,7 @@ def open_on_cuda(
 
 @contextmanager
 def _checked(call: str) -> Iterator[None]:
-    """PyTorch's errors for memory and for CUDA, which are kinds of `RuntimeError`, as ours."""
+    """Convert PyTorch's memory and CUDA errors, which are kinds of `RuntimeError`, to ours."""
     try:
         yield
     except RuntimeError as error:

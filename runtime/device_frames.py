@@ -158,7 +158,7 @@ def _take(array: Any, cuda: Cuda, stream: Stream, name: str, *shapes: Shape) -> 
     """
     Args:
         name: of the array in messages.
-        shapes: of which it has to have one.
+        shapes: allowed ones.
     """
     with _asked(array):
         is_dlpack = _has_cuda_dlpack(array)
@@ -212,7 +212,7 @@ def _capsule(array: Any, cuda: Cuda, stream: Stream) -> Any:
             continue
         except REFUSALS:
             break
-    # It takes no stream, as PyAV's planes, and says nothing of the one that it works on: so wait for all of them.
+    # PyAV's planes, among others, take no stream and do not say which stream writes them. So wait for all streams.
     with capturing:
         cuda.synchronize()
     with _asked(array):

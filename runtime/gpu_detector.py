@@ -218,7 +218,7 @@ class GpuDetector(Detector):
         return slot.graphs.get(batch)
 
     def _capture(self, slot: _Slot, batch: int) -> None:
-        """Make a graph; where that fails, go on without one, until the batch size occurs again or for good."""
+        """Make a graph. If that fails, try again when the batch size occurs next, or give up captures altogether."""
         try:
             with capturing:
                 slot.graphs[batch] = self.engine.capture(partial(self._enqueue_network, slot, batch))

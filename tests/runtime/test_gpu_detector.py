@@ -450,7 +450,7 @@ def test_nv12_is_detected_in_as_its_bgr_is(
     assert min(map(len, expected)) > 0
     detector = open_gpu(make_cuda(), slots=1)
     given = [give(each) for each in planes]
-    for _ in range(3):  # as it comes, captured, replayed
+    for _ in range(3):  # step by step, captured, replayed
         assert_equal(detector(given), expected)
     mixed, expected = [frames[0], given[1], OnGpu(frames[2])], [*cpu(frames[:1]), expected[1], *cpu(frames[2:])]
     for _ in range(3):
