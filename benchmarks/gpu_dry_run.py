@@ -19,7 +19,7 @@ from gpu_inputs import (
     ssd300_checkpoint,
     ssd300_scores,
 )
-from gpu_models import Model
+from gpu_models import EXPORT_PACKAGES, Model
 from gpu_record import NotRunError, Row, attempt, need
 
 from ssd_edge.data.lint import lint
@@ -52,7 +52,7 @@ def _tensorrt(inputs: Inputs, rows: list[Row]) -> None:
 def _onnx_file(inputs: Inputs, name: str, find: Callable[[], Path]) -> Row:
     model = inputs.models.get(name)
     if model is not None and model.onnx is None:
-        need("onnx", "onnxscript", "torch")
+        need(*EXPORT_PACKAGES)
         import ssd_edge.calib.placement_tensorrt
         import ssd_edge.export.fp16
         import ssd_edge.export.onnx_export  # noqa: F401

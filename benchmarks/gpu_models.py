@@ -22,6 +22,7 @@ from ssd_edge.runtime.engine_card import BatchSizes
 from ssd_edge.runtime.gpu_detector import GpuDetector
 
 SSDLITE, SSD300 = "ssdlite320_mobilenet_v3_large", "ssd300_vgg16"
+EXPORT_PACKAGES = ("torch", "safetensors", "onnx", "onnxscript", "pycocotools", "zxingcpp")  # of ssd_edge.export
 PRECISIONS = ("fp32", "fp16", "int8")
 FRAME_HW = (480, 640)
 # Text, centre, side and angle (degrees) of the codes in the synthetic frame, in pixels.
@@ -85,7 +86,7 @@ def write_onnx(model: Model, precision: str, folder: Path) -> Path:
     from ssd_edge.export.fp16 import half_graph
 
     if precision == "fp32":
-        need("torch", "onnxscript")
+        need(*EXPORT_PACKAGES)
         from gpu_torch import fp32_graph
 
         graph, card = fp32_graph(model)

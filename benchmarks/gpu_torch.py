@@ -123,18 +123,22 @@ def torchvision_model(checkpoint: Path, device: str = "cuda") -> Any:
     """torchvision's own model with the checkpoint's weights, default boxes, thresholds and limits."""
     loaded = load_checkpoint(checkpoint)
     card = loaded.card
-    model = TORCHVISION[card.arch](
-        weights=None,
-        weights_backbone=None,
-        num_classes=len(card.class_names) + 1,
-        score_thresh=card.score_threshold,
-        nms_thresh=card.nms_iou,
-        topk_candidates=card.candidates,
-        detections_per_img=card.detections,
-    )
+    with torch.device("meta"):  # random weights that nothing uses would take seconds
+        model = TORCHVISION[card.arch](
+            weights=None,
+            weights_backbone=None,
+            num_classes=len(card.class_names) + 1,
+            score_thresh=card.score_threshold,
+            nms_thresh=card.nms_iou,
+            topk_candidates=card.candidates,
+            detections_per_img=card.detections,
+        )
     if card.default_boxes is not None:  # fitted to a dataset; there are as many at each place as torchvision has
         model.anchor_generator = DefaultBoxGenerator(**card.default_boxes)
-    model.load_state_dict(loaded.state_dict)
+    weights = {
+        name: values.float() if values.is_floating_point() else values for name, values in loaded.state_dict.items()
+    }
+    model.load_state_dict(weights, assign=True)
     return model.eval().to(device)
 
 

@@ -69,8 +69,8 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """A tiny detector that is sure of what it finds, and a dataset of just that; skips without torch and onnx."""
-    for package in ("torch", "safetensors", "onnx", "onnxscript"):
+    """A tiny detector that is sure of what it finds, and a dataset of just that; skips without torch."""
+    for package in ("torch", "safetensors"):
         pytest.importorskip(package)
     from tiny_detector import Tiny  # imports torch
 

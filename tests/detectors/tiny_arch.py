@@ -6,14 +6,12 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from torch import Tensor, nn
 
-from ssd_edge.cli import main
-from ssd_edge.data.augment import Sample
-from ssd_edge.data.samples import EpochBatches, ImageSamples, Key
 from ssd_edge.errors import DatasetError
 from ssd_edge.models.architecture import Architecture, register_architecture
 from ssd_edge.models.backbone import Backbone
@@ -85,9 +83,11 @@ def write_yolo(folder: Path, count: int, classes: tuple[str, ...] = ("square",))
 
 def let_an_image_vanish() -> None:
     """In the last process, the last batch cannot be read."""
+    from ssd_edge.data.samples import EpochBatches, ImageSamples, Key  # needs zxing-cpp, which the architectures do not
+
     original = ImageSamples.sample
 
-    def sample(samples: ImageSamples, key: Key) -> Sample:
+    def sample(samples: ImageSamples, key: Key) -> Any:
         if os.environ["RANK"] == "1" and key in EpochBatches(len(samples), 4, 2, samples.seed).keys(3):
             raise DatasetError("cannot read image")
         return original(samples, key)
@@ -96,6 +96,8 @@ def let_an_image_vanish() -> None:
 
 
 if __name__ == "__main__":
+    from ssd_edge.cli import main
+
     if "SSD_EDGE_TEST_VANISH" in os.environ:
         let_an_image_vanish()
     sys.exit(main())

@@ -209,7 +209,7 @@ def test_graphs_and_what_runs_as_it_comes_agree(
 
 def test_detections_are_those_of_the_processor(open_gpu: Callable[..., GpuDetector], model: Any) -> None:
     """Up to what other kernels and TF32 do to scores; detections at the threshold may go either way."""
-    with open_gpu() as detector, open_detector(model.onnx, score_threshold=0.01) as cpu:
+    with open_gpu() as detector, open_detector(model.checkpoint, score_threshold=0.01) as cpu:
         for frame in random_frames((96, 128), (50, 70)):
             (got,), (expected,) = detector([frame]), cpu([frame])
             best = min(10, len(expected))
