@@ -1,0 +1,235 @@
+"""Take the evidence that only a GPU can give, within a time budget; or prepare for a machine without a network.
+
+    benchmarks/gpu_evidence.sh --minutes 9 --out DIR [--carry FOLDER] [--steps a,b]
+    benchmarks/gpu_evidence.sh --prepare DIR --budget-mib 64 [--have FILE]
+    benchmarks/gpu_evidence.sh --dry-run --out DIR
+
+Writes `gpu_evidence.json`, complete after every step, and `gpu_evidence.log`. Needs no more than the standard library
+to start, so that it can say what is missing. Exit status 0: no step failed; 1: one did; 2: wrong arguments; 143 and the
+like: stopped by a signal, with all that ran kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.metadata import distributions
+from pathlib import Path
+
+from gpu_absent import canonical, environment
+from gpu_evidence_run import RESERVE_S, Budget, Evidence, Row, Setup, Stopped, Task, stop_on_signals
+from gpu_evidence_steps import CARRY, SAMPLES, STEPS, Step
+from gpu_have import read_have, stands_in
+
+ROOT = Path(__file__).resolve().parents[1]
+HAVE = Path(__file__).with_name("gpu_target_packages.txt")
+MINUTES = 9.0  # the time limits of the steps are for this
+LEAST_S = 3.0  # with less a step is not started
+
+
+def chosen(names: str | None, *, carry: bool, dry_run: bool) -> list[Step]:
+    """The steps to run, in their order.
+
+    Raises:
+        ValueError: a name is none of a step.
+    """
+    known = [step.name for step in STEPS]
+    wanted = known if names is None else [name.strip() for name in names.split(",")]
+    if unknown := [name for name in wanted if name not in known]:
+        raise ValueError(f"no step {', '.join(unknown)}; there are {', '.join(known)}")
+    first = [CARRY] if carry else [SAMPLES] if dry_run else []
+    return first + [step for step in STEPS if step.name in wanted]
+
+
+def limit_s(step: Step, minutes: float) -> float:
+    """A step's time limit: more in a longer run, never less."""
+    return step.timeout_s * max(1.0, minutes / MINUTES)
+
+
+def budget_problem(steps: Sequence[Step], minutes: float) -> str | None:
+    """Why the time limits do not fit into the budget, if they do not."""
+    needed = sum(limit_s(step, minutes) for step in steps) + RESERVE_S
+    if needed <= 60 * minutes:
+        return None
+    there = f"the steps may take {needed:.0f} s together, the budget is {60 * minutes:.0f} s"
+    return f"{there}: give more --minutes or fewer --steps"
+
+
+def run_steps(steps: Sequence[Step], setup: Setup, evidence: Evidence, minutes: float) -> str | None:
+    """Run the steps and keep each as it ends.
+
+    Returns:
+        The name of the signal that stopped them, if one did.
+    """
+    # A dry run has its own pace: what it checks is whether the limits fit, not whether this machine keeps to them.
+    budget = Budget(60 * minutes * (10 if setup.dry_run else 1), RESERVE_S)
+    try:
+        for step in steps:
+            left = budget.left_s()
+            if left < LEAST_S:
+                evidence.steps[step.name] = {"status": "not run: budget"}
+                evidence.save()
+                continue
+            limit = limit_s(step, minutes) * (10 if setup.dry_run else 1)
+            row = evidence.steps[step.name] = {"what": step.what}
+            run_step(step, Task(setup, evidence, row, left if step.takes_rest else min(limit, left)), row)
+            evidence.save()
+            ended = f"{row['status']}, {row['seconds']} s"
+            print(": ".join(filter(None, (step.name, ended, row.get("reason")))), flush=True)
+    except Stopped as stopped:
+        for row in evidence.steps.values():
+            if row["status"] == "running":
+                row["status"] = f"stopped: {stopped}"
+        not_begun = [step for step in steps if step.name not in evidence.steps]
+        evidence.steps |= {step.name: {"status": f"not run: {stopped}"} for step in not_begun}
+        evidence.save()
+        return str(stopped)
+    return None
+
+
+def run_step(step: Step, task: Task, row: Row) -> None:
+    """One step; an error in the script itself does not end the others."""
+    begin = time.monotonic()
+    try:
+        step.does(task)
+    except Exception as error:
+        task.fail(f"{type(error).__name__}: {error}")
+        row["traceback"] = traceback.format_exc()
+    finally:
+        row["seconds"] = round(time.monotonic() - begin, 1)
+    if row["status"] == "running":
+        row["status"] = "passed"
+
+
+def hider(have: Path, carried: Sequence[str], folder: Path) -> Callable[[tuple[str, ...]], dict[str, str]]:
+    """Of the environment that hides what is installed here and neither on the target nor carried."""
+    there = {*read_have(have), *map(canonical, carried), "ssd-edge"}
+    installed = {canonical(each.metadata["Name"]) for each in distributions()}
+    targets = there | {name for name in installed if stands_in(name, there)}
+
+    @cache
+    def hide(show: tuple[str, ...]) -> dict[str, str]:
+        return environment(installed - targets - set(map(canonical, show)), folder)
+
+    return hide
+
+
+def take(args: argparse.Namespace) -> int:
+    """Run the steps; the exit status."""
+    steps = chosen(args.steps, carry=args.carry is not None, dry_run=args.dry_run)
+    problem = budget_problem([step for step in steps if step is not SAMPLES], args.minutes)
+    if problem:
+        print(problem, file=sys.stderr)
+    head: Row = {"schema": 1, "dry_run": args.dry_run, "started": time.strftime("%FT%TZ", time.gmtime())}
+    head |= {"minutes": args.minutes, "budget_problem": problem}
+    args.out.mkdir(parents=True, exist_ok=True)
+    log = args.out.resolve() / "gpu_evidence.log"
+    log.write_bytes(b"")
+    stop_on_signals()
+    with tempfile.TemporaryDirectory(prefix="gpu_evidence-") as name:
+        work = Path(name)
+        base = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "SSD_EDGE_CACHE": str(work / "cache")}
+        setup = Setup(ROOT, work, log, sys.executable, base, args.dry_run)
+        short = {sys.executable: "python", str(work): "WORK", f"{ROOT}/": ""}
+        if args.carry is not None:
+            setup.carried = {"folder": str(args.carry.resolve())}
+            short = {str(args.carry.resolve()): "CARRY", **short}
+        if args.dry_run:
+            setup.hide = hider(args.have, _carried_names(args.carry), work / "absent")
+        evidence = Evidence(args.out.resolve() / "gpu_evidence.json", head, short)
+        stopped = run_steps(steps, setup, evidence, args.minutes)
+    if stopped is not None:
+        print(f"stopped by {stopped}; what ran is in {args.out}", file=sys.stderr)
+        return 128 + signal.Signals[stopped].value
+    failed = [step for step, row in evidence.steps.items() if row["status"] in ("failed", "timeout")]
+    return 1 if failed or (args.dry_run and problem) else 0
+
+
+def _carried_names(folder: Path | None) -> list[str]:
+    from gpu_carry import CarryError, read_manifest
+
+    try:
+        return [] if folder is None else [wheel["name"] for wheel in read_manifest(folder)["wheels"]]
+    except CarryError:
+        return []  # the step `carry` says it
+
+
+def prepare(args: argparse.Namespace) -> int:
+    """Write the packages for the target and say how to use them; the exit status."""
+    sys.path.insert(0, str(ROOT))  # ssd-edge renders the images
+    try:
+        from gpu_packages import PrepareError, Target, collect, project_requirements
+        from gpu_prepare import MIB, summary
+        from gpu_prepare import prepare as write
+    except ModuleNotFoundError as error:
+        print(f"--prepare: {error}: set PYTHON to one that has ssd-edge's extras demo and video", file=sys.stderr)
+        return 1
+    target = Target(args.target_python, args.target_glibc, args.target_machine)
+    try:
+        with tempfile.TemporaryDirectory() as cache:
+            requirements = project_requirements(ROOT / "pyproject.toml", target)
+            print("downloading wheels …", flush=True)
+            wheels = list(collect(requirements, read_have(args.have), target, Path(cache)).values())
+            print("rendering images and a video …", flush=True)
+            manifest = write(args.prepare, round(args.budget_mib * MIB), wheels, target, images=args.images)
+        print(summary(args.prepare, manifest))
+    except PrepareError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
+    parser = argparse.ArgumentParser(
+        prog="gpu_evidence.sh", description=__doc__.partition("\n")[0] if __doc__ else None
+    )
+    add = parser.add_argument
+    add("--minutes", type=float, default=MINUTES, metavar="N", help=f"time budget in all ({MINUTES:g})")
+    add("--out", type=Path, metavar="DIR", help="folder for gpu_evidence.json and gpu_evidence.log")
+    add(
+        "--carry", type=Path, metavar="FOLDER", help="a package of --prepare: its wheels are installed, its images used"
+    )
+    add("--steps", metavar="A,B", help=f"only these: {', '.join(step.name for step in STEPS)}")
+    add("--dry-run", action="store_true", help="do all of it that needs no GPU; exit status 1 if anything is wrong")
+    add(
+        "--have",
+        type=Path,
+        default=HAVE,
+        metavar="FILE",
+        help=f"packages that the target has, one per line ({HAVE.name})",
+    )
+    add("--prepare", type=Path, metavar="DIR", help="collect what the target lacks")
+    add("--budget-mib", type=float, metavar="N", help="size limit of a package of --prepare")
+    add("--images", type=int, default=48, metavar="N", help="labelled images to prepare (48)")
+    add("--target-python", default="3.12", metavar="X.Y", help="Python of the target (3.12)")
+    add("--target-glibc", type=int, default=35, metavar="N", help="the target has glibc 2.N (35)")
+    add("--target-machine", default="x86_64", metavar="NAME", help="processor of the target (x86_64)")
+    args = parser.parse_args(arguments)
+    if args.prepare is not None and args.budget_mib is None:
+        parser.error("--prepare needs --budget-mib")
+    if args.prepare is None and args.out is None:
+        parser.error("one of --out and --prepare is needed")
+    try:
+        read_have(args.have)
+        chosen(args.steps, carry=False, dry_run=False)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    return args
+
+
+def main() -> None:
+    """Command line."""
+    args = parse_args()
+    raise SystemExit(take(args) if args.prepare is None else prepare(args))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,272 @@
+"""The steps of the evidence script: their commands, and what is kept of each. Standard library only.
+
+A step gets a `Task`, runs commands with it and fills its row: `status` is `passed`, `failed`, `skipped` (with a reason)
+or `timeout`. In a dry run each command does all that it can without a GPU.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpu_evidence_run import Ended, Task, read_json
+from gpu_tool_output import METRICS, junit, ncu_kernels, outcomes, sanitizer
+from gpu_versions import find_tool
+
+DRY_RUN = "dry run:"  # how a program says that only the GPU is missing
+SANITIZER_FINDS = 86  # exit status, apart from those of Python
+NCU_LAUNCHES = 24
+BENCHMARK = ("correctness", "suppression", "preprocess", "whole_graph", "hardware_floor")
+# What the tools say where they are there and do not work.
+REFUSALS = ("not supported", "ERR_NVGPUCTRPERM", "Failed to initialize the profiler", "LibraryNotLoaded")
+# By module: the packages that bring it.
+RTX = {
+    "tensorrt_rtx": ("tensorrt-rtx",),
+    "tensorrt_rtx_bindings": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"),
+}
+DECODERS = {"av": ("av",), "PyNvVideoCodec": ("pynvvideocodec",)}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step.
+
+    Attributes:
+        timeout_s: its time limit in a run of nine minutes; longer runs give more in proportion.
+        takes_rest: whether it may use all the time that is left.
+        does: with what was carried, which must come before.
+    """
+
+    name: str
+    timeout_s: float
+    what: str
+    does: Callable[[Task], None]
+    takes_rest: bool = False
+
+
+def carry(task: Task) -> None:
+    """Check and install what travelled."""
+    setup, figures = task.setup, task.setup.work / "carry.json"
+    parts = setup.work / "wheels"
+    parts.mkdir()
+    trial = ["--trial"] if setup.dry_run else []
+    folder = ["--site", str(setup.work / "site"), "--work", str(parts), "-o", str(figures)]
+    ended = _program(task, "gpu_carry.py", setup.carried["folder"], *folder, *trial, figures=figures, hide=False)
+    shutil.rmtree(parts)
+    found = read_json(figures)
+    if ended.status != 0:
+        failed = (found or {}).get("failed", {})
+        task.fail("; ".join(f"{name}: {reason}" for name, reason in failed.items()) or ended.tail(3))
+    setup.carried = found or setup.carried
+    if not setup.dry_run:
+        setup.environment["PYTHONPATH"] += f":{setup.work / 'site'}"
+
+
+def versions(task: Task) -> None:
+    """What the machine has."""
+    figures = task.setup.work / "versions.json"
+    ended = _program(task, "gpu_versions.py", "-o", str(figures), figures=figures, hide=False)
+    if ended.status != 0:
+        task.fail(ended.tail(3))
+    elif not task.setup.dry_run and not task.row["figures"]["gpus"]:
+        task.fail("nvidia-smi shows no GPU")
+
+
+def tests(task: Task) -> None:
+    """The GPU tests without TensorRT."""
+    setup, report = task.setup, task.setup.work / "tests.xml"
+    command = [setup.python, "-m", "pytest", "-m", "gpu", "tests/runtime", "-k", "not tensorrt"]
+    command += ["-p", "no:cacheprovider", "--continue-on-collection-errors", "-o", "faulthandler_timeout=60"]
+    if setup.dry_run:
+        ended = task.command(*command, "--collect-only", "-q")
+        found = [line for line in ended.output.splitlines() if line.startswith("tests/") and "::" in line]
+        task.row["figures"] = {"collected": len(found)}
+        if ended.status != 0 or not found:
+            task.fail(f"pytest could not collect the tests: {ended.tail(12)}")
+        return
+    ended = task.command(*command, "-v", f"--junitxml={report}")
+    task.row["figures"] = junit(report) if report.is_file() else outcomes(ended.output)
+    if ended.status == 1:
+        task.fail(f"{task.row['figures']['failed']} tests failed")
+    elif ended.status:
+        task.fail(f"pytest ended with exit status {ended.status}: {ended.tail(5)}")
+    elif ended.status == 0 and not task.row["figures"]["passed"]:
+        task.fail(f"no test ran: {', '.join(task.row['figures'].get('skips', {}))}")
+
+
+def benchmark(task: Task) -> None:
+    """Right and how fast: kernels, whole graph, hardware floor; mAP where images travelled."""
+    images = task.setup.carried.get("images")
+    of_map = ["--map", "bundled", images, "all"] if images else []
+    if not images:
+        task.row["note"] = "mAP not measured: no images travelled"
+    _gpu_benchmark(task, [*of_map, "--runs", "100", "--sections", *BENCHMARK])
+
+
+def end_to_end(task: Task) -> None:
+    """Frame to detections against torchvision, eager and compiled."""
+    _gpu_benchmark(task, ["--runs", "100", "--sections", "end_to_end"])
+
+
+def _gpu_benchmark(task: Task, arguments: list[str]) -> None:
+    figures = task.setup.work / f"{arguments[-1]}.json"
+    ended = _program(task, "gpu.py", "-o", str(figures), *arguments, figures=figures)
+    _expect(task, ended, figures)
+
+
+def sanitize(task: Task) -> None:
+    """compute-sanitizer's racecheck and memcheck on the hard cases of suppression."""
+    tool = find_tool("compute-sanitizer")
+    checks = ("racecheck", "memcheck")
+    task.row["figures"] = found = {}
+    if tool is None and not task.setup.dry_run:
+        task.skip("compute-sanitizer is not on this machine")
+        return
+    for number, check in enumerate(checks):
+        prefix = [tool or "compute-sanitizer", "--tool", check, "--error-exitcode", str(SANITIZER_FINDS)]
+        ended = _under_tool(task, prefix, ["--cases", "hard"], parts=len(checks) - number)
+        if ended is None:
+            continue
+        if refused := _refusal(ended.output):
+            found[check] = {"skipped": refused}
+            continue
+        result = sanitizer(ended.output)
+        if result is not None:
+            found[check] = result
+        if ended.status is not None and (ended.status or result is None):
+            task.fail(f"{check} (exit status {ended.status}): {result['summary'] if result else ended.tail(5)}")
+    skipped = [f"{check}: {row['skipped']}" for check, row in found.items() if "skipped" in row]
+    if len(skipped) == len(checks):
+        task.skip("; ".join(skipped))
+
+
+def profile(task: Task) -> None:
+    """ncu's figures of each kernel at SSD300's size; clocks stay as they are."""
+    tool, report = find_tool("ncu"), task.setup.work / "ncu.csv"
+    if tool is None and not task.setup.dry_run:
+        task.skip("ncu is not on this machine")
+        return
+    prefix = [tool or "ncu", "--clock-control", "none", "--csv", "--print-units", "base", "--log-file", str(report)]
+    prefix += ["--launch-count", str(NCU_LAUNCHES), "--metrics", ",".join(METRICS)]
+    ended = _under_tool(task, prefix, ["--cases", "ssd300"])
+    if ended is None:
+        return
+    text = report.read_text(encoding="utf-8", errors="replace") if report.is_file() else ""
+    kernels = ncu_kernels(text)
+    task.row["figures"] = {"kernels": kernels}
+    said = "\n".join(line for line in (text + ended.output).splitlines() if line.startswith("==ERROR=="))
+    if not kernels and (refused := _refusal(text + ended.output)):
+        task.skip(refused)
+    elif ended.status or not kernels:
+        task.fail(f"ncu (exit status {ended.status}): {said or ended.tail(5)}")
+
+
+def samples(task: Task) -> None:
+    """Render what else would have travelled; in a dry run."""
+    setup = task.setup
+    images, video = setup.work / "images", setup.work / "video.mp4"
+    arguments = ["--images", str(images), "--count", "4", "--video", str(video), "--scenes", "1"]
+    ended = task.command(setup.python, "benchmarks/gpu_samples.py", *arguments, hide=False)
+    if ended.status:
+        task.fail(ended.tail(5))
+    setup.carried = {"images": str(images), "video": str(video)}
+
+
+def nvdec(task: Task) -> None:
+    """Decoding on the GPU into the NV12 kernel."""
+    video = task.setup.carried.get("video")
+    if not _importable(task, DECODERS):
+        task.skip(f"no decoder package is here: {', '.join(DECODERS)}")
+    elif not video:
+        task.skip("no video travelled")
+    elif not task.setup.dry_run and not _library(task, "libnvcuvid.so.1"):
+        task.skip("libnvcuvid.so.1, the driver's decoder, cannot be loaded")
+    else:
+        figures = task.setup.work / "nvdec.json"
+        ended = _program(task, "gpu_nvdec.py", video, "-o", str(figures), figures=figures, show=_shown(task, DECODERS))
+        _expect(task, ended, figures)
+
+
+def rtx(task: Task) -> None:
+    """TensorRT-RTX: build, deserialise, run."""
+    if not _importable(task, RTX):
+        task.skip(f"none of these can be imported: {', '.join(RTX)}")
+        return
+    figures = task.setup.work / "rtx.json"
+    _expect(task, _program(task, "gpu_rtx.py", "-o", str(figures), figures=figures, show=_shown(task, RTX)), figures)
+
+
+CARRY = Step("carry", 20, "check and install what travelled along", carry)
+SAMPLES = Step("samples", 20, "render images and a video", samples)
+STEPS = (
+    Step("versions", 20, "GPU, driver, tools, packages", versions),
+    Step("tests", 95, "the GPU tests that need no TensorRT", tests),
+    Step("benchmark", 150, "correctness, suppression, preprocess, whole graph, hardware floor, mAP", benchmark),
+    Step("sanitizer", 70, "racecheck and memcheck on hard cases", sanitize),
+    Step("ncu", 50, "the kernels at SSD300's size", profile),
+    Step("nvdec", 25, "NVDEC into the NV12 kernel", nvdec),
+    Step("rtx", 35, "TensorRT-RTX: build, deserialise, run", rtx),
+    Step("end_to_end", 65, "against torchvision eager and torch.compile", end_to_end, takes_rest=True),
+)
+
+
+def _program(
+    task: Task, name: str, *arguments: str, figures: Path, hide: bool = True, show: Sequence[str] = ()
+) -> Ended:
+    """Run one of our programs; in a dry run, up to the GPU. Those that hide nothing need no GPU."""
+    dry_run = ["--dry-run"] if task.setup.dry_run and hide else []
+    command = (task.setup.python, f"benchmarks/{name}", *arguments, *dry_run)
+    return task.command(*command, figures=None if dry_run else figures, hide=hide, show=show)
+
+
+def _expect(task: Task, ended: Ended, figures: Path) -> None:
+    """Fail unless the program ended well and did what it should."""
+    if task.setup.dry_run:
+        _expect_dry_run(task, ended)
+    elif ended.status:
+        task.fail(f"exit status {ended.status}: {ended.tail(5)}")
+    elif ended.status == 0 and not figures.is_file():
+        task.fail("the program wrote no figures")
+
+
+def _expect_dry_run(task: Task, ended: Ended) -> None:
+    lines = [line for line in ended.output.splitlines() if line.startswith(DRY_RUN)]
+    if ended.status == 0 and lines:
+        task.row.setdefault("dry_run", []).append(lines[-1])
+    elif ended.status is not None:
+        task.fail(f"exit status {ended.status} and no line that begins with “{DRY_RUN}”: {ended.tail(12)}")
+
+
+def _under_tool(task: Task, prefix: list[str], arguments: list[str], *, parts: int = 1) -> Ended | None:
+    """Run the kernels' cases under a tool; in a dry run without it, and None."""
+    program = [task.setup.python, "benchmarks/gpu_nms_cases.py", *arguments]
+    task.check_length([*prefix, *program])
+    if not task.setup.dry_run:
+        return task.command(*prefix, *program, parts=parts)
+    task.row.setdefault("not_run_here", []).append(" ".join(prefix))
+    _expect_dry_run(task, task.command(*program, "--dry-run", parts=parts))
+    return None
+
+
+def _refusal(output: str) -> str | None:
+    """The line in which a tool says that it does not work here."""
+    lines = [line for line in output.splitlines() if line.startswith("==")]
+    return next((line.strip("= ") for line in lines if any(text in line for text in REFUSALS)), None)
+
+
+def _shown(task: Task, modules: Mapping[str, Sequence[str]]) -> list[str]:
+    """Packages that a dry run takes for carried, where it was given nothing that is."""
+    return [] if "folder" in task.setup.carried else [name for names in modules.values() for name in names]
+
+
+def _importable(task: Task, modules: Mapping[str, Sequence[str]]) -> list[str]:
+    """Which of these modules commands can import."""
+    code = "import importlib.util, sys; print(*filter(importlib.util.find_spec, sys.argv[1:]))"
+    ended = task.command(task.setup.python, "-c", code, *modules, show=_shown(task, modules))
+    return [name for name in modules if ended.status == 0 and name in ended.output.split()]
+
+
+def _library(task: Task, name: str) -> bool:
+    return task.command(task.setup.python, "-c", "import ctypes, sys; ctypes.CDLL(sys.argv[1])", name).status == 0

@@ -1,0 +1,231 @@
+"""Collect what a machine without a network lacks for `gpu_evidence.sh`: packages, images, a video.
+
+`gpu_evidence.sh --prepare DIR --budget-mib N` calls this. If all of it exceeds the budget, there are two packages:
+`DIR/1` without the decoders and TensorRT-RTX, `DIR/2` with what fits of these, each to be taken along in a call of
+its own. Wheels are cut into parts of at most 15 MiB. `gpu_carry.py` puts a package to use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shlex
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpu_evidence_run import COMMAND_CHARACTERS, RESERVE_S, Row
+from gpu_evidence_steps import CARRY, STEPS
+from gpu_packages import DECODERS, PrepareError, Target, Wheel
+from gpu_samples import write_images, write_video
+
+ROOT = Path(__file__).resolve().parents[1]
+MIB = 1 << 20
+PART_BYTES = 15 * MIB
+MANIFEST_BYTES = 64 << 10  # more than a manifest takes
+RTX = "TensorRT-RTX"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What travels together or not at all.
+
+    Attributes:
+        step: the step that it is for; None for what all need.
+    """
+
+    name: str
+    step: str | None
+    wheels: tuple[Wheel, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Size of its wheels."""
+        return sum(wheel.path.stat().st_size for wheel in self.wheels)
+
+
+def units_of(wheels: Sequence[Wheel]) -> tuple[Unit, list[Unit]]:
+    """What every package 1 has, and the decoders and TensorRT-RTX: a unit each, the most useful first."""
+    groups: dict[str, list[Wheel]] = {name: [] for name in ("base", *DECODERS, RTX)}
+    for wheel in wheels:
+        kinds = {_kind(root) for root in wheel.wanted_by}
+        groups[kinds.pop() if len(kinds) == 1 else "base"].append(wheel)
+    base = Unit("what all steps need", None, tuple(groups.pop("base")))
+    steps = {RTX: "rtx"}
+    return base, [Unit(name, steps.get(name, "nvdec"), tuple(found)) for name, found in groups.items() if found]
+
+
+def _kind(root: str) -> str:
+    if root in DECODERS:
+        return root
+    return RTX if root.startswith("tensorrt-rtx") else "base"
+
+
+def place(base: int, both: int, optional: Sequence[int], budget: int) -> list[int | None]:
+    """The package of each optional unit: 1, 2, or None where it fits into neither.
+
+    All go into package 1 if everything fits into it. Else they go into package 2, first come, first served; what does
+    not fit there fills package 1.
+
+    Args:
+        base: bytes that package 1 has in any case, those of `both` included.
+        both: bytes that each package has: the video and the manifest.
+        optional: bytes of each unit.
+
+    Raises:
+        PrepareError: not even `base` fits.
+    """
+    if base > budget:
+        raise PrepareError(f"what all steps need takes {base / MIB:.1f} MiB; the budget is {budget / MIB:.1f} MiB")
+    if base + sum(optional) <= budget:
+        return [1] * len(optional)
+    room, placed = {2: budget - both, 1: budget - base}, list[int | None]()
+    for size in optional:
+        package = next((number for number, left in room.items() if size <= left), None)
+        placed.append(package)
+        if package is not None:
+            room[package] -= size
+    return placed
+
+
+def prepare(folder: Path, budget_bytes: int, wheels: Sequence[Wheel], target: Target, *, images: int) -> Row:
+    """Write the packages into an empty or absent folder, and the manifest of all.
+
+    Args:
+        wheels: what `gpu_packages.collect` found missing.
+        images: how many to render.
+
+    Raises:
+        PrepareError: the folder has other content, or the budget is too small.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise PrepareError(f"{folder} is not empty: name another folder, or delete this one")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        base, optional = units_of(wheels)
+        write_images(work / "images", images)
+        write_video(work / "video.mp4")
+        both = _size(work / "video.mp4") + MANIFEST_BYTES
+        always, sizes = base.bytes + _size(work / "images") + both, [unit.bytes for unit in optional]
+        placed = place(always, both, sizes, budget_bytes)
+        packages: list[Row] = []
+        for number in range(1, 1 + max([1, *filter(None, placed)])):
+            units = [base] * (number == 1) + [unit for unit, at in zip(optional, placed, strict=True) if at == number]
+            packages.append(_write_package(folder / str(number), units, work, target, with_images=number == 1))
+    enough = budget_bytes
+    while None in place(always, both, sizes, enough):
+        enough += MIB
+    manifest = {
+        "budget_bytes": budget_bytes,
+        "budget_for_all_bytes": enough,
+        "target": {"python": target.python, "glibc": f"2.{target.glibc}", "machine": target.machine},
+        "packages": packages,
+        "left_out": [
+            {"name": unit.name, "step": unit.step, "bytes": size}
+            for unit, size, number in zip(optional, sizes, placed, strict=True)
+            if number is None
+        ],
+    }
+    _write_json(folder / "manifest.json", manifest)
+    return manifest
+
+
+def _write_package(folder: Path, units: Sequence[Unit], work: Path, target: Target, *, with_images: bool) -> Row:
+    (folder / "wheels").mkdir(parents=True)
+    wheels = [_write_wheel(wheel, folder / "wheels") for unit in units for wheel in unit.wheels]
+    shutil.copy(work / "video.mp4", folder)
+    if with_images:
+        shutil.copytree(work / "images", folder / "images")
+    _write_json(
+        folder / "manifest.json",
+        {
+            "wheels": wheels,
+            "images": "images" if with_images else None,
+            "video": "video.mp4",
+            "pip_options": target.pip_options(),
+        },
+    )
+    return {
+        "folder": folder.name,
+        "bytes": _size(folder),
+        "holds": [unit.name for unit in units],
+        "steps": sorted({unit.step for unit in units if unit.step}),
+        "wheels": {wheel["file"]: wheel["bytes"] for wheel in wheels},
+    }
+
+
+def _write_wheel(wheel: Wheel, folder: Path) -> Row:
+    content = wheel.path.read_bytes()
+    parts = []
+    if len(content) <= PART_BYTES:
+        (folder / wheel.path.name).write_bytes(content)
+    else:
+        for number, start in enumerate(range(0, len(content), PART_BYTES), 1):
+            parts.append(f"{wheel.path.name}.part{number:02}")
+            (folder / parts[-1]).write_bytes(content[start : start + PART_BYTES])
+    return {
+        "name": wheel.name,
+        "version": wheel.version,
+        "file": wheel.path.name,
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "parts": parts,
+        "replaces": wheel.replaces,
+    }
+
+
+def _size(path: Path) -> int:
+    return sum(each.stat().st_size for each in (path.rglob("*") if path.is_dir() else [path]) if each.is_file())
+
+
+def _write_json(path: Path, content: Row) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def commands(folder: Path, manifest: Row) -> list[str]:
+    """The command line for each package, to be run in the root of the repository.
+
+    Raises:
+        PrepareError: one is longer than some services take.
+    """
+    lines = []
+    for package in manifest["packages"]:
+        carry = os.path.relpath(folder / package["folder"], ROOT)
+        if carry.startswith(".."):
+            carry = str((folder / package["folder"]).resolve())
+        steps = [step for step in STEPS if package["folder"] == "1" or step.name in ("versions", *package["steps"])]
+        minutes = math.ceil((CARRY.timeout_s + sum(step.timeout_s for step in steps) + RESERVE_S) / 60)
+        line = ["benchmarks/gpu_evidence.sh", "--minutes", str(minutes), "--out", f"evidence/{package['folder']}"]
+        line += ["--carry", carry]
+        if len(steps) < len(STEPS):
+            line += ["--steps", ",".join(step.name for step in steps)]
+        lines.append(shlex.join(line))
+        if len(lines[-1]) >= COMMAND_CHARACTERS:
+            raise PrepareError(
+                f"the command for package {package['folder']} has {len(lines[-1])} characters, "
+                f"{COMMAND_CHARACTERS - 1} at most: use a shorter path"
+            )
+    return lines
+
+
+def summary(folder: Path, manifest: Row) -> str:
+    """Sizes, what does not fit, and the commands."""
+    budget = manifest["budget_bytes"]
+    lines = []
+    for package, command in zip(manifest["packages"], commands(folder, manifest), strict=True):
+        lines.append(f"{folder / package['folder']}: {package['bytes'] / MIB:.1f} of {budget / MIB:.1f} MiB")
+        lines.append(f"  holds {', '.join(package['holds'])}")
+        lines += [f"  {size / MIB:6.1f} MiB  {name}" for name, size in package["wheels"].items()]
+        lines.append(f"  run: {command}")
+    for unit in manifest["left_out"]:
+        lines.append(
+            f"left out: {unit['name']}, {unit['bytes'] / MIB:.1f} MiB for the step {unit['step']}: fits into neither "
+            f"of two packages of {budget / MIB:.1f} MiB; --budget-mib {manifest['budget_for_all_bytes'] / MIB:.0f} "
+            "takes all along"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,90 @@
+"""What the machine has that bears on the GPU's figures, as JSON. Standard library only.
+
+python benchmarks/gpu_versions.py -o FILE.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+QUERY = (
+    "name,driver_version,compute_cap,memory.total,memory.used,persistence_mode,mig.mode.current,clocks.sm,clocks.max.sm"
+)
+PACKAGES = ("cuda-", "tensorrt", "pycuda", "torch", "nvidia-cuda", "nvidia-cudnn", "onnx", "opencv", "triton")
+PACKAGES_TOO = ("numpy", "av", "pynvvideocodec", "pycocotools", "zxing-cpp", "pytest", "pip")
+LIBRARIES = ("libcuda.so.1", "libnvcuvid.so.1", "libnvinfer.so.11", "libnvinfer.so.10", "libcudart.so.13")
+TOOL_FOLDERS = ("/usr/local/cuda/bin", "/opt/nvidia/nsight-compute")
+
+
+def find_tool(name: str) -> str | None:
+    """A CUDA tool on the PATH or where the toolkit puts it."""
+    return shutil.which(name) or next(
+        (str(path) for folder in TOOL_FOLDERS for path in sorted(Path(folder).glob(f"**/{name}")) if path.is_file()),
+        None,
+    )
+
+
+def versions() -> dict[str, Any]:
+    """GPU, driver, tools, libraries and packages."""
+    found = {(each.metadata["Name"] or "").lower(): each.version for each in distributions()}
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "gpus": _gpus(),
+        "nvidia-smi": _said("nvidia-smi"),
+        "nvcc": (_said("nvcc", "--version") or "").splitlines()[-2:],
+        "compute-sanitizer": (_said("compute-sanitizer", "--version") or "").splitlines()[-1:],
+        "ncu": (_said("ncu", "--version") or "").splitlines()[-2:],
+        "libraries": {name: _loads(name) for name in LIBRARIES},
+        "packages": {
+            name: version
+            for name, version in sorted(found.items())
+            if name.startswith(PACKAGES) or name in PACKAGES_TOO
+        },
+    }
+
+
+def _gpus() -> list[dict[str, str]] | None:
+    answer = _said("nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader")
+    if answer is None:
+        return None
+    return [dict(zip(QUERY.split(","), line.split(", "), strict=False)) for line in answer.splitlines()]
+
+
+def _said(name: str, *arguments: str) -> str | None:
+    tool = find_tool(name)
+    if tool is None:
+        return None
+    try:
+        ended = subprocess.run([tool, *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{type(error).__name__}: {error}"
+    return ended.stdout.strip() if ended.returncode == 0 else f"exit status {ended.returncode}: {ended.stderr.strip()}"
+
+
+def _loads(library: str) -> bool:
+    """In a process of its own, as a broken library can end it."""
+    code = "import ctypes, sys; ctypes.CDLL(sys.argv[1])"
+    return subprocess.run([sys.executable, "-c", code, library], capture_output=True).returncode == 0
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Describe the GPU, its driver, CUDA's tools and Python packages.")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    args = parser.parse_args()
+    text = json.dumps(versions(), indent=2, ensure_ascii=False)
+    args.output.write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
