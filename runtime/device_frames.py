@@ -109,12 +109,15 @@ def _is_hardware_frame(frame: Any) -> bool:
 
 def _nv12_of(frame: Any) -> Nv12Frame:
     """PyAV's frame by its planes; colours that the video does not name are BT.601's, as libswscale takes them."""
-    if frame.sw_format.name != "nv12":
+    planes = frame.planes
+    sw_format = getattr(frame, "sw_format", None)  # since PyAV 18; without it, the planes' types and shapes tell
+    if len(planes) != 2 or (sw_format is not None and sw_format.name != "nv12"):
+        found = f"{len(planes)} planes" if sw_format is None else sw_format.name
         raise ImageError(
-            f"a frame of PyAV in {frame.sw_format.name} on the GPU; expected nv12: take a video of 8 bits with 4:2:0 "
-            "chroma, or decode on the processor"
+            f"a frame of PyAV in {found} on the GPU; expected nv12: take a video of 8 bits with 4:2:0 chroma, or "
+            "decode on the processor"
         )
-    luma, chroma = frame.planes
+    luma, chroma = planes
     limited, full = (BT709, BT709_FULL) if frame.colorspace == AVCOL_SPC_BT709 else (BT601, BT601_FULL)
     return Nv12Frame(luma, chroma, full if frame.color_range == AVCOL_RANGE_JPEG else limited)
 

@@ -262,6 +262,18 @@ def test_all_work_is_waited_for_where_no_stream_is_taken(offer: Callable[..., By
     assert gpu.waits == 3
 
 
+@pytest.mark.parametrize(
+    ("attributes", "found"),
+    [({"sw_format": SimpleNamespace(name="yuv444p")}, "yuv444p"), ({}, "3 planes")],  # PyAV 17.1 names no format
+)
+def test_hardware_frames_of_other_formats_say_what_they_are(attributes: dict[str, Any], found: str) -> None:
+    planes = tuple(NoStream(np.zeros((4, 6), np.uint8)) for _ in range(3))
+    frame = SimpleNamespace(format=SimpleNamespace(name="cuda"), planes=planes, **attributes)
+    assert is_device_frame(frame)
+    with pytest.raises(ImageError, match=f"a frame of PyAV in {found} on the GPU; expected nv12"):
+        take(frame)
+
+
 def test_an_array_that_cannot_name_its_device_says_why() -> None:
     class OtherHardware(ByDlpack):
         """A plane of PyAV that another device decoded."""
