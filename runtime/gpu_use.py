@@ -105,7 +105,5 @@ def _missing_packages(lacking: list[str], host: Host, root: Path) -> str:
     fixes = {"cuda": extra_command(host.cuda_extra), "tensorrt": tensorrt_fix(host, root)}
     # What brings TensorRT brings the packages for CUDA too, but on a Jetson, where TensorRT is JetPack's.
     needed = lacking if host.jetson else lacking[-1:]
-    return (
-        f"this machine has an NVIDIA GPU, but {' and '.join(names[package] for package in lacking)} "
-        f"{'is' if len(lacking) == 1 else 'are'} not installed here; {', and '.join(fixes[one] for one in needed)}"
-    )
+    found = f"{' and '.join(names[package] for package in lacking)} {'is' if len(lacking) == 1 else 'are'}"
+    return f"{found} not installed, which the NVIDIA GPU needs; {', and '.join(fixes[one] for one in needed)}"

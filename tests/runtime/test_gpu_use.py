@@ -1,6 +1,7 @@
 """Why models do not run on an NVIDIA GPU, by the kind of machine and what it lacks; and that `stream` says it."""
 
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import cv2
@@ -54,13 +55,13 @@ def test_nothing_is_missing(look: Look, installed: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("trees", "installed", "found", "fix"),
     [
-        ([ORIN], ("tensorrt",), "cuda-core is not installed here", "pip install '.[cuda12]'"),
-        ([THOR], ("tensorrt",), "cuda-core is not installed here", "pip install '.[cuda13]'"),
-        ([DESKTOP], ("tensorrt",), "cuda-core is not installed here", "pip install '.[cuda13]'"),
-        ([DESKTOP], ("cuda.core",), "TensorRT is not installed here", "pip install '.[tensorrt]'"),
-        ([DESKTOP], (), "cuda-core and TensorRT are not installed here", "pip install '.[tensorrt]'"),
+        ([ORIN], ("tensorrt",), "cuda-core is not installed, which", "pip install '.[cuda12]'"),
+        ([THOR], ("tensorrt",), "cuda-core is not installed, which", "pip install '.[cuda13]'"),
+        ([DESKTOP], ("tensorrt",), "cuda-core is not installed, which", "pip install '.[cuda13]'"),
+        ([DESKTOP], ("cuda.core",), "TensorRT is not installed, which", "pip install '.[tensorrt]'"),
+        ([DESKTOP], (), "cuda-core and TensorRT are not installed, which", "pip install '.[tensorrt]'"),
         ([OLDER_DRIVER], (), "cuda-core and TensorRT are", "pip install '.[cuda12]' 'tensorrt-cu12>=10.3'"),
-        ([ORIN], ("cuda.core",), "TensorRT is not installed here", "sudo apt install nvidia-jetpack"),
+        ([ORIN], ("cuda.core",), "TensorRT is not installed, which", "sudo apt install nvidia-jetpack"),
         ([ORIN, SYSTEM_TENSORRT], ("cuda.core",), "TensorRT is not", "venv --system-site-packages .venv"),
         ([ORIN, SYSTEM_TENSORRT], (), "cuda-core and TensorRT are", ".[cuda12]', and JetPack's TensorRT is there"),
         ([JETPACK_6_0], ("tensorrt",), "JetPack 6.0 has a TensorRT that is too old", "flash JetPack 6.1 or later"),
@@ -156,13 +157,36 @@ def test_stream_says_once_which_extra_is_missing(driver: FakeDriver, model_path:
     said = [line for line in result.stderr.splitlines() if not line.startswith("cu")]
     assert result.returncode == 0, result.stderr
     (warning,) = [line for line in said if "GPU" in line]
-    assert warning.startswith(f"{model_path} runs on the CPU, not on the NVIDIA GPU: this machine has an NVIDIA GPU")
-    assert "cuda-core and TensorRT are not installed here; in the folder of ssd-edge: pip install '.[" in warning
+    missing = (
+        "cuda-core and TensorRT are not installed, which the NVIDIA GPU needs; in the folder of ssd-edge: pip install"
+    )
+    assert warning.startswith(f"{model_path} runs on the CPU, not on the NVIDIA GPU: {missing} '.[")
     chosen = driver.run(code, *command, "--backend", "onnxruntime")
     assert (chosen.returncode, "GPU" in chosen.stderr) == (0, False)
     refused = driver.run(code, *command, "--backend", "tensorrt")
     assert refused.returncode == 1
-    assert "ssd-edge: error: this machine has an NVIDIA GPU, but cuda-core and TensorRT are" in refused.stderr
+    assert f"ssd-edge: error: {missing} '.[" in refused.stderr
+
+
+def test_packages_for_another_cuda_than_the_drivers(driver: FakeDriver, model_path: Path, tmp_path: Path) -> None:
+    """The extra cuda13 on JetPack 6: all is installed, and only importing it shows that it does not fit."""
+    for package in ("cuda.core", "tensorrt_rtx_bindings"):
+        pytest.importorskip(package)
+    if not version("cuda-bindings").startswith("13."):
+        pytest.skip("cuda-bindings of another CUDA than 13")
+    cv2.imwrite(str(tmp_path / "red.png"), np.full((48, 64, 3), (0, 0, 255), np.uint8))
+    jetpack_6 = {"FAKE_CUDA_VERSION": "12060", "SSD_EDGE_CUDA": "core"}
+    reason = "the NVIDIA driver here runs CUDA up to 12.6, and cuda-bindings 13"
+    command = ["stream", "--source", str(tmp_path / "red.png"), "--model", str(model_path)]
+    result = driver.run(
+        "import sys; from ssd_edge.cli import main; sys.exit(main(sys.argv[1:]))", *command, **jetpack_6
+    )
+    assert result.returncode == 0, result.stderr
+    assert f"{model_path} runs on the CPU, not on the NVIDIA GPU: {reason}" in result.stderr
+    code = "from ssd_edge.runtime.doctor.gpu import gpu_use as f; print(f().status, f().summary, f().fix)"
+    doctor = driver.run(code, **jetpack_6).stdout
+    assert doctor.startswith(f"problem {reason}")
+    assert "pip install '.[cuda12]'" in doctor
 
 
 def test_looking_imports_no_package_for_the_gpu(driver: FakeDriver) -> None:

@@ -91,7 +91,7 @@ def test_without_the_nvidia_runtime_it_says_how_to_start_the_container(
     [
         (
             "import sys; sys.modules.update(dict.fromkeys(['tensorrt', 'tensorrt_rtx_bindings', 'tensorrt_rtx'])); ",
-            "this machine has an NVIDIA GPU, but TensorRT is not installed here; ",
+            "TensorRT is not installed, which the NVIDIA GPU needs; ",
         ),
         ("", "libnvdla_compiler.so: cannot open shared object file; this library is the Jetson's own: "),
     ],
