@@ -139,12 +139,12 @@ def open_cuda(device: int = 0) -> CoreCuda:
 
 
 def _check_driver(version: int, bindings: str) -> None:
-    needed = int(bindings.split(".")[0])
-    if version // 1000 < needed:
+    needed, major = version_numbers(bindings)[0], version // 1000
+    if major < needed:
+        packages = f", or take the packages for CUDA {major}: {extra_command(f'cuda{major}')}"
         raise CudaError(
             f"the NVIDIA driver here runs CUDA up to {_version_text(version)}, and cuda-bindings {bindings} need one "
-            f"for CUDA {needed}; update the driver, or take the packages for CUDA 12 (JetPack 6): "
-            f"{extra_command('cuda12')}"
+            f"for CUDA {needed}; update the driver{packages if major in OLDEST_BINDINGS else ''}"
         )
 
 

@@ -20,6 +20,7 @@ from ssd_edge.errors import MissingDependencyError, SinkError
 from ssd_edge.files import atomic_path
 from ssd_edge.runtime.cuda import CudaError
 from ssd_edge.runtime.engine_cache import CACHE_VARIABLE
+from ssd_edge.runtime.host import read_host
 
 _log = logging.getLogger(__name__)
 
@@ -98,8 +99,8 @@ class _Nvrtc:
         except (ImportError, RuntimeError) as error:  # RuntimeError: the bindings find no library
             raise MissingDependencyError(
                 f"running on a GPU needs NVRTC, which compiles its kernels, and it is not installed or does not load "
-                f"({error}); extra cuda12 for CUDA 12 (JetPack 6), cuda13 for CUDA 13 (JetPack 7)",
-                extra="cuda13",
+                f"({error})",
+                extra=read_host().cuda_extra,
             ) from error
         self.version = f"{major}.{minor}"
 

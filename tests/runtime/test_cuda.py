@@ -134,6 +134,7 @@ def test_the_gpu(script: Script) -> None:
             {"version": 12060},
             r"driver here runs CUDA up to 12\.6, and cuda-bindings 13\.0\.1 need.*CUDA 13.*'\.\[cuda12\]'",
         ),
+        ({"version": 11080}, r"CUDA up to 11\.8, and cuda-bindings 13\.0\.1 need .*CUDA 13; update the driver$"),
         ({"fails": {"cuInit": Status.CUDA_ERROR_NO_DEVICE}}, "there is no NVIDIA GPU here, or CUDA_VISIBLE_DEVICES"),
         ({"fails": {"cuInit": Status.CUDA_ERROR_SYSTEM_DRIVER_MISMATCH}}, "restart the machine"),
         ({"gpus": 0}, "there is no GPU 0; this machine has 0"),
