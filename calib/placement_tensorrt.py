@@ -16,7 +16,7 @@ section "Q/DQ Layer-Placement Recommendations") and of its TensorRT Model Optimi
   SSDlite320 with 90 classes.
 - What squeeze-and-excitation computes of one value per channel stays float, and so do layers on a map of one cell:
   there is nothing to gain.
-- The heads stay float and read float feature maps unless `int8_heads` is asked for: nothing behind them can make good
+- The heads stay float and read float feature maps unless `int8_heads` is asked for: nothing behind them evens out
   what rounding does to boxes and scores. That has a price: they are 34 % of the multiplications of SSDlite320 and 14 %
   of those of SSD300-VGG16 with 90 classes.
 """

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import onnx
 import pytest
@@ -177,6 +178,8 @@ def test_shares_of_the_arithmetic(exported: Exported) -> None:
     whole = sum(map(graph.multiplications, all_of_them))
     shares = {name: round(100 * sum(map(graph.multiplications, part)) / whole, 1) for name, part in parts.items()}
     assert shares == SHARES[exported.arch]
+    row = f"| `{exported.arch}` | {' | '.join(map(str, shares.values()))} |"
+    assert row in (Path(__file__).parents[2] / "docs" / "deploy.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("heads", [False, True])
