@@ -32,11 +32,11 @@ def test_a_gpu_is_read_without_a_context(run: Run) -> None:
 def test_memory(run: Run) -> None:
     printed, calls = run(MEMORY)
     assert printed == MEMORY_PRINTS
-    assert calls[calls.index("cuStreamCreateWithPriority 1") :][:10] == [
+    assert calls[calls.index("cuStreamCreateWithPriority 1") :][:11] == [
         "cuStreamCreateWithPriority 1",  # non-blocking
         *("cuMemAlloc 12", "cuMemHostAlloc 8 3"),  # portable and mapped
         *("cuMemcpyAsync 12", "cuMemsetD8Async 99 1", "cuMemcpy2DAsync 4 4"),  # unified
-        *("cuStreamSynchronize", "cuPointerGetAttribute 9", "cuMemFreeHost", "cuMemFree"),
+        *("cuStreamSynchronize", "cuCtxSynchronize", "cuPointerGetAttribute 9", "cuMemFreeHost", "cuMemFree"),
     ]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from cached_wheels import cached_wheel
-from cuda_core_code import KERNELS, KERNELS_PRINTS, MEMORY, MEMORY_PRINTS, PREFACE
+from cuda_core_code import KERNELS, KERNELS_PRINTS, MEMORY, MEMORY_PRINTS, NAMES, PREFACE
 from fake_driver import FakeDriver, compile_driver
 
 from ssd_edge.runtime.cuda_core import OLDEST_BINDINGS, OLDEST_CORE
@@ -54,7 +54,7 @@ def run_with(driver: FakeDriver, core: str, bindings: str, code: str, cuda: str 
     ],
 )
 def test_all_that_is_called_works(driver: FakeDriver, core: str, bindings: str, cuda: str) -> None:
-    status, printed = run_with(driver, core, bindings, VERSIONS + PREFACE + MEMORY + KERNELS, cuda)
+    status, printed = run_with(driver, core, bindings, VERSIONS + NAMES + PREFACE + MEMORY + KERNELS, cuda)
     assert (status, printed) == (0, [f"{core} {bindings}", *MEMORY_PRINTS, *KERNELS_PRINTS])
 
 
