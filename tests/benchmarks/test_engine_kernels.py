@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
-import engine_kernels
+import engine_kernels  # noqa: E402
 
 FORMAT = "Format: (NHWC) Channel major format }"
 LOG = [
