@@ -528,7 +528,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--frame", type=Path, help="image to detect in (default: a synthetic one with four QR codes)")
     parser.add_argument("--runs", type=int, default=200, help="rounds per median (default: 200)")
-    parser.add_argument("--sections", nargs="*", choices=SECTIONS, default=list(SECTIONS), help="(default: all)")
+    parser.add_argument(
+        "--sections",
+        nargs="*",
+        choices=SECTIONS,
+        default=list(SECTIONS),
+        help="(default: all); engines are measured only along with tensorrt, which builds them",
+    )
     parser.add_argument(
         "--quick", action="store_true", help="10 rounds, batch 1, no torch.compile: does it work at all"
     )

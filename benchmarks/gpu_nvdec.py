@@ -78,8 +78,8 @@ def pyav_frames(video: Path) -> Frames:
 
 
 DECODERS: dict[str, tuple[str, Callable[[Path], Frames]]] = {  # by name: the package, and what decodes with it
-    "PyNvVideoCodec": ("PyNvVideoCodec", pynvvideocodec_frames),
     "PyAV": ("av", pyav_frames),
+    "PyNvVideoCodec": ("PyNvVideoCodec", pynvvideocodec_frames),  # last: it ends the process when CUDA fails
 }
 
 
@@ -105,7 +105,7 @@ def main() -> None:
         figures["skipped"] = why
         print(f"skipped: {why}")
     else:
-        measure(rows, args.video, args.frames)
+        measure(figures, rows.keep, args.video, args.frames)
     rows.keep()
     raise SystemExit(1 if any(row.get("ok") is False for row in rows) else 0)
 
@@ -123,8 +123,9 @@ def why_not() -> str | None:
     return None
 
 
-def measure(rows: list[Row], video: Path, most: int) -> None:
-    """Rows of each decoder."""
+def measure(figures: dict[str, Any], write: Callable[[], object], video: Path, most: int) -> None:
+    """Add the rows of each decoder to the figures."""
+    rows: list[Row] = figures["rows"]
     with open_cuda() as cuda, ExitStack() as stack:
         detector: GpuDetector | SsdEdgeError | NotRunError
         try:
@@ -134,10 +135,13 @@ def measure(rows: list[Row], video: Path, most: int) -> None:
         except (SsdEdgeError, NotRunError) as error:
             detector = error
         for name, (package, decode) in DECODERS.items():
+            figures["under_way"] = name  # stays in the file where the decoder ends the process
+            write()
             frames = partial(_frames, package, decode, video)
             attempt(rows, {"decoder": name, "what": "compare"}, partial(compare, cuda, frames, video))
             attempt(rows, {"decoder": name, "what": "decode"}, partial(speed, cuda, frames, most))
             attempt(rows, {"decoder": name, "what": "detect"}, partial(detect, detector, frames, most))
+    del figures["under_way"]
 
 
 def _frames(package: str, decode: Callable[[Path], Frames], video: Path) -> Frames:
@@ -280,8 +284,7 @@ def speed(cuda: Cuda, decode: Decode, most: int) -> Row:
     """Frames per second of decoding alone, after the first list of frames, which takes the decoder's set-up."""
     frames = decode()
     with cuda.stream() as stream:
-        first = next(frames)
-        device_frame(first[-1], cuda, stream)
+        device_frame(_first(frames)[-1], cuda, stream)
         stream.synchronize()
         begin, count, last = time.perf_counter(), 0, None
         for some in frames:
@@ -296,6 +299,12 @@ def speed(cuda: Cuda, decode: Decode, most: int) -> Row:
     return {"frames": count, "frames_per_second": count / seconds}
 
 
+def _first(frames: Frames) -> list[Any]:
+    for some in frames:
+        return some
+    raise ValueError("the decoder gave no frames")
+
+
 def detect(detector: GpuDetector | SsdEdgeError | NotRunError, decode: Decode, most: int) -> Row:
     """Frames per second from the video to detections, after the first list of frames.
 
@@ -304,7 +313,7 @@ def detect(detector: GpuDetector | SsdEdgeError | NotRunError, decode: Decode, m
     if not isinstance(detector, GpuDetector):
         raise detector
     frames = decode()
-    detector(next(frames))
+    detector(_first(frames))
     begin, count, found = time.perf_counter(), 0, 0
     for some in frames:
         found += sum(len(image.above(0.4)) for image in detector(some))

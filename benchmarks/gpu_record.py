@@ -47,7 +47,7 @@ def need(*packages: str) -> None:
     """
     absent = [package for package in packages if not is_installed(package)]
     if absent:
-        raise NotRunError(f"{' and '.join(absent)} not installed")
+        raise NotRunError(f"{', '.join(absent)} not installed")
 
 
 def is_lost(error: Exception) -> bool:

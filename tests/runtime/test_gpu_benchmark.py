@@ -7,6 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import gpu
+import gpu_dry_run
+import gpu_inputs
 import gpu_record
 import gpu_timing
 import numpy as np
@@ -95,3 +97,121 @@ def test_graphs_and_preprocessing_are_measured(model_path: Path, monkeypatch: py
     assert [len(row) for row in rows] == [4, 5], rows
     assert min(rows[1]["mapped_ms"], rows[1]["copied_ms"]) > 0
     assert engine.cuda.allocated == 0
+
+
+def test_what_is_measured_is_on_the_disk_before_the_next_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def section(_: Any, rows: list[gpu.Row]) -> None:
+        gpu.attempt(rows, {"row": 1}, lambda: {"ms": 2.0})
+        gpu.attempt(rows, {"row": 2}, lambda: seen.append((tmp_path / "gpu.json").read_text()) or {})
+
+    monkeypatch.setattr(gpu, "SECTIONS", {"first": section})
+    gpu.run_sections(None, ["first"], {}, tmp_path / "gpu.json")
+    assert json.loads(seen[0]) == {"first": [{"row": 1, "ms": 2.0}]}
+    assert [path.name for path in tmp_path.iterdir()] == ["gpu.json"]
+
+
+def test_every_section_has_a_dry_run() -> None:
+    assert list(gpu_dry_run.PREPARATIONS) == list(gpu.SECTIONS)
+
+
+def test_a_contender_that_fails_leaves_the_others_their_figures() -> None:
+    turns: list[str] = []
+
+    def fails_at_the_third() -> float:
+        turns.append("other")
+        if turns.count("other") == 3:
+            raise ValueError("odd")
+        return 9.0
+
+    def one() -> float:
+        turns.append("one")
+        return float(turns.count("one"))
+
+    left_out: list[str] = []
+    found = gpu_timing.medians_ms(
+        {"other": fails_at_the_third, "one": one}, 3, lambda name, error: left_out.append(f"{name}: {error}")
+    )
+    assert (found, left_out) == ({"one": 5.0}, ["other: odd"])  # of 4, 5, 6: the first three warm up
+    assert turns == ["other", "one"] * 3 + ["one"] * 3
+    with pytest.raises(ValueError, match="odd"):
+        gpu_timing.medians_ms({"other": lambda: (_ for _ in ()).throw(ValueError("odd"))}, 3)
+
+
+@pytest.fixture
+def quick_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The benchmark on `HostCuda`, with as few launches as there can be."""
+    monkeypatch.setattr(gpu, "open_cuda", HostCuda)
+    monkeypatch.setattr(gpu, "SUPPRESSED_BATCHES", (1, 2))
+    monkeypatch.setattr(gpu_timing, "WARM_UP", 0)
+    monkeypatch.setattr(gpu_timing, "FILL_BYTES", 1000)
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, output: Path, *arguments: str) -> dict[str, Any]:
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--runs", "1", "-o", str(output), *arguments])
+    gpu.main()
+    figures: dict[str, Any] = json.loads(output.read_text())
+    return figures
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
+    """As if these were not installed."""
+    for package in packages:
+        monkeypatch.setitem(sys.modules, package, None)
+
+
+def test_what_runs_on_a_jetson_without_torch(quick_host: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    without(monkeypatch, "torch", "torchvision", "safetensors", "onnx", "pycocotools", "zxingcpp")
+    without(monkeypatch, "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
+    figures = run_main(monkeypatch, tmp_path / "gpu.json", "--map", "bundled", str(tmp_path), "all")
+    assert list(figures)[-len(gpu.SECTIONS) :] == list(gpu.SECTIONS)
+    absent = "torch, torchvision, safetensors not installed"
+    assert figures["absent"] == {"ssd300_vgg16": absent}
+    assert "neither TensorRT nor TensorRT-RTX is installed" in figures["tensorrt"][0]["not_run"]
+    checks = figures["correctness"]
+    assert [row["ok"] for row in checks[:3]] == [True] * 3  # preprocess, NMS of the bundled model and of SSD300's size
+    assert checks[3] == {"model": "ssd300_vgg16", "not_run": absent}
+    assert {row["not_run"] for row in checks[4:6]} == {"torch, safetensors not installed"}
+    assert checks[6]["not_run"] == "pycocotools not installed"
+    assert [row.get("our_clip_nms_gpu_ms", 0) > 0 for row in figures["suppression"]] == [
+        True,
+        False,
+        True,
+        False,
+        False,
+    ]
+    assert figures["suppression"][1]["not_run"] == absent
+    assert figures["preprocess"][0]["gpu_ms"] > 0
+    assert all("not_run" in row for name in ("whole_graph", "hardware_floor") for row in figures[name])
+    assert not any("failed" in row for name in gpu.SECTIONS for row in figures[name])
+
+
+@pytest.mark.parametrize("section", ["correctness", "whole_graph", "end_to_end"])
+def test_a_section_alone(section: str, quick_host: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Peers that this machine cannot run leave ours their figures."""
+
+    def absent(*_: Any) -> None:
+        raise gpu_record.NotRunError("left out")
+
+    def open_on_host(checkpoint: Path, *, half: bool, batch: int) -> GpuDetector:
+        with_model = open_detector(checkpoint.with_suffix(".onnx"), threads=1)
+        engine = HostEngine(with_model.infer, (with_model.card.height, with_model.card.width), batch=(1, batch))
+        return GpuDetector(engine, with_model.card, slots=1)
+
+    monkeypatch.setattr(gpu_inputs, "random_ssd300", absent)
+    monkeypatch.setattr(gpu, "open_on_pytorch", open_on_host)
+    without(monkeypatch, "torch", "torchvision", "safetensors")
+    figures = run_main(monkeypatch, tmp_path / "gpu.json", "--quick", "--sections", section)
+    assert figures["weights"] == {"ssdlite320_mobilenet_v3_large": "bundled"}
+    rows = [row for row in figures[section] if "PyTorch fp32" in str(row)]
+    if section == "correctness":
+        assert (rows[0]["found"], rows[0]["detections"]) == (1.0, 11)
+    elif section == "whole_graph":
+        assert min(rows[0]["from_pinned_ms"], rows[0]["engine_ms"]) > 0
+    else:
+        assert rows[0]["ms"].keys() == {"ssd-edge, PyTorch fp32", "ssd-edge, PyTorch fp16"}
+        assert rows[0]["torchvision eager not_run"] == "torch, torchvision, safetensors not installed"
+        assert "RuntimeError: ONNX Runtime" in rows[0]["ONNX Runtime CUDA failed"]

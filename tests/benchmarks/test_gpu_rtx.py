@@ -1,0 +1,68 @@
+"""`benchmarks/gpu_rtx.py` with the real TensorRT-RTX, which builds without a GPU and says why it does not load."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import gpu_rtx
+import pytest
+
+from ssd_edge.bundled import bundled_model
+from ssd_edge.runtime.cuda import find_gpu
+
+
+def run(monkeypatch: pytest.MonkeyPatch, output: Path, *arguments: str) -> tuple[Any, dict[str, Any]]:
+    """Exit status and figures."""
+    monkeypatch.setattr(sys, "argv", ["gpu_rtx.py", "-o", str(output), *arguments])
+    try:
+        gpu_rtx.main()
+        status: Any = 0
+    except SystemExit as ended:
+        status = ended.code
+    return status, json.loads(output.read_text())
+
+
+@pytest.fixture
+def real_rtx() -> None:
+    pytest.importorskip("tensorrt_rtx_bindings")
+
+
+def test_each_stage_is_recorded(real_rtx: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    status, figures = run(monkeypatch, tmp_path / "rtx.json")
+    assert status == 0
+    assert figures["tensorrt"].startswith("TensorRT-RTX 1.")
+    stages = {(row["engine"], row["stage"]): row for row in figures["stages"]}
+    for precision, megabytes in (("fp32", 8), ("fp16", 4), ("int8", 3)):
+        assert stages[precision, "build"]["bytes"] > megabytes * 1e6
+        assert any("Engine generation completed" in line for line in stages[precision, "build"]["messages"])
+        if find_gpu() is None:
+            refused = stages[precision, "load"]
+            assert "finds no NVIDIA driver or GPU here" in refused["failed"]
+            assert any("ERROR: " in line and "driver version is insufficient" in line for line in refused["messages"])
+            assert (precision, "run") not in stages
+
+
+def test_a_file_that_tensorrt_cannot_parse_is_a_failure(
+    real_rtx: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"not a model")
+    status, figures = run(monkeypatch, tmp_path / "rtx.json", "--onnx", str(broken), str(bundled_model()))
+    assert status == 1
+    first, second, *others = figures["stages"]
+    assert (first["stage"], second["stage"]) == ("onnx", "parse")
+    assert "ModelFileError" in second["failed"]
+    assert second["messages"]
+    assert [row["stage"] for row in others[:3]] == ["onnx", "parse", "build"]  # of the other file
+
+
+def test_without_tensorrt_rtx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for module in ("tensorrt_rtx_bindings", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, module, None)
+    status, figures = run(monkeypatch, tmp_path / "rtx.json")
+    assert status == 0
+    assert figures["skipped"].startswith("no TensorRT-RTX is installed")
