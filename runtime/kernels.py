@@ -24,8 +24,9 @@ KERNELS = ("preprocess_bgr", "preprocess_nv12", "nms_collect", "nms_suppress", "
 
 PIXEL_BLOCK = (32, 8)  # threads: a warp reads and writes along a row
 MOST_KEYS = 1024  # candidates, and detections: what fits into the 48 KiB of shared memory that every GPU has
-HISTOGRAM_BYTES = 4 * 512 + 16  # `histogram` and `found` of kernels.cu's Selection
-SCORES_PER_THREAD = 4
+WARP = 32
+HISTOGRAM_BYTES = 2 * 4 * 512 + 16  # `histograms`, `found` and `taken` of kernels.cu's Selection
+SCORES_PER_THREAD = 4  # `QUAD` of kernels.cu
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ class Nms(Resource):
 
     Args:
         kernels: of `Cuda.module`.
-        threads: a block, a multiple of 32.
+        threads: of a block, a multiple of 32, up to 1024; `nms_merge` has twice as many, as its grid has so few blocks.
 
     Attributes:
         output: address of the results.
@@ -189,9 +190,12 @@ class Nms(Resource):
                 f"a batch of {batch} with {anchors} anchors and {classes} classes; suppression on the GPU takes 1 to "
                 "65535 images, and at least 1 but fewer than 2³¹ scores in each"
             )
+        if threads % WARP or not WARP <= threads <= 1024:
+            raise UsageError(f"a block of {threads} threads; expected a multiple of {WARP}, up to 1024")
         self._kernels = kernels
         self._batch, self._anchors, self._classes = batch, anchors, classes
         self._candidates, self._detections = min(candidates, anchors), detections
+        self._kept_capacity = classes * min(self._candidates, detections)  # of an image
         self._threads = threads
         self._layout = np.dtype(
             [
@@ -207,7 +211,7 @@ class Nms(Resource):
         try:
             self._counts = self._memory(cuda, 4 * batch * (classes + 1))  # [batch, classes] collected, [batch] kept
             self._keys = self._memory(cuda, 8 * batch * classes * anchors)
-            self._kept = self._memory(cuda, 8 * batch * classes * self._candidates)
+            self._kept = self._memory(cuda, 8 * batch * self._kept_capacity)
             self._output = self._memory(cuda, self.output_bytes)
         except BaseException:
             self.close()
@@ -228,47 +232,53 @@ class Nms(Resource):
 
         Args:
             boxes: address of float32 [batch, anchors, 4], x0 y0 x1 y1 as fractions of the image; a multiple of 16.
-            scores: address of float32 [batch, anchors, classes].
+            scores: address of float32 [batch, anchors, classes]; a multiple of 4.
             batch: how many images there are, where fewer than at most; the results of the others are not to be read.
 
         Raises:
-            UsageError: a threshold below 0, boxes at an address that the kernels cannot read, or too many images.
+            UsageError: a threshold below 0, an address that the kernels cannot read, or too many images.
         """
         batch = self._batch if batch is None else batch
         if not (score_threshold >= 0 and iou_threshold >= 0):
             raise UsageError(f"thresholds {score_threshold} (score) and {iou_threshold} (IoU); expected 0 or above")
         if boxes % 16:
             raise UsageError(f"boxes at address {boxes}; expected a multiple of 16: copy them to memory of their own")
+        if scores % 4:
+            raise UsageError(f"scores at address {scores}; expected a multiple of 4: copy them to memory of their own")
         if not 1 <= batch <= self._batch:
             raise UsageError(f"{batch} images; expected 1 to {self._batch}, for which the memory was made")
         boxes_at, anchors, classes = np.uint64(boxes), np.uint32(self._anchors), np.uint32(self._classes)
         candidates, detections = np.uint32(self._candidates), np.uint32(self._detections)
+        kept_capacity = np.uint32(self._kept_capacity)
         counts, keys, kept = _u64(self._counts.address, self._keys.address, self._kept.address)
         kept_counts = np.uint64(self._counts.address + 4 * self._batch * self._classes)
         out = _u64(*(self.output + offset for offset in self._offsets))
         block = (self._threads, 1, 1)
 
+        # In front of an image's first score may lie others in the same 16 bytes.
+        scores_and_gap = self._anchors * self._classes + SCORES_PER_THREAD - 1
         stream.fill(self._counts.address, 0, self._counts.size)
         stream.launch(
             self._kernels["nms_collect"],
-            (-(-self._anchors * self._classes // (SCORES_PER_THREAD * self._threads)), batch, 1),
+            (-(-scores_and_gap // (SCORES_PER_THREAD * self._threads)), batch, 1),
             block,
             [boxes_at, np.uint64(scores), anchors, classes, np.float32(score_threshold), counts, keys],
         )
-        limits = [candidates, detections, np.float32(iou_threshold)]
+        limits = [candidates, kept_capacity, detections, np.float32(iou_threshold)]
         stream.launch(
             self._kernels["nms_suppress"],
             (self._classes, batch, 1),
             block,
             [boxes_at, anchors, *limits, counts, keys, kept_counts, kept],
-            shared_bytes=HISTOGRAM_BYTES + 40 * self._candidates,  # two keys, a box and two words a candidate
+            # Two keys a candidate, in whole warps; a box and a word a candidate, and a word a lane.
+            shared_bytes=_selection_bytes(self._candidates) + 20 * self._candidates + 4 * WARP,
         )
         stream.launch(
             self._kernels["nms_merge"],
             (batch, 1, 1),
-            block,
-            [boxes_at, anchors, classes * candidates, detections, kept_counts, kept, *out],
-            shared_bytes=HISTOGRAM_BYTES + 16 * self._detections,  # two keys a detection
+            (min(2 * self._threads, 1024), 1, 1),
+            [boxes_at, anchors, kept_capacity, detections, kept_counts, kept, *out],
+            shared_bytes=_selection_bytes(self._detections),
         )
 
     def read(self, output: NDArray[np.uint8], sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
@@ -297,6 +307,11 @@ class Nms(Resource):
 
     def _memory(self, cuda: Cuda, size: int) -> Memory:
         return self._open.enter_context(cuda.memory(size))
+
+
+def _selection_bytes(limit: int) -> int:
+    """Shared memory of kernels.cu's Selection."""
+    return HISTOGRAM_BYTES + 2 * 8 * -(-limit // WARP) * WARP
 
 
 def _u64(*values: int) -> list[np.generic]:

@@ -8,6 +8,7 @@ here: arguments of the wrong type, work on a closed stream, writes behind the en
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import shutil
 import subprocess
@@ -52,6 +53,7 @@ class HostCuda(Cuda):
 
     Attributes:
         allocated: bytes of `Memory` and `HostMemory` that are not closed yet.
+        readable: (first, end) addresses of the memory that kernels may read by `__ldg`; empty: any.
     """
 
     has_graphs = True
@@ -61,6 +63,7 @@ class HostCuda(Cuda):
         self.order = order
         self.total_memory = total_memory
         self.allocated = 0
+        self.readable: list[tuple[int, int]] = []
         self._streams: weakref.WeakSet[HostStream] = weakref.WeakSet()
 
     def memory(self, size: int) -> Memory:
@@ -223,7 +226,10 @@ class HostStream(Stream):
 
         def run(_values: Any = values) -> None:
             sizes = ((ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block))
-            problem = kernel.launch(*sizes, shared_bytes, addresses, self._cuda.order)
+            limits = [address for limits in self._cuda.readable for address in limits]
+            ranges = (ctypes.c_size_t * len(limits))(*limits)
+            where = shared_bytes, addresses, self._cuda.order, ranges, len(limits) // 2
+            problem = kernel.launch(*sizes, *where)
             if problem:
                 raise CudaError(f"{kernel.name}: {problem.decode()}")
 
@@ -263,6 +269,7 @@ class HostStream(Stream):
             self._captured.append(call)
 
 
+@functools.cache
 def _compiled(source: str, kernels: tuple[str, ...]) -> Path:
     """The shared object of a source, compiled once: cached in the temporary folder by the hash of all that it is of."""
     compiler = shutil.which("g++")
@@ -290,4 +297,5 @@ def _kernel(library: ctypes.PyDLL, name: str) -> HostKernel:
     launch.restype = types.restype = ctypes.c_char_p
     dimensions = ctypes.POINTER(ctypes.c_uint)
     launch.argtypes = [dimensions, dimensions, ctypes.c_size_t, ctypes.POINTER(ctypes.c_void_p), ctypes.c_uint]
+    launch.argtypes += [ctypes.POINTER(ctypes.c_size_t), ctypes.c_uint]
     return HostKernel(name, launch, tuple(types().decode().split()))

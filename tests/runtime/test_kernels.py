@@ -10,7 +10,7 @@ from functools import cache
 import cv2
 import numpy as np
 import pytest
-from host_cuda import HostCuda
+from host_cuda import HostCuda, HostStream
 from test_nms import assert_equal, random_boxes
 
 from ssd_edge.bundled import bundled_model
@@ -34,10 +34,10 @@ from ssd_edge.runtime.kernels import (
 from ssd_edge.runtime.nms import nms
 from ssd_edge.runtime.preprocess import preprocess
 
-FORWARD, REVERSE, SHUFFLED = 0, 1, 7
+ORDERS = FORWARD, REVERSE, SHUFFLED = 0, 1, 7
 
 
-@pytest.fixture(params=[FORWARD, REVERSE, SHUFFLED], ids=["forward", "reverse", "shuffled"])
+@pytest.fixture(params=ORDERS, ids=["forward", "reverse", "shuffled"])
 def cuda(request: pytest.FixtureRequest) -> Iterator[HostCuda]:
     with HostCuda(order=request.param) as cuda:
         yield cuda
@@ -139,20 +139,26 @@ def run_nms(
     *,
     source: str = KERNEL_SOURCE,
     threads: int = 64,
+    score_offset: int = 0,
     score_threshold: float,
     iou_threshold: float,
     candidates: int,
     detections: int,
 ) -> list[Detections]:
-    """Of float32 [batch, anchors, 4] and [batch, anchors, classes]; in fractions of the image."""
+    """Of float32 [batch, anchors, 4] and [batch, anchors, classes]; in fractions of the image.
+
+    score_offset: bytes from an address that is a multiple of 256 to the first score. Nothing but boxes and scores may
+    be read by the kernels' loads of either.
+    """
     kernels = cuda.module(source, KERNELS)
     with ExitStack() as stack:
         stream = stack.enter_context(cuda.stream())
         addresses = []
-        for array in (boxes, scores):
-            memory = stack.enter_context(cuda.memory(array.nbytes))
-            stream.copy(memory.address, array.ctypes.data, array.nbytes)
-            addresses.append(memory.address)
+        for array, offset in ((boxes, 0), (scores, score_offset)):
+            addresses.append(stack.enter_context(cuda.memory(array.nbytes + offset)).address + offset)
+            stream.copy(addresses[-1], array.ctypes.data, array.nbytes)
+        ends = (addresses[0] + boxes.nbytes, addresses[1] + scores.nbytes)
+        cuda.readable = list(zip(addresses, ends, strict=True))
         nms = stack.enter_context(Nms(cuda, kernels, *scores.shape, candidates, detections, threads=threads))
         nms.launch(stream, *addresses, score_threshold=score_threshold, iou_threshold=iou_threshold)
         return nms.read(downloaded(nms, stream), [(1, 1)] * len(boxes))
@@ -167,11 +173,19 @@ def downloaded(nms: Nms, stream) -> np.ndarray:
 def check(cuda: HostCuda, boxes: np.ndarray, scores: np.ndarray, **settings) -> list[Detections]:
     """The kernels' results, after they were compared with the reference's."""
     settings = SETTINGS | settings
-    threads = settings.pop("threads", 64)
-    found = run_nms(cuda, boxes, scores, threads=threads, **settings)
-    for image_boxes, image_scores, image_found in zip(boxes, scores, found, strict=True):
-        assert_equal(image_found, nms(np.clip(image_boxes, 0, 1), image_scores, **settings))
+    how = {name: settings.pop(name) for name in ("threads", "score_offset") if name in settings}
+    found = run_nms(cuda, boxes, scores, **how, **settings)
+    assert_all_equal(found, references(boxes, scores, **settings))
     return found
+
+
+def references(boxes: np.ndarray, scores: np.ndarray, **settings) -> list[Detections]:
+    return [nms(np.clip(boxes, 0, 1), scores, **settings) for boxes, scores in zip(boxes, scores, strict=True)]
+
+
+def assert_all_equal(found: list[Detections], wanted: list[Detections]) -> None:
+    for image_found, image_wanted in zip(found, wanted, strict=True):
+        assert_equal(image_found, image_wanted)
 
 
 SPECIAL_BOXES = np.array(
@@ -228,8 +242,10 @@ def adversarial_batch(seed: int, batch: int = 8) -> tuple[np.ndarray, np.ndarray
 def test_nms_on_ten_thousand_adversarial_cases(part: int) -> None:
     for seed in range(125 * part, 125 * (part + 1)):  # batches of 8
         boxes, scores, settings = adversarial_batch(seed)
-        for order in (FORWARD, REVERSE):
-            check(HostCuda(order=order), boxes, scores, **settings)
+        wanted = references(boxes, scores, **settings)
+        for order in ORDERS:
+            found = run_nms(HostCuda(order=order), boxes, scores, threads=(32, 64, 96)[seed % 3], **settings)
+            assert_all_equal(found, wanted)
 
 
 MUTATIONS = {
@@ -237,10 +253,17 @@ MUTATIONS = {
     "order of IoU's sum": [
         ("__fsub_rn(__fadd_rn(area(a), area(b)), intersection)", "__fadd_rn(area(a), area(b) - intersection)")
     ],
-    "score at the threshold": [("(score > score_threshold)", "(score >= score_threshold)")],
+    "score at the threshold": [("(score[k] > score_threshold)", "(score[k] >= score_threshold)")],
     "equal scores": [("(unsigned)~class_anchor", "class_anchor"), ("return ~(unsigned)key", "return (unsigned)key")],
     "candidates": [("least_wanted(keys, count, limit,", "least_wanted(keys, count, limit + 1,")],
-    "the dropped drop": [("if (!dropped[tile + bit] && !(overlaps[tile + bit] & stays))", "if (!dropped[tile + bit])")],
+    "all keys of a digit": [("found[2] = reached == wanted", "found[2] = reached >= wanted")],
+    "a warp's place among the kept": [
+        ("shared.unsorted[start + __popc(lanes &", "shared.unsorted[start + __popc(ALL &")
+    ],
+    "order of two runs": [("if (run != i / WARP * WARP) rank", "if (run < i / WARP * WARP) rank")],
+    "the dropped drop": [("open && !(mine_overlaps & stays)", "open && !mine_overlaps")],
+    "boxes of later tiles": [("drop = overlap(box[tile + __ffs(left) - 1]", "drop = overlap(box[tile]")],
+    "lanes of one class": [("first_lane = lane == __ffs(lanes[k]) - 1", "first_lane = lane == 0")],
     "NaN in a box": [(" || box.w != box.w", "")],
     "boxes beyond the image": [("value > 1 ? 1 : value", "value")],
 }
@@ -253,16 +276,78 @@ def test_the_cases_find_an_error(name: str) -> None:
         assert source.count(right) == 1
         source = source.replace(right, wrong)
 
-    def fails(seed: int) -> bool:
+    def differs(seed: int) -> bool:
         boxes, scores, settings = adversarial_batch(seed)
-        right, wrong = (run_nms(HostCuda(), boxes, scores, source=text, **settings) for text in (KERNEL_SOURCE, source))
+        found = run_nms(HostCuda(), boxes, scores, source=source, **settings)
         return any(
             not np.array_equal(getattr(a, field), getattr(b, field))
-            for a, b in zip(right, wrong, strict=True)
+            for a, b in zip(found, references(boxes, scores, **settings), strict=True)
             for field in ("boxes_xyxy", "scores", "labels")
         )
 
-    assert any(fails(seed) for seed in range(100))
+    assert any(differs(seed) for seed in range(100))
+
+
+def keys_at_digit_borders(rng: np.random.Generator, count: int) -> np.ndarray:
+    """float32 [count] in (0, 1], whose bits have digits of 0, 1, 510 and 511 where kernels.cu's selection cuts them.
+
+    A key is 63 bits, of which scores are the upper 31: 9, 9, 9 and the upper 4 of the fourth digit.
+    """
+    digits = rng.choice([0, 1, 510, 511], (count, 3))
+    first = rng.choice([0, 1, 2, 200, 253], count)  # 253: just below 1; 0: denormal or 0
+    bits = first << 22 | digits[:, 0] << 13 | digits[:, 1] << 4 | digits[:, 2] & 15
+    return bits.astype(np.uint32).view(np.float32)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_nms_where_digits_of_keys_are_at_their_borders(order: int) -> None:
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        scores = keys_at_digit_borders(rng, 2 * 300 * 2).reshape(2, 300, 2)
+        boxes = np.stack([random_boxes(rng, 300) for _ in range(2)])
+        limits = {"candidates": int(rng.integers(1, 300)), "detections": int(rng.integers(1, 100))}
+        check(HostCuda(order=order), boxes, scores, score_threshold=0.0, iou_threshold=0.9, **limits)
+
+
+@pytest.mark.parametrize("candidates", [1, 31, 32, 33, 511, 512, 513])
+def test_nms_of_equal_scores_takes_the_first_anchors(cuda: HostCuda, candidates: int) -> None:
+    # Only the last digits of keys differ, and all keys meet in one digit of each before.
+    boxes = np.tile(np.linspace(0, 1, 1030, dtype=np.float32)[None, :, None], (1, 1, 4))  # empty: none overlap
+    scores = np.full((1, 1030, 1), 0.75, np.float32)
+    (found,) = check(cuda, boxes, scores, candidates=candidates, detections=1000)
+    assert np.array_equal(found.boxes_xyxy, boxes[0, :candidates])
+
+
+@pytest.mark.parametrize(
+    ("limit", "count"), [(1, 1), (1, 2), *((n, n + over) for n in (31, 32, 33, 64, 100) for over in (-1, 0, 1))]
+)
+def test_nms_of_as_many_as_the_limits(cuda: HostCuda, limit: int, count: int) -> None:
+    rng = np.random.default_rng(limit)
+    scores = rng.permutation(np.linspace(0.2, 1, count, dtype=np.float32)).reshape(1, count, 1)
+    boxes = np.tile(np.linspace(0, 1, count, dtype=np.float32)[None, :, None], (1, 1, 4))  # empty: none overlap
+    for limits in ({"candidates": limit, "detections": 1000}, {"candidates": 1000, "detections": limit}):
+        (found,) = check(cuda, boxes, scores, **limits)
+        assert len(found) == min(count, limit)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 5, 90])
+@pytest.mark.parametrize("score_offset", [0, 4, 8, 12])
+def test_scores_at_any_address(cuda: HostCuda, score_offset: int, classes: int) -> None:
+    # Three images of a size that is no multiple of 4 lie at different places within 16 bytes as well.
+    rng = np.random.default_rng(classes)
+    for anchors in (1, 2, 3, 5, 33):
+        boxes = np.stack([random_boxes(rng, anchors) for _ in range(3)])
+        scores = rng.random((3, anchors, classes)).astype(np.float32)
+        found = check(cuda, boxes, scores, score_offset=score_offset, score_threshold=0.0, iou_threshold=1.0)
+        assert [len(image) for image in found] == [min(anchors * classes, SETTINGS["detections"])] * 3
+
+
+def test_a_read_behind_the_scores_would_be_seen() -> None:
+    source = KERNEL_SOURCE.replace("first < size && first + QUAD <= size", "first < size")
+    assert source != KERNEL_SOURCE
+    boxes, scores = np.zeros((1, 3, 4), np.float32), np.ones((1, 3, 1), np.float32)
+    with pytest.raises(CudaError, match=r"nms_collect: line \d+: .* outside the readable memory"):
+        run_nms(HostCuda(), boxes, scores, source=source, **SETTINGS)
 
 
 @pytest.mark.parametrize("order", [FORWARD, REVERSE])
@@ -295,10 +380,19 @@ def test_nms_of_many_scores(cuda: HostCuda, threads: int) -> None:
     assert len(found[0]) == 90
 
 
-def test_the_largest_sizes(cuda: HostCuda) -> None:
+def test_the_largest_sizes(cuda: HostCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch, shared = HostStream.launch, []
+
+    def noted(*args, shared_bytes: int = 0) -> None:
+        shared.append(shared_bytes)
+        launch(*args, shared_bytes=shared_bytes)
+
+    monkeypatch.setattr(HostStream, "launch", noted)
     rng = np.random.default_rng(4)
     boxes, scores = random_boxes(rng, 1500)[None], rng.random((1, 1500, 1)).astype(np.float32)
     check(cuda, boxes, scores, iou_threshold=1.0, candidates=MOST_KEYS, detections=MOST_KEYS, threads=1024)
+    assert len(shared) == 3
+    assert max(shared) <= 48 * 1024  # what a block of any GPU has without asking
 
 
 def test_nms_in_a_graph_takes_what_lies_there(cuda: HostCuda) -> None:
@@ -353,18 +447,25 @@ def test_sizes_that_do_not_fit(sizes: tuple[int, ...], message: str) -> None:
         Nms(HostCuda(), {}, *sizes)
 
 
+@pytest.mark.parametrize("threads", [0, 16, 48, 1056])
+def test_a_block_is_whole_warps(threads: int) -> None:
+    with pytest.raises(UsageError, match=f"{threads} threads; expected a multiple of 32, up to 1024"):
+        Nms(HostCuda(), {}, 1, 10, 2, 5, 5, threads=threads)
+
+
 def test_what_nms_cannot_take() -> None:
     cuda = HostCuda()
     thresholds = {"score_threshold": 0.1, "iou_threshold": 0.5}
     with cuda.stream() as stream, Nms(cuda, {}, 2, 10, 3, 5, 5) as suppression:
-        for boxes, changes, message in (
-            (256, {"score_threshold": -0.1}, "expected 0 or above"),
-            (256, {"iou_threshold": float("nan")}, "expected 0 or above"),
-            (264, {}, "multiple of 16"),
-            (256, {"batch": 3}, "3 images; expected 1 to 2"),
+        for boxes, scores, changes, message in (
+            (256, 256, {"score_threshold": -0.1}, "expected 0 or above"),
+            (256, 256, {"iou_threshold": float("nan")}, "expected 0 or above"),
+            (264, 256, {}, "boxes at address 264; expected a multiple of 16"),
+            (256, 258, {}, "scores at address 258; expected a multiple of 4"),
+            (256, 256, {"batch": 3}, "3 images; expected 1 to 2"),
         ):
             with pytest.raises(UsageError, match=message):
-                suppression.launch(stream, boxes, 256, **(thresholds | changes))
+                suppression.launch(stream, boxes, scores, **(thresholds | changes))
 
 
 def test_memory_is_freed_when_there_is_not_enough() -> None:
@@ -372,59 +473,3 @@ def test_memory_is_freed_when_there_is_not_enough() -> None:
     with pytest.raises(CudaMemoryError):
         Nms(cuda, {}, 1, 1000, 2, 400, 200)
     assert cuda.allocated == 0
-
-
-# The host shim itself: what it is there to find, it finds.
-
-BACKWARDS = """
-extern __shared__ float4 shared_memory[];
-extern "C" __global__ void turn(unsigned* values) {
-    unsigned* shared = (unsigned*)shared_memory;
-    shared[threadIdx.x] = values[threadIdx.x];
-    __syncthreads();
-    values[threadIdx.x] = shared[blockDim.x - 1 - threadIdx.x];
-}
-"""
-
-
-def run_backwards(source: str, order: int, *, shared_bytes: int = 32) -> list[int]:
-    cuda, values = HostCuda(order=order), np.arange(8, dtype=np.uint32)
-    kernel = cuda.module(source, ["turn"])["turn"]
-    arguments = [np.uint64(values.ctypes.data)]
-    cuda.stream().launch(kernel, (1, 1, 1), (8, 1, 1), arguments, shared_bytes=shared_bytes)
-    return values.tolist()
-
-
-@pytest.mark.parametrize("order", [FORWARD, REVERSE, SHUFFLED])
-def test_threads_wait_for_each_other(order: int) -> None:
-    assert run_backwards(BACKWARDS, order) == [7, 6, 5, 4, 3, 2, 1, 0]
-
-
-def test_a_missing_barrier_shows() -> None:
-    racing = BACKWARDS.replace("__syncthreads();", "")
-    assert run_backwards(racing, FORWARD) != run_backwards(racing, REVERSE)
-
-
-def test_a_barrier_that_not_all_threads_reach_is_an_error() -> None:
-    with pytest.raises(CudaError, match="part ways"):
-        run_backwards(BACKWARDS.replace("__syncthreads();", "if (threadIdx.x < 4) __syncthreads();"), FORWARD)
-
-
-def test_too_little_shared_memory_is_an_error() -> None:
-    with pytest.raises(CudaError, match="behind the shared memory"):
-        run_backwards(BACKWARDS, FORWARD, shared_bytes=16)
-
-
-def test_an_argument_of_another_type_is_an_error() -> None:
-    cuda = HostCuda()
-    kernel = cuda.module(BACKWARDS, ["turn"])["turn"]
-    with pytest.raises(CudaError, match=r"takes .*u8.*, got .*i8"):
-        cuda.stream().launch(kernel, (1, 1, 1), (8, 1, 1), [np.int64(0)])
-
-
-def test_a_write_behind_the_end_of_memory_is_an_error() -> None:
-    cuda = HostCuda()
-    memory = cuda.memory(10)
-    cuda.stream().fill(memory.address, 0, 11)
-    with pytest.raises(CudaError, match="behind the end"):
-        memory.close()
