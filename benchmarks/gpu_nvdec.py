@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from gpu_nms_cases import LEVELS
 from gpu_record import NotRunError, Row, Rows, attempt, is_installed, need, write_figures
 
 from ssd_edge.bench.machine import describe_machine
-from ssd_edge.errors import MissingDependencyError, SsdEdgeError
 from ssd_edge.runtime.cuda import Cuda, find_gpu, open_cuda
 from ssd_edge.runtime.device_frames import Nv12Frame, device_frame
 from ssd_edge.runtime.gpu_detector import GpuDetector
@@ -127,13 +126,12 @@ def measure(figures: dict[str, Any], write: Callable[[], object], video: Path, m
     """Add the rows of each decoder to the figures."""
     rows: list[Row] = figures["rows"]
     with open_cuda() as cuda, ExitStack() as stack:
-        detector: GpuDetector | SsdEdgeError | NotRunError
-        try:
-            detector = stack.enter_context(
-                open_detector_on_gpu(Path(stack.enter_context(tempfile.TemporaryDirectory())))
-            )
-        except (SsdEdgeError, NotRunError) as error:
-            detector = error
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+
+        @cache  # opened after the first frames were compared: it takes longer than they do
+        def detector() -> GpuDetector:
+            return stack.enter_context(open_detector_on_gpu(folder))
+
         for name, (package, decode) in DECODERS.items():
             figures["under_way"] = name  # stays in the file where the decoder ends the process
             write()
@@ -150,22 +148,22 @@ def _frames(package: str, decode: Callable[[Path], Frames], video: Path) -> Fram
 
 
 def open_detector_on_gpu(folder: Path) -> GpuDetector:
-    """The bundled model: a TensorRT engine where TensorRT is installed, else PyTorch in half precision.
+    """The bundled model: in PyTorch, in half precision, where it has CUDA; else a TensorRT engine, which is built here.
 
     Raises:
-        NotRunError: neither is there.
-        SsdEdgeError: the GPU or TensorRT refuses.
+        MissingDependencyError: neither is installed.
+        RuntimeError: the GPU refuses the engine.
     """
     model = bundled()
     assert model.onnx is not None
     assert model.checkpoint is not None
     try:
-        return open_engine(build(model.onnx, 4, folder)[0])
-    except MissingDependencyError:
         need("torch", "torchvision", "safetensors")
         from gpu_torch import open_on_torch
 
         return open_on_torch(model.checkpoint, half=True, batch=4)
+    except NotRunError:
+        return open_engine(build(model.onnx, 4, folder)[0])
 
 
 def compare(cuda: Cuda, decode: Decode, video: Path) -> Row:
@@ -305,14 +303,12 @@ def _first(frames: Frames) -> list[Any]:
     raise ValueError("the decoder gave no frames")
 
 
-def detect(detector: GpuDetector | SsdEdgeError | NotRunError, decode: Decode, most: int) -> Row:
+def detect(open_detector: Callable[[], GpuDetector], decode: Decode, most: int) -> Row:
     """Frames per second from the video to detections, after the first list of frames.
 
     A list is done before the next is decoded, as PyNvVideoCodec reuses its memory. So this is a lower bound.
     """
-    if not isinstance(detector, GpuDetector):
-        raise detector
-    frames = decode()
+    frames, detector = decode(), open_detector()
     detector(_first(frames))
     begin, count, found = time.perf_counter(), 0, 0
     for some in frames:
