@@ -60,11 +60,12 @@ def modules_to_hide(names: Iterable[str]) -> set[str]:
     return hidden - shown
 
 
-def environment(names: Iterable[str], folder: Path) -> dict[str, str]:
+def environment(names: Iterable[str], folder: Path, *, importable: Iterable[str] = ()) -> dict[str, str]:
     """Variables that hide distributions from every Python process that gets them.
 
     Args:
         folder: where this file is put as `sitecustomize.py`.
+        importable: top-level modules that stay, as they come from elsewhere too.
     """
     names = sorted(map(canonical, names))
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +73,7 @@ def environment(names: Iterable[str], folder: Path) -> dict[str, str]:
     return {
         "PYTHONPATH": str(folder),
         DISTRIBUTIONS: ",".join(names),
-        MODULES: ",".join(sorted(modules_to_hide(names))),
+        MODULES: ",".join(sorted(modules_to_hide(names) - set(importable))),
     }
 
 

@@ -128,7 +128,7 @@ def main() -> None:
     args = parser.parse_args()
     installed = {canonical(each.metadata["Name"]): each.version for each in distributions()}
     try:
-        options = read_manifest(args.folder)["pip_options"] if args.trial else []
+        options = [*read_manifest(args.folder)["pip_options"], "--ignore-requires-python"] if args.trial else []
         found = install(args.folder, args.site, {} if args.trial else installed, options, args.work)
     except CarryError as error:
         parser.exit(1, f"{error}\n")

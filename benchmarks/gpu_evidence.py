@@ -53,6 +53,15 @@ def limit_s(step: Step, minutes: float) -> float:
     return step.timeout_s * max(1.0, minutes / MINUTES)
 
 
+def limit_now_s(step: Step, later: Sequence[Step], minutes: float, left_s: float) -> float:
+    """The limit as the step begins: up to twice its own, from time that earlier steps have left over."""
+    if step.takes_rest:
+        return left_s
+    own = limit_s(step, minutes)
+    spare = left_s - sum(limit_s(each, minutes) for each in later)
+    return min(left_s, max(own, min(2 * own, spare)))
+
+
 def budget_problem(steps: Sequence[Step], minutes: float) -> str | None:
     """Why the time limits do not fit into the budget, if they do not."""
     needed = sum(limit_s(step, minutes) for step in steps) + RESERVE_S
@@ -68,18 +77,18 @@ def run_steps(steps: Sequence[Step], setup: Setup, evidence: Evidence, minutes: 
     Returns:
         The name of the signal that stopped them, if one did.
     """
-    # A dry run has its own pace: what it checks is whether the limits fit, not whether this machine keeps to them.
-    budget = Budget(60 * minutes * (10 if setup.dry_run else 1), RESERVE_S)
+    pace = 10 if setup.dry_run else 1  # it checks whether the limits fit, not whether this machine keeps to them
+    budget = Budget(60 * minutes * pace, RESERVE_S)
     try:
-        for step in steps:
+        for number, step in enumerate(steps, 1):
             left = budget.left_s()
             if left < LEAST_S:
                 evidence.steps[step.name] = {"status": "not run: budget"}
                 evidence.save()
                 continue
-            limit = limit_s(step, minutes) * (10 if setup.dry_run else 1)
+            limit = limit_now_s(step, steps[number:], minutes * pace, left)
             row = evidence.steps[step.name] = {"what": step.what}
-            run_step(step, Task(setup, evidence, row, left if step.takes_rest else min(limit, left)), row)
+            run_step(step, Task(setup, evidence, row, limit), row)
             evidence.save()
             ended = f"{row['status']}, {row['seconds']} s"
             print(": ".join(filter(None, (step.name, ended, row.get("reason")))), flush=True)
@@ -109,14 +118,17 @@ def run_step(step: Step, task: Task, row: Row) -> None:
 
 
 def hider(have: Path, carried: Sequence[str], folder: Path) -> Callable[[tuple[str, ...]], dict[str, str]]:
-    """Of the environment that hides what is installed here and neither on the target nor carried."""
-    there = {*read_have(have), *map(canonical, carried), "ssd-edge"}
+    """Of the environment that hides what is installed here and neither on the target nor carried.
+
+    ssd-edge is not installed there either: it is imported from the checkout.
+    """
+    there = {*read_have(have), *map(canonical, carried)}
     installed = {canonical(each.metadata["Name"]) for each in distributions()}
     targets = there | {name for name in installed if stands_in(name, there)}
 
     @cache
     def hide(show: tuple[str, ...]) -> dict[str, str]:
-        return environment(installed - targets - set(map(canonical, show)), folder)
+        return environment(installed - targets - set(map(canonical, show)), folder, importable=["ssd_edge"])
 
     return hide
 

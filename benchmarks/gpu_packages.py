@@ -23,7 +23,9 @@ from packaging.utils import parse_wheel_filename
 PROJECT = "ssd-edge"
 EXTRAS = ("demo", "train", "export", "cuda13", "video", "rtx")
 OF_DEV = ("pytest",)  # all that the steps need of the extra `dev`
-DECODERS = ("av", "pynvvideocodec")
+# In the order in which they go into the second package. What finds no room there fills the first, which is for the main
+# run: av is of more use there, as it also decodes on the CPU, to compare with.
+DECODERS = ("pynvvideocodec", "av")
 BEYOND_PYPROJECT = ("pynvvideocodec>=2.2",)  # an alternative to av, for the NVDEC step alone
 
 

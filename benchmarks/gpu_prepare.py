@@ -49,7 +49,7 @@ class Unit:
 
 
 def units_of(wheels: Sequence[Wheel]) -> tuple[Unit, list[Unit]]:
-    """What every package 1 has, and the decoders and TensorRT-RTX: a unit each, the most useful first."""
+    """What every package 1 has, and the decoders and TensorRT-RTX: a unit each."""
     groups: dict[str, list[Wheel]] = {name: [] for name in ("base", *DECODERS, RTX)}
     for wheel in wheels:
         kinds = {_kind(root) for root in wheel.wanted_by}
@@ -200,7 +200,14 @@ def commands(folder: Path, manifest: Row) -> list[str]:
             carry = str((folder / package["folder"]).resolve())
         steps = [step for step in STEPS if package["folder"] == "1" or step.name in ("versions", *package["steps"])]
         minutes = math.ceil((CARRY.timeout_s + sum(step.timeout_s for step in steps) + RESERVE_S) / 60)
-        line = ["benchmarks/gpu_evidence.sh", "--minutes", str(minutes), "--out", f"evidence/{package['folder']}"]
+        line = [
+            "bash",
+            "benchmarks/gpu_evidence.sh",
+            "--minutes",
+            str(minutes),
+            "--out",
+            f"evidence/{package['folder']}",
+        ]
         line += ["--carry", carry]
         if len(steps) < len(STEPS):
             line += ["--steps", ",".join(step.name for step in steps)]

@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import gpu_absent  # noqa: E402
 import gpu_evidence  # noqa: E402
 import gpu_evidence_run as runner  # noqa: E402
 import gpu_evidence_steps as steps  # noqa: E402
@@ -196,6 +197,14 @@ def test_time_limits_fit_into_nine_minutes() -> None:
     assert problem == "the steps may take 540 s together, the budget is 480 s: give more --minutes or fewer --steps"
 
 
+def test_time_that_earlier_steps_left_over_is_passed_on() -> None:
+    one, late, last = (steps.Step(name, 100, "", print, takes_rest=name == "last") for name in ("one", "late", "last"))
+    for left, limit in ((60, 60), (150, 100), (300, 100), (350, 150), (500, 200)):
+        assert gpu_evidence.limit_now_s(one, [late, last], 9, left) == limit
+        assert gpu_evidence.limit_now_s(last, [], 9, left) == left
+    assert gpu_evidence.limit_now_s(one, [late, last], 18, 700) == 300  # of 200 each
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -302,6 +311,62 @@ def test_without_decoder_video_or_rtx(task: Callable[..., runner.Task], tmp_path
         one = task(**changes)
         does(one)
         assert (one.row["status"], one.row["reason"]) == ("skipped", reason)
+
+
+@pytest.mark.parametrize("program", ["gpu_evidence", "gpu_versions", "gpu_carry", "gpu_claims"])
+def test_programs_that_start_where_nothing_is_installed(program: str) -> None:
+    command = [sys.executable, "-S", "-E", f"{ROOT}/benchmarks/{program}.py", "--help"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.fixture
+def dry_task(task: Callable[..., runner.Task], tmp_path: Path) -> Callable[..., runner.Task]:
+    """Of a dry run in a repository that holds these files alone, with tqdm hidden."""
+
+    def make(files: dict[str, str]) -> runner.Task:
+        root = tmp_path / "repository"
+        for name, text in {**files, "tensorrt_rtx.py": ""}.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text)
+        hidden = gpu_absent.environment(["tqdm"], tmp_path / "hide")
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(root)}
+        return task(root=root, environment=environment, dry_run=True, hide=lambda _: hidden)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("print('dry run: well')", None),
+        ("import tqdm; print('dry run: well')", "ModuleNotFoundError: No module named 'tqdm'"),
+        ("print('well')", "exit status 0 and no line that begins with “dry run:”: well"),
+        ("print('dry run: one failed'); raise SystemExit(1)", "exit status 1 and no line"),
+        ("import argparse; argparse.ArgumentParser().parse_args()", "unrecognized arguments: -o"),
+    ],
+)
+def test_a_dry_run_shows_what_would_go_wrong(
+    program: str, reason: str | None, dry_task: Callable[..., runner.Task]
+) -> None:
+    one = dry_task({"benchmarks/gpu_rtx.py": program})
+    steps.rtx(one)
+    if reason is None:
+        assert (one.row["status"], one.row["dry_run"]) == ("running", ["dry run: well"])
+    else:
+        assert one.row["status"] == "failed"
+        assert reason in one.row["reason"]
+
+
+def test_a_dry_run_collects_the_tests(dry_task: Callable[..., runner.Task]) -> None:
+    good = "import pytest\npytestmark = pytest.mark.gpu\ndef test_a(): pass\ndef test_tensorrt(): pass\n"
+    one = dry_task({"tests/runtime/test_good.py": good})
+    steps.tests(one)
+    assert (one.row["status"], one.row["figures"]) == ("running", {"collected": 1})
+    one = dry_task({"tests/runtime/test_bad.py": "import tqdm\n"})
+    steps.tests(one)
+    assert one.row["status"] == "failed"
+    assert "No module named 'tqdm'" in one.row["commands"][0]["last_lines"]
 
 
 def test_a_machine_without_a_gpu(tmp_path: Path) -> None:
