@@ -1,18 +1,21 @@
 """A model whose detections are fixed, and a dataset to score it on."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from ssd_edge.card import ONNX_METADATA_KEY, ModelCard
+
+if TYPE_CHECKING:
+    import onnx
 
 SIDE = 64  # of the model's input and of the images
 CLASSES = ("qr_code", "aztec")
@@ -35,7 +38,8 @@ TRUE_BOXES = ((0.125, 0.125, 0.75, 0.75), (0.25, 0.5, 1.0, 1.0))
 
 @pytest.fixture
 def fixed_model(tmp_path: Path) -> Callable[..., Path]:
-    """Write an ONNX file that finds the boxes `found`, one a class, in every image; keywords change its card."""
+    """Write an ONNX file that finds the boxes `found`, one per class, in every image; keywords change its card."""
+    onnx = pytest.importorskip("onnx")
 
     def write(name: str = "fixed.onnx", found: Sequence[Sequence[float]] = TRUE_BOXES, **card: Any) -> Path:
         card_of_file = replace(FIXED_CARD, **card)
@@ -49,6 +53,8 @@ def fixed_model(tmp_path: Path) -> Callable[..., Path]:
 
 def _fixed_graph(boxes: np.ndarray, scores: np.ndarray, card: ModelCard) -> onnx.ModelProto:
     """Constants [anchors, 4] and [anchors, classes], repeated for each image of the batch."""
+    from onnx import TensorProto, helper, numpy_helper  # not at the top: `pytest -m gpu` loads this file without onnx
+
     nodes = [
         helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("ReduceSum", ["float", "axes"], ["sum"], keepdims=0),  # [batch]
