@@ -54,8 +54,22 @@ FATAL = {
     "CUDA_ERROR_EXTERNAL_DEVICE": "an async error has occured in external entity outside of CUDA",
     "CUDA_ERROR_UNKNOWN": "unknown error",
 }
+# Statuses by which a driver refuses compiled kernels.
+REFUSED_KERNELS = {
+    "CUDA_ERROR_INVALID_IMAGE": "device kernel image is invalid",
+    "CUDA_ERROR_NO_BINARY_FOR_GPU": "no kernel image is available for execution on the device",
+    "CUDA_ERROR_INVALID_PTX": "a PTX JIT compilation failed",
+    "CUDA_ERROR_UNSUPPORTED_PTX_VERSION": "the provided PTX was compiled with an unsupported toolchain.",
+    "CUDA_ERROR_INVALID_SOURCE": "device kernel image is invalid",
+}
 # What to do about those that have to do with the machine.
 REMEDIES = {
+    **dict.fromkeys(
+        REFUSED_KERNELS.items(),
+        "the driver refuses the kernels that NVRTC compiled, as it does when NVRTC is of a newer CUDA than the driver: "
+        "install the NVRTC of the driver's CUDA, for CUDA 12.6 (JetPack 6): pip install "
+        "'nvidia-cuda-nvrtc-cu12==12.6.*', or update the driver; ssd-edge doctor shows both versions",
+    ),
     ("CUDA_ERROR_NO_DEVICE", "no CUDA-capable device is detected"): (
         "there is no NVIDIA GPU here, or CUDA_VISIBLE_DEVICES or a container hides it (docker run --gpus all, on a "
         "Jetson --runtime nvidia)"

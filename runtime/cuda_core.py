@@ -193,7 +193,8 @@ class CoreCuda(Cuda):
             self._call(function, *arguments)
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        name = getattr(function, "__qualname__", str(function))
+        # Not str(function): that of cuda.core's get_kernel loads the kernels, and fails with them.
+        name = getattr(function, "__qualname__", type(function).__name__)
         try:
             self.core.Device(self.ordinal).set_current()  # of this thread
             answer = function(*arguments)

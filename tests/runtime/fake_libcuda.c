@@ -66,6 +66,7 @@ int cuCtxGetStreamPriorityRange(int* least, int* greatest) { *least = 0; *greate
 int cuGetErrorName(int status, const char** name) {
     *name = status == 2     ? "CUDA_ERROR_OUT_OF_MEMORY"
             : status == 100 ? "CUDA_ERROR_NO_DEVICE"
+            : status == 222 ? "CUDA_ERROR_UNSUPPORTED_PTX_VERSION"
             : status == 700 ? "CUDA_ERROR_ILLEGAL_ADDRESS"
             : status == 803 ? "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH"
                             : "CUDA_ERROR_NOT_FOUND";

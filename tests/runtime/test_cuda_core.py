@@ -68,6 +68,10 @@ def test_kernels_events_and_graphs(run: Run) -> None:
         ("cuStreamSynchronize=700", "CudaFatalError Stream.sync failed: CUDA_ERROR_ILLEGAL_ADDRESS"),
         ("cuMemAlloc=2", "CudaMemoryError cuMemAlloc failed: CUDA_ERROR_OUT_OF_MEMORY"),
         ("cuLibraryGetKernel=500", "CudaError ObjectCode.get_kernel failed: CUDA_ERROR_NOT_FOUND"),
+        (
+            "cuLibraryLoadData=222",
+            "CudaError ObjectCode.get_kernel failed: CUDA_ERROR_UNSUPPORTED_PTX_VERSION; the driver refuses",
+        ),
         ("cuStreamEndCapture=901", "CudaError cuStreamEndCapture failed: CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"),
         ("cuDevicePrimaryCtxRetain=2", "CudaMemoryError cuDevicePrimaryCtxRetain failed"),
         ("cuInit=100", "CudaError cuInit failed: CUDA_ERROR_NO_DEVICE"),

@@ -7,9 +7,10 @@ import pytest
 
 from ssd_edge.errors import MissingDependencyError
 from ssd_edge.runtime import kernel_cache
-from ssd_edge.runtime.cuda import CudaError
+from ssd_edge.runtime.cuda import REFUSED_KERNELS, CudaError, cuda_failure
 from ssd_edge.runtime.kernel_cache import compile_kernels, is_machine_code, kernel_cache_folder
 
+ROOT = Path(__file__).resolve().parents[2]
 SOURCE = 'extern "C" __global__ void fma_or_not(float* x) { x[0] = x[1] * x[2] + x[3]; }'
 
 
@@ -102,6 +103,30 @@ def test_a_gpu_newer_than_nvrtc_gets_ptx(cache: Path) -> None:
 def test_a_gpu_older_than_nvrtc_is_refused() -> None:
     with pytest.raises(CudaError, match=r"compiles for compute capability \d+\.\d and newer, and this GPU has 2\.0"):
         compile_kernels(SOURCE, "2.0")
+
+
+@pytest.mark.parametrize("status", REFUSED_KERNELS)
+def test_a_driver_that_refuses_kernels(status: str) -> None:
+    # By cuda-core with the name of the status, by PyCUDA in the driver's words.
+    for problem in (status, f"{REFUSED_KERNELS[status]} - "):
+        failure = cuda_failure("cuModuleLoadDataEx", problem)
+        assert not failure.fatal
+        assert "NVRTC is of a newer CUDA than the driver: install" in str(failure)
+        assert "CUDA 12.6 (JetPack 6): pip install 'nvidia-cuda-nvrtc-cu12==12.6.*'" in str(failure)
+
+
+@pytest.mark.parametrize(("machine", "newest"), [("aarch64", "12.6.85"), ("x86_64", "12.9.86")])
+def test_jetpack_6_gets_the_nvrtc_of_its_driver(machine: str, newest: str) -> None:
+    requirements = pytest.importorskip("packaging.requirements")
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    parsed = [requirements.Requirement(line) for line in extras["cuda12"]]
+    (nvrtc,) = [
+        requirement
+        for requirement in parsed
+        if requirement.name == "nvidia-cuda-nvrtc-cu12" and requirement.marker.evaluate({"platform_machine": machine})
+    ]
+    assert max(nvrtc.specifier.filter(["12.5.82", "12.6.68", "12.6.85", "12.8.93", "12.9.86"])) == newest
 
 
 def test_nvrtcs_log_is_shown(cache: Path) -> None:
