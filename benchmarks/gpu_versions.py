@@ -15,9 +15,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-QUERY = (
-    "name,driver_version,compute_cap,memory.total,memory.used,persistence_mode,mig.mode.current,clocks.sm,clocks.max.sm"
-)
+QUERY = "name,driver_version,compute_cap,memory.total,memory.used,mig.mode.current,clocks.sm,clocks.max.sm"
 PACKAGES = ("cuda-", "tensorrt", "pycuda", "torch", "nvidia-cuda", "nvidia-cudnn", "onnx", "opencv", "triton")
 PACKAGES_TOO = ("numpy", "av", "pynvvideocodec", "pycocotools", "zxing-cpp", "pytest", "pip")
 LIBRARIES = ("libcuda.so.1", "libnvcuvid.so.1", "libnvinfer.so.11", "libnvinfer.so.10", "libcudart.so.13")
@@ -52,11 +50,12 @@ def versions() -> dict[str, Any]:
     }
 
 
-def _gpus() -> list[dict[str, str]] | None:
-    answer = _said("nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader")
-    if answer is None:
-        return None
-    return [dict(zip(QUERY.split(","), line.split(", "), strict=False)) for line in answer.splitlines()]
+def _gpus() -> list[dict[str, str]]:
+    """Empty where there is none, or no answer; `nvidia-smi` then says why."""
+    answer = _said("nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader") or ""
+    rows = [line.split(", ") for line in answer.splitlines()]
+    names = QUERY.split(",")
+    return [dict(zip(names, values, strict=True)) for values in rows if len(values) == len(names)]
 
 
 def _said(name: str, *arguments: str) -> str | None:

@@ -18,6 +18,7 @@ import gpu_absent  # noqa: E402
 import gpu_evidence  # noqa: E402
 import gpu_evidence_run as runner  # noqa: E402
 import gpu_evidence_steps as steps  # noqa: E402
+import gpu_versions  # noqa: E402
 
 SCRIPT = ROOT / "benchmarks" / "gpu_evidence.sh"
 
@@ -274,6 +275,16 @@ def test_what_the_sanitizer_finds(task: Callable[..., runner.Task], tool: Callab
     assert one.row["figures"]["memcheck"]["messages"][0] == "========= Invalid __global__ write of size 4 bytes"
 
 
+def test_a_program_that_ends_early_is_not_clean(
+    task: Callable[..., runner.Task], tool: Callable[[str, str], None]
+) -> None:
+    tool("compute-sanitizer", "echo 'no GPU'; echo '========= ERROR SUMMARY: 0 errors'; exit 1")
+    one = task()
+    steps.sanitize(one)
+    assert one.row["status"] == "failed"
+    assert [each["clean"] for each in one.row["figures"].values()] == [False, False]
+
+
 def test_an_ncu_that_may_not_read_the_counters(
     task: Callable[..., runner.Task], tool: Callable[[str, str], None]
 ) -> None:
@@ -281,7 +292,7 @@ def test_an_ncu_that_may_not_read_the_counters(
     one = task()
     steps.profile(one)
     assert one.row["status"] == "skipped"
-    assert one.row["reason"] == "ERROR== ERR_NVGPUCTRPERM - The user does not have permission"
+    assert one.row["reason"] == "ERR_NVGPUCTRPERM - The user does not have permission"
 
 
 def test_ncu_leaves_the_clocks_alone(task: Callable[..., runner.Task], tool: Callable[[str, str], None]) -> None:
@@ -369,6 +380,16 @@ def test_a_dry_run_collects_the_tests(dry_task: Callable[..., runner.Task]) -> N
     assert "No module named 'tqdm'" in one.row["commands"][0]["last_lines"]
 
 
+def test_versions(tool: Callable[[str, str], None]) -> None:
+    tool("nvidia-smi", "echo 'NVIDIA T, 580.1, 9.0, 143771 MiB, 4 MiB, Disabled, 345 MHz, 1980 MHz'")
+    (gpu,) = gpu_versions.versions()["gpus"]
+    assert (gpu["name"], gpu["compute_cap"], gpu["memory.total"]) == ("NVIDIA T", "9.0", "143771 MiB")
+    tool("nvidia-smi", "echo 'NVIDIA-SMI has failed, because it cannot reach the driver' >&2; exit 9")
+    found = gpu_versions.versions()
+    assert found["gpus"] == []
+    assert found["nvidia-smi"] == "exit status 9: NVIDIA-SMI has failed, because it cannot reach the driver"
+
+
 def test_a_machine_without_a_gpu(tmp_path: Path) -> None:
     ended = script("--out", str(tmp_path / "out"), "--steps", "versions")
     if "passed" in ended.stdout:
@@ -376,7 +397,7 @@ def test_a_machine_without_a_gpu(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stderr) == (1, "")
     assert ended.stdout.endswith("nvidia-smi shows no GPU\n")
     row = written(tmp_path / "out")["steps"]["versions"]
-    assert row["figures"]["gpus"] is None
+    assert row["figures"]["gpus"] == []
     assert row["commands"][0]["command"] == "python benchmarks/gpu_versions.py -o WORK/versions.json"
 
 
