@@ -17,7 +17,7 @@ from ssd_edge.runtime.nms import nms
 Floats = NDArray[np.float32]
 
 SSD300_ANCHORS, COCO_CLASSES = 8732, 90
-SSD300_ABOVE = 3000  # scores of an image above the threshold
+SCORES_ABOVE = 3000  # scores per image above the threshold that random weights are made to give
 # Feature maps of SSD300 and the boxes of a cell on each: https://arxiv.org/abs/1512.02325, section 3.1.
 SSD300_GRIDS = ((38, 4), (19, 6), (10, 6), (5, 6), (3, 4), (1, 4))
 
@@ -219,7 +219,7 @@ def ssd300_logits(batch: int) -> Floats:
     for each in logits:
         each *= 0.7 + 0.35 * np.maximum(rng.standard_t(2, (SSD300_ANCHORS, 1)), 0)
         each[:, 0] = 0
-        each[:, 0] += background_for(each, 0.01, SSD300_ABOVE)
+        each[:, 0] += background_for(each, 0.01, SCORES_ABOVE)
     return logits
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gpu_cases import SSD300_ABOVE, NmsCase, background_dropped, ssd300_boxes, ssd300_logits
+from gpu_cases import SCORES_ABOVE, NmsCase, background_dropped, ssd300_boxes, ssd300_logits
 from gpu_models import (
     PRECISIONS,
     SSD300,
@@ -18,6 +18,7 @@ from gpu_models import (
     Image,
     Model,
     bundled,
+    need_onnxruntime_cuda,
     onnxruntime_cuda_peer,
     read_frame,
     write_onnx,
@@ -156,7 +157,7 @@ def ssd300_scores(inputs: Inputs, batch: int) -> tuple[np.ndarray, np.ndarray, s
         source = "the checkpoint's, of shifted copies of one image"
     else:
         logits = ssd300_logits(batch)
-        source = f"softmax of seeded Student's t logits, about {SSD300_ABOVE} scores per image above the threshold"
+        source = f"softmax of seeded Student's t logits, about {SCORES_ABOVE} scores per image above the threshold"
     return logits, background_dropped(logits), source
 
 
@@ -191,6 +192,7 @@ def peers_of(inputs: Inputs, model: Model, *, compiled: bool) -> dict[str, Calla
         return torchvision_peer(model.checkpoint, inputs.frame, compiled=compiled)
 
     def onnxruntime() -> Any:
+        need_onnxruntime_cuda()  # before a file is exported for it
         return onnxruntime_cuda_peer(write_onnx(model, "fp32", inputs.folder), inputs.frame)
 
     peers: dict[str, Callable[[], Any]] = {"torchvision eager": partial(torchvision, False)}

@@ -10,7 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from gpu_record import need
+from gpu_record import NotRunError, need
 from numpy.typing import NDArray
 
 from ssd_edge.bundled import bundled_model
@@ -24,6 +24,7 @@ from ssd_edge.runtime.gpu_detector import GpuDetector
 SSDLITE, SSD300 = "ssdlite320_mobilenet_v3_large", "ssd300_vgg16"
 EXPORT_PACKAGES = ("torch", "safetensors", "onnx", "onnxscript", "pycocotools", "zxingcpp")  # of ssd_edge.export
 PRECISIONS = ("fp32", "fp16", "int8")
+ORT_CUDA = "CUDAExecutionProvider"
 FRAME_HW = (480, 640)
 # Text, centre, side and angle (degrees) of the codes in the synthetic frame, in pixels.
 CODES = (
@@ -138,20 +139,28 @@ class OnGpu:
         return {"shape": self.shape, "typestr": "|u1", "data": (self.memory.address, True), "version": 3}
 
 
+def need_onnxruntime_cuda() -> None:
+    """
+    Raises:
+        NotRunError: this ONNX Runtime has no CUDA.
+    """
+    import onnxruntime as ort
+
+    if ORT_CUDA not in ort.get_available_providers():
+        raise NotRunError(f"ONNX Runtime {ort.__version__} has only {', '.join(ort.get_available_providers())}")
+
+
 @contextmanager
 def onnxruntime_cuda_peer(onnx: Path, frame: Image) -> Iterator[Callable[[], object]]:
     """The network by ONNX Runtime on the GPU, the rest on the CPU.
 
     Raises:
-        RuntimeError: this ONNX Runtime has no CUDA.
+        RuntimeError: ONNX Runtime does not start on the GPU.
     """
     import onnxruntime as ort
 
-    name = "CUDAExecutionProvider"
-    if name not in ort.get_available_providers():
-        raise RuntimeError(f"ONNX Runtime {ort.__version__} has {', '.join(ort.get_available_providers())} alone")
-    session = ort.InferenceSession(str(onnx), providers=[name])
-    if name not in session.get_providers():
+    session = ort.InferenceSession(str(onnx), providers=[ORT_CUDA])
+    if ORT_CUDA not in session.get_providers():
         raise RuntimeError("ONNX Runtime fell back to the CPU")
     with open_detector(onnx) as detector:
         detector.infer = lambda images_rgb: session.run(["boxes", "scores"], {"images": images_rgb})  # type: ignore

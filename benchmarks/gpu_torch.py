@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from gpu_cases import COCO_CLASSES, SSD300_ABOVE, background_for
+from gpu_cases import COCO_CLASSES, SCORES_ABOVE, background_for
 from gpu_models import SSD300, SSDLITE, Image, Model
 from gpu_record import NotRunError
 from torch import Tensor, nn
@@ -79,7 +79,7 @@ def _see_background(model: SSD, images: Tensor, threshold: float) -> None:
     head: nn.Module = model.head.classification_head  # type: ignore[assignment]
     logits = model(images).cls_logits[0]
     spread = 2 / float(logits.std())  # some scores are high, and most are low
-    background = background_for((spread * logits).numpy(), threshold, SSD300_ABOVE)
+    background = background_for((spread * logits).numpy(), threshold, SCORES_ABOVE)
     for layer in head.modules():
         if isinstance(layer, nn.Conv2d) and layer.bias is not None and layer.out_channels % classes == 0:
             layer.weight *= spread

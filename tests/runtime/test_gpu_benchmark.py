@@ -214,4 +214,4 @@ def test_a_section_alone(section: str, quick_host: None, monkeypatch: pytest.Mon
     else:
         assert rows[0]["ms"].keys() == {"ssd-edge, PyTorch fp32", "ssd-edge, PyTorch fp16"}
         assert rows[0]["torchvision eager not_run"] == "torch, torchvision, safetensors not installed"
-        assert "RuntimeError: ONNX Runtime" in rows[0]["ONNX Runtime CUDA failed"]
+        assert any(key.startswith("ONNX Runtime CUDA ") for key in rows[0])  # not run, or failed
