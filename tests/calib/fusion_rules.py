@@ -17,7 +17,7 @@ ACTIVATIONS = ("Relu", "Clip", "HardSwish", "HardSigmoid", "Sigmoid")
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
 
 
-class Placed(Graph):
+class PairedGraph(Graph):
     """A graph with pairs."""
 
     def made_by(self, tensor: str, *op_types: str) -> bool:
@@ -53,14 +53,14 @@ class Placed(Graph):
         return len(branches) == 1 and self.fusible_branch(branches[0])
 
 
-def inputs_of_convolutions(graph: Placed) -> Iterator[str]:
+def inputs_of_convolutions(graph: PairedGraph) -> Iterator[str]:
     """Guide: "Quantize all inputs of weighted operations"; DQ on the data and on the weights, or on neither."""
     for node in graph.of("Conv"):
         if graph.made_by(node.input[0], DQ) != graph.is_int8(node):
             yield node.name
 
 
-def depthwise_in_int8(graph: Placed) -> Iterator[str]:
+def depthwise_in_int8(graph: PairedGraph) -> Iterator[str]:
     """NVIDIA/TensorRT#3385 and #4060: no int8 kernel for a depthwise convolution with a generic activation."""
     for node in graph.of("Conv"):
         depthwise = graph.attribute(node, "group", 1) != 1 and graph.constants[graph.weights(node)].dims[1] == 1
@@ -68,7 +68,7 @@ def depthwise_in_int8(graph: Placed) -> Iterator[str]:
             yield node.name
 
 
-def asymmetric_or_wrong_scales(graph: Placed) -> Iterator[str]:
+def asymmetric_or_wrong_scales(graph: PairedGraph) -> Iterator[str]:
     """Guide: symmetric int8; one scale per tensor for activations, one per output channel for weights."""
     for node in (*graph.of(Q), *graph.of(DQ)):
         scale, zero_point = graph.array(node.input[1]), graph.array(node.input[2])
@@ -79,28 +79,28 @@ def asymmetric_or_wrong_scales(graph: Placed) -> Iterator[str]:
             yield node.name
 
 
-def quantised_bias(graph: Placed) -> Iterator[str]:
+def quantised_bias(graph: PairedGraph) -> Iterator[str]:
     """Guide: bias is not quantised; TensorRT's int8 convolution adds it in float."""
     for node in graph.of("Conv"):
         if len(node.input) > 2 and node.input[2] not in graph.constants:
             yield node.name
 
 
-def pair_before_activation(graph: Placed) -> Iterator[str]:
+def pair_before_activation(graph: PairedGraph) -> Iterator[str]:
     """Guide: "Do not quantize the outputs of weighted operations"; convolution and activation fuse, Q comes behind."""
     for node in graph.nodes:
         if node.op_type in ACTIVATIONS and graph.made_by(node.input[0], DQ):
             yield node.name
 
 
-def pair_on_branch(graph: Placed) -> Iterator[str]:
+def pair_on_branch(graph: PairedGraph) -> Iterator[str]:
     """Guide: "Quantize the residual input in skip connections"; ModelOpt, `build_non_residual_input_map`: it alone."""
     for node in graph.of("Add"):
         if any(graph.made_by(name, DQ) for name in node.input) and not graph.is_int8_sum(node):
             yield node.name
 
 
-def float_residual(graph: Placed) -> Iterator[str]:
+def float_residual(graph: PairedGraph) -> Iterator[str]:
     """Guide, the same place: with a float residual "the trailing Q-layer cannot be fused with the convolution"."""
     for node in graph.of("Add"):
         computed = all(name in graph.producer for name in node.input) and node.input[0] != node.input[1]
@@ -113,7 +113,7 @@ def float_residual(graph: Placed) -> Iterator[str]:
             yield node.name
 
 
-def scales_around_pooling(graph: Placed) -> Iterator[str]:
+def scales_around_pooling(graph: PairedGraph) -> Iterator[str]:
     """Guide: Q and DQ move across what commutes with them; with two scales, pooling or Concat would rescale."""
     scale_of = {node.input[0]: float(graph.array(node.input[1])) for node in graph.of(Q)}
     stored = [node for node in graph.of(DQ) if node.input[0] not in graph.constants]
@@ -124,7 +124,7 @@ def scales_around_pooling(graph: Placed) -> Iterator[str]:
             yield node.name
 
 
-def pair_without_int8_reader(graph: Placed) -> Iterator[str]:
+def pair_without_int8_reader(graph: PairedGraph) -> Iterator[str]:
     """Guide: "Be conservative when adding Q/DQ layers"; a pair that only float layers read costs a kernel."""
     for node in graph.of(Q):
         pairs = [reader.output[0] for reader in graph.readers[node.output[0]]]
@@ -133,7 +133,7 @@ def pair_without_int8_reader(graph: Placed) -> Iterator[str]:
             yield node.name
 
 
-RULES: tuple[Callable[[Placed], Iterator[str]], ...] = (
+RULES: tuple[Callable[[PairedGraph], Iterator[str]], ...] = (
     inputs_of_convolutions,
     depthwise_in_int8,
     asymmetric_or_wrong_scales,
@@ -148,6 +148,6 @@ RULES: tuple[Callable[[Placed], Iterator[str]], ...] = (
 
 def broken_rules(model: onnx.ModelProto) -> dict[str, list[str]]:
     """The rules that a float32 graph with pairs breaks, each with the nodes where it does."""
-    graph = Placed(model)
+    graph = PairedGraph(model)
     found = {rule.__name__: list(rule(graph)) for rule in RULES}
     return {name: nodes for name, nodes in found.items() if nodes}

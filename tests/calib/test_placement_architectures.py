@@ -11,13 +11,14 @@ pointwise and a regular one.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 import pytest
-import torch
-from fusion_rules import DQ, Placed, Q, broken_rules
+from exported_architectures import CLASSES, Exported
+from fusion_rules import DQ, PairedGraph, Q, broken_rules
 
 from ssd_edge.calib.fake_quant import SCHEMES, FakeQuantization
 from ssd_edge.calib.graph import Graph
@@ -30,9 +31,8 @@ from ssd_edge.calib.placement_tensorrt import (
     place_for_tensorrt,
 )
 from ssd_edge.calib.residual import residual_sums
-from ssd_edge.export.onnx_export import onnx_from_predictor
-from ssd_edge.models.create import ARCHITECTURES, COCO_CLASSES, create_model
-from ssd_edge.models.predict import Predictor
+from ssd_edge.checkpoint import model_from_checkpoint
+from ssd_edge.models.create import ARCHITECTURES, COCO_CLASSES
 
 SSDLITE, FULL_TAIL = "ssdlite320_mobilenet_v3_large", "ssdlite320_mobilenet_v3_large_full_tail"
 SSD300, SSD512, RESNET = "ssd300_vgg16", "ssd512_vgg16", "ssd300_resnet50"
@@ -42,29 +42,38 @@ pytestmark = pytest.mark.slow
 
 
 @dataclass(frozen=True)
-class Exported:
+class Placed:
+    """An architecture with 3 classes.
+
+    Attributes:
+        layers: the convolutions in int8, with the heads half, and with the heads too.
+        placed: the graphs with pairs, likewise.
+    """
+
     arch: str
-    predictor: Predictor
+    checkpoint: Path
     graph: onnx.ModelProto
     index: Graph
-    layers: tuple[list[onnx.NodeProto], ...]  # in int8, with the heads half, and with the heads too
+    layers: tuple[list[onnx.NodeProto], ...]
     placed: tuple[onnx.ModelProto, ...]
+
+    @property
+    def convolutions(self) -> list[onnx.NodeProto]:
+        return [node for node in self.index.nodes if node.op_type == "Conv"]
 
 
 @pytest.fixture(scope="module", params=OURS)
-def exported(request: pytest.FixtureRequest) -> Exported:
-    """Each architecture with 90 classes, exported once."""
-    torch.manual_seed(0)
-    predictor = Predictor(create_model(request.param, COCO_CLASSES)).eval()
-    graph = onnx_from_predictor(predictor, predictor.model.config.size_hw)
+def model(request: pytest.FixtureRequest, export_once: Callable[[str], Exported]) -> Placed:
+    exported = export_once(request.param)
+    graph = onnx.load(exported.path)
     placed = tuple(place_for_tensorrt(graph, lambda _: (-6.0, 6.0), int8_heads=heads) for heads in (False, True))
     layers = tuple(layers_for_tensorrt(graph, int8_heads=heads) for heads in (False, True))
-    return Exported(request.param, predictor, graph, Graph(graph), layers, placed)
+    return Placed(request.param, exported.checkpoint, graph, Graph(graph), layers, placed)
 
 
-def kinds(model: onnx.ModelProto) -> dict[str, Counter[str]]:
+def kinds(placed: onnx.ModelProto) -> dict[str, Counter[str]]:
     """How many convolutions of each kind are int8, and how many float: "backbone pointwise" and so on."""
-    graph = Placed(model)
+    graph = PairedGraph(placed)
     found: dict[str, Counter[str]] = {"int8": Counter(), "float": Counter()}
     for node in graph.of("Conv"):
         name = graph.weights(node)
@@ -118,12 +127,11 @@ def test_every_architecture_is_among_them() -> None:
 
 
 @pytest.mark.parametrize("heads", [False, True])
-def test_convolutions_with_pairs(exported: Exported, heads: bool) -> None:
-    model = exported.placed[heads]
-    integer, in_float = EXPECTED[exported.arch][heads]
-    assert kinds(model) == {"int8": integer, "float": in_float}
-    assert len(exported.layers[heads]) == sum(integer.values())
-    reasons = Counter(float_layers_for_tensorrt(exported.graph, int8_heads=heads).values())
+def test_convolutions_with_pairs(model: Placed, heads: bool) -> None:
+    integer, in_float = EXPECTED[model.arch][heads]
+    assert kinds(model.placed[heads]) == {"int8": integer, "float": in_float}
+    assert len(model.layers[heads]) == sum(integer.values())
+    reasons = Counter(float_layers_for_tensorrt(model.graph, int8_heads=heads).values())
     assert sum(reasons.values()) == sum(in_float.values())
     if heads:
         depthwise = sum(number for kind, number in in_float.items() if "depthwise" in kind)
@@ -131,30 +139,25 @@ def test_convolutions_with_pairs(exported: Exported, heads: bool) -> None:
 
 
 @pytest.mark.parametrize("heads", [False, True])
-def test_no_pair_blocks_a_fusion(exported: Exported, heads: bool) -> None:
-    assert broken_rules(exported.placed[heads]) == {}
-
-
-def convolutions(exported: Exported) -> list[onnx.NodeProto]:
-    return [node for node in exported.index.nodes if node.op_type == "Conv"]
+def test_no_pair_blocks_a_fusion(model: Placed, heads: bool) -> None:
+    assert broken_rules(model.placed[heads]) == {}
 
 
 SUMS = {SSDLITE: 10, FULL_TAIL: 10, SSD300: 0, SSD512: 0, RESNET: 13}
 
 
-def test_residual_sums_read_the_shortcut_through_a_pair(exported: Exported) -> None:
+def test_residual_sums_read_the_shortcut_through_a_pair(model: Placed) -> None:
     """All 10 and 13 of them; VGG16 has none and no depthwise convolution, so its graphs have pairs in front alone."""
-    found = residual_sums(exported.index)
-    assert len(found) == SUMS[exported.arch]
-    model = Placed(exported.placed[False])
-    sums = [node for node in model.of("Add") if model.is_int8_sum(node)]
+    found = residual_sums(model.index)
+    assert len(found) == SUMS[model.arch]
+    graph = PairedGraph(model.placed[False])
+    sums = [node for node in graph.of("Add") if graph.is_int8_sum(node)]
     assert [node.name for node in sums] == [entry.node.name for entry in found]
-    ends = [entry.branch.input[1] for entry in found]
     last_of_block = (".conv3.weight", ".block.1.0.weight", ".block.2.0.weight", ".block.3.0.weight")
-    assert all(end.endswith(last_of_block) for end in ends)  # never a ResNet block's `downsample`
+    assert all(entry.branch.input[1].endswith(last_of_block) for entry in found)  # no ResNet block's `downsample`
     if not found:
-        assert not any(map(exported.index.is_depthwise, convolutions(exported)))
-        assert {node.input[0] for node in model.of(Q)} == {node.input[0] for node in exported.layers[False]}
+        assert not any(map(model.index.is_depthwise, model.convolutions))
+        assert {node.input[0] for node in graph.of(Q)} == {node.input[0] for node in model.layers[False]}
 
 
 # Of all multiplications for one image, in percent, with 90 classes
@@ -167,33 +170,38 @@ SHARES = {
 }
 
 
-def test_shares_of_the_arithmetic(exported: Exported) -> None:
-    graph, all_of_them = exported.index, convolutions(exported)
+def test_shares_of_the_arithmetic(model: Placed) -> None:
+    """Those that the page shows."""
+    graph = model.index
+
+    def of_90_classes(node: onnx.NodeProto) -> int:
+        """Multiplications; a convolution that gives logits has 91 outputs per box for the 4 of 3 classes."""
+        logits = "classification_head" in node.input[1] and not graph.is_depthwise(node)
+        return graph.multiplications(node) * (COCO_CLASSES + 1 if logits else 1) // (len(CLASSES) + 1 if logits else 1)
+
     parts = {
-        "heads": [node for node in all_of_them if node.input[1].startswith("model.head.")],
-        "depthwise": [node for node in all_of_them if graph.is_depthwise(node)],
-        "int8": exported.layers[False],
-        "int8 with heads": exported.layers[True],
+        "heads": [node for node in model.convolutions if node.input[1].startswith("model.head.")],
+        "depthwise": [node for node in model.convolutions if graph.is_depthwise(node)],
+        "int8": model.layers[False],
+        "int8 with heads": model.layers[True],
     }
-    whole = sum(map(graph.multiplications, all_of_them))
-    shares = {name: round(100 * sum(map(graph.multiplications, part)) / whole, 1) for name, part in parts.items()}
-    assert shares == SHARES[exported.arch]
-    row = f"| `{exported.arch}` | {' | '.join(map(str, shares.values()))} |"
+    whole = sum(map(of_90_classes, model.convolutions))
+    shares = {name: round(100 * sum(map(of_90_classes, part)) / whole, 1) for name, part in parts.items()}
+    assert shares == SHARES[model.arch]
+    row = f"| `{model.arch}` | {' | '.join(map(str, shares.values()))} |"
     assert row in (Path(__file__).parents[2] / "docs" / "deploy.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("heads", [False, True])
-def test_fake_quantisation_rounds_the_same_tensors(exported: Exported, heads: bool) -> None:
-    int8 = exported.placed[heads]
+def test_fake_quantisation_rounds_the_same_tensors(model: Placed, heads: bool) -> None:
+    int8 = model.placed[heads]
     stored = {node.input[0] for node in int8.graph.node if node.op_type == Q}
-    assert sum(node.op_type == DQ for node in int8.graph.node) == len(stored) + sum(
-        EXPECTED[exported.arch][heads][0].values()
-    )
-    names = list(dict.fromkeys(name for node in exported.graph.graph.node for name in (*node.input, *node.output)))
-    numbered = module_ranges(exported.graph, {name: (index, index) for index, name in enumerate(names)})
+    dequantised = sum(node.op_type == DQ for node in int8.graph.node)
+    assert dequantised == len(stored) + len(model.layers[heads])  # one for each weight
+    names = list(dict.fromkeys(name for node in model.graph.graph.node for name in (*node.input, *node.output)))
+    numbered = module_ranges(model.graph, {name: (index, index) for index, name in enumerate(names)})
     tensor_of = {layer: names[int(number)] for layer, (number, _) in numbered.items()}
-    layers = float_layers(exported.graph, int8)
-    quantization = FakeQuantization(exported.predictor.model, SCHEMES["tensorrt"], float_layers=layers)
-    rounded = {tensor_of[layer] for layer in quantization.quantisers}
-    quantization.remove()
-    assert rounded == stored
+    network, _ = model_from_checkpoint(model.checkpoint)
+    layers = float_layers(model.graph, int8)
+    quantization = FakeQuantization(network, SCHEMES["tensorrt"], float_layers=layers)
+    assert {tensor_of[layer] for layer in quantization.quantisers} == stored
