@@ -96,6 +96,7 @@ def test_what_is_older_does_not_work(driver: FakeDriver, core: str, bindings: st
 def test_the_extras_ask_for_the_same_versions() -> None:
     text = PYPROJECT.read_text(encoding="utf-8")
     for major, oldest in OLDEST_BINDINGS.items():
-        extra = next(line for line in text.splitlines() if line.startswith(f"cuda{major} = "))
-        assert f'"cuda-core>={OLDEST_CORE}"' in extra
-        assert f'"cuda-bindings>={oldest},<{major + 1}"' in extra
+        extra = re.search(rf"^cuda{major} = \[(.*?)\]$", text, re.MULTILINE | re.DOTALL)
+        assert extra is not None
+        assert f'"cuda-core>={OLDEST_CORE}"' in extra[1]
+        assert f'"cuda-bindings>={oldest},<{major + 1}"' in extra[1]
