@@ -174,7 +174,7 @@ def decoded(decoder: str) -> Callable[[Any], Verdict | None]:
     """Whether the frames of a decoder equal the CPU's."""
     return checked(
         rows_of("rows", decoder=decoder, what="compare"),
-        lambda rows: f"{rows[0]['frames']} frames, {rows[0]['input_levels']} levels at most",
+        lambda rows: f"{rows[0]['frames']} frames, largest difference {rows[0]['input_levels']}",
     )
 
 
@@ -213,7 +213,10 @@ CLAIMS = (
         "preprocess, from BGR and NV12, against OpenCV",
         "1 level",
         "benchmark",
-        checked(rows_of("correctness", check=re.compile("^preprocess")), lambda rows: f"{rows[0]['found']} levels"),
+        checked(
+            rows_of("correctness", check=re.compile("^preprocess")),
+            lambda rows: f"largest difference {rows[0]['found']}",
+        ),
     ),
     Claim(
         "NMS against `runtime/nms.py`",

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
 # Everything that only an NVIDIA GPU can show, in one run of limited time: benchmarks/README.md says how to use it.
-#   benchmarks/gpu_evidence.sh --minutes 9 --out evidence [--carry FOLDER]
+#   benchmarks/gpu_evidence.sh --minutes 9 --out runs/evidence [--carry FOLDER]
 set -eu
 exec "${PYTHON:-python3}" "$(dirname -- "${BASH_SOURCE[0]}")/gpu_evidence.py" "$@"

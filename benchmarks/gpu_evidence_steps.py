@@ -19,6 +19,7 @@ from gpu_versions import find_tool
 DRY_RUN = "dry run:"  # how a program says that only the GPU is missing
 SANITIZER_FINDS = 86  # exit status, apart from those of Python
 NCU_LAUNCHES = 24
+NVDEC_LIBRARY = "libnvcuvid.so.1"
 BENCHMARK = ("correctness", "suppression", "preprocess", "whole_graph", "hardware_floor")
 # What the tools say where they are there and do not work.
 REFUSALS = (
@@ -188,8 +189,8 @@ def nvdec(task: Task) -> None:
         task.skip(f"no decoder package is here: {', '.join(DECODERS)}")
     elif not video:
         task.skip("no video travelled")
-    elif not task.setup.dry_run and not _library(task, "libnvcuvid.so.1"):
-        task.skip("libnvcuvid.so.1, the driver's decoder, cannot be loaded")
+    elif not task.setup.dry_run and not _loads(task, NVDEC_LIBRARY):
+        task.skip(f"{NVDEC_LIBRARY}, the driver's decoder, cannot be loaded")
     else:
         figures = task.setup.work / "nvdec.json"
         ended = _program(task, "gpu_nvdec.py", video, "-o", str(figures), figures=figures, show=_shown(task, DECODERS))
@@ -276,5 +277,5 @@ def _importable(task: Task, modules: Mapping[str, Sequence[str]]) -> list[str]:
     return [name for name in modules if ended.status == 0 and name in ended.output.split()]
 
 
-def _library(task: Task, name: str) -> bool:
+def _loads(task: Task, name: str) -> bool:
     return task.command(task.setup.python, "-c", "import ctypes, sys; ctypes.CDLL(sys.argv[1])", name).status == 0

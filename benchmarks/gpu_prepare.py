@@ -206,7 +206,7 @@ def commands(folder: Path, manifest: Row) -> list[str]:
             "--minutes",
             str(minutes),
             "--out",
-            f"evidence/{package['folder']}",
+            f"runs/evidence-{package['folder']}",
         ]
         line += ["--carry", carry]
         if len(steps) < len(STEPS):

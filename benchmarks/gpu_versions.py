@@ -70,7 +70,7 @@ def _said(name: str, *arguments: str) -> str | None:
 
 
 def _loads(library: str) -> bool:
-    """In a process of its own, as a broken library can end it."""
+    """In a separate process, as a broken library can end it."""
     code = "import ctypes, sys; ctypes.CDLL(sys.argv[1])"
     return subprocess.run([sys.executable, "-c", code, library], capture_output=True).returncode == 0
 

@@ -102,7 +102,7 @@ def test_results_against_the_processors() -> None:
         {"check": "AP of bundled on x all", "images": 48, "cpu": 0.8, "PyTorch fp32": 0.80025, "ok": True},
     ]
     assert results(evidence(benchmark={"correctness": rows})) == {
-        "preprocess, from BGR and NV12, against OpenCV": "passed: 1 levels",
+        "preprocess, from BGR and NV12, against OpenCV": "passed: largest difference 1",
         "NMS against `runtime/nms.py`": "**failed**: 1 cases, 2 images differ",
         "mAP on the GPU against the CPU": "passed: cpu 0.8000, PyTorch fp32 0.8003 on 48 images",
     }
@@ -149,7 +149,7 @@ def test_the_tools_and_the_decoders() -> None:
     assert results(found) == {
         "no race in NMS (compute-sanitizer racecheck)": "passed: RACECHECK SUMMARY: 0 hazards displayed",
         "frames decoded by PyNvVideoCodec, as model input": "**failed**: RuntimeError: no",
-        "frames decoded by PyAV on the GPU, as model input": "passed: 12 frames, 1 levels at most",
+        "frames decoded by PyAV on the GPU, as model input": "passed: 12 frames, largest difference 1",
         "TensorRT-RTX's engines run": "not measured: ModelFileError: cannot run on this GPU",
     }
     found["steps"]["rtx"] = {"status": "skipped", "reason": "none of these can be imported: x"}

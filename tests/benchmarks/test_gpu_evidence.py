@@ -309,7 +309,10 @@ def test_ncu_leaves_the_clocks_alone(task: Callable[..., runner.Task], tool: Cal
     assert "reason" not in one.row
 
 
-def test_without_decoder_video_or_rtx(task: Callable[..., runner.Task], tmp_path: Path) -> None:
+def test_without_decoder_video_or_rtx(
+    task: Callable[..., runner.Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "NVDEC_LIBRARY", "libabsent.so.1")
     (tmp_path / "av.py").write_text("")
     without = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path)}
     python = "/usr/bin/env"  # finds no module at all
@@ -317,7 +320,7 @@ def test_without_decoder_video_or_rtx(task: Callable[..., runner.Task], tmp_path
         ({"python": python}, steps.nvdec, "no decoder package is here: av, PyNvVideoCodec"),
         ({"python": python}, steps.rtx, "none of these can be imported: tensorrt_rtx, tensorrt_rtx_bindings"),
         ({"python": sys.executable, "environment": without}, steps.nvdec, "no video travelled"),
-        ({"carried": {"video": "v.mp4"}}, steps.nvdec, "libnvcuvid.so.1, the driver's decoder, cannot be loaded"),
+        ({"carried": {"video": "v.mp4"}}, steps.nvdec, "libabsent.so.1, the driver's decoder, cannot be loaded"),
     ):
         one = task(**changes)
         does(one)

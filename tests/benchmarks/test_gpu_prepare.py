@@ -227,7 +227,7 @@ def test_all_in_one_package(prepare: Callable[[int], tuple[Path, Any]]) -> None:
     assert manifest["left_out"] == []
     assert (folder / "1" / "images" / "annotations.json").is_file()
     (command,) = gpu_prepare.commands(folder, manifest)
-    assert command == f"bash benchmarks/gpu_evidence.sh --minutes 9 --out evidence/1 --carry {folder}/1"
+    assert command == f"bash benchmarks/gpu_evidence.sh --minutes 9 --out runs/evidence-1 --carry {folder}/1"
 
 
 def test_decoders_and_tensorrt_in_the_second_package(
@@ -258,6 +258,11 @@ def test_what_does_not_fit_is_said(prepare: Callable[[int], tuple[Path, Any]]) -
     assert "left out: TensorRT-RTX, 0.5 MiB for the step rtx: fits into neither of two packages of 0.3 MiB" in text
     with pytest.raises(gpu_packages.PrepareError, match="is not empty"):
         prepare(300_000)
+
+
+def test_commands_are_for_the_root_of_the_repository(tmp_path: Path) -> None:
+    (command,) = gpu_prepare.commands(ROOT / "runs" / "x y", {"packages": [{"folder": "1", "steps": []}]})
+    assert command.endswith("--carry 'runs/x y/1'")
 
 
 def test_a_path_that_makes_the_command_too_long(tmp_path: Path) -> None:
