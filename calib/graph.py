@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+LARGEST_SHAPE = 64  # values of a constant that a shape can depend on, such as those of a Reshape
 RangeOf = Callable[[str], tuple[float, float]]  # a float tensor's name -> its lowest and highest value
 
 
@@ -120,12 +121,27 @@ class Graph:
 
 def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """Shapes of the float tensors, for one image."""
-    inferred = onnx.shape_inference.infer_shapes(model).graph
+    inferred = onnx.shape_inference.infer_shapes(_without_weights(model)).graph
     shapes = {}
     for info in (*inferred.value_info, *inferred.input, *inferred.output):
         dims = info.type.tensor_type.shape.dim
         shapes[info.name] = tuple(dim.dim_value if dim.HasField("dim_value") else 1 for dim in dims)
     return shapes
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without the values of large constants: no shape depends on them, and inference copies all it gets."""
+    graph = model.graph
+    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    light.graph.name = graph.name
+    for field in ("node", "input", "output", "value_info"):
+        getattr(light.graph, field).extend(getattr(graph, field))
+    for tensor in graph.initializer:
+        if math.prod(tensor.dims) > LARGEST_SHAPE:
+            light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        else:
+            light.graph.initializer.append(tensor)
+    return light
 
 
 def _name_nodes(nodes: list[onnx.NodeProto]) -> None:
