@@ -3,9 +3,13 @@
 The threads of a block run in several orders, so that what depends on one is found.
 """
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -286,6 +290,41 @@ def test_the_cases_find_an_error(name: str) -> None:
         )
 
     assert any(differs(seed) for seed in range(100))
+
+
+BARRIER = "__syncthreads();"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("index", range(KERNEL_SOURCE.count(BARRIER)))
+def test_no_barrier_can_be_left_out(index: int) -> None:
+    """Without it the results are wrong in one of the orders, or the process crashes, or it never ends."""
+    HostCuda().module(KERNEL_SOURCE, KERNELS)  # skips where nothing can be compiled
+    code = f"from test_kernels import run_without_barrier; run_without_barrier({index})"
+    run = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True)
+    assert run.returncode in (WRONG, -signal.SIGSEGV, -signal.SIGALRM), run.stderr.decode()
+
+
+WRONG = 42
+LAUNCH_SECONDS = 20  # instead of milliseconds: it never ends
+
+
+def run_without_barrier(index: int) -> None:
+    """In a process of its own, which ends with `WRONG`."""
+    parts = KERNEL_SOURCE.split(BARRIER)
+    source = BARRIER.join(parts[: index + 1]) + BARRIER.join(parts[index + 1 :])
+    rng = np.random.default_rng(3)
+    large = random_boxes(rng, 700)[None], rng.random((1, 700, 2)).astype(np.float32) ** 4
+    limits = {"score_threshold": 0.0, "iou_threshold": 0.5, "candidates": 200, "detections": 90}
+    for boxes, scores, settings in [*map(adversarial_batch, range(25)), (*large, limits)]:
+        wanted = references(boxes, scores, **settings)
+        for order in ORDERS:
+            signal.alarm(LAUNCH_SECONDS)
+            try:
+                found = run_nms(HostCuda(order=order), boxes, scores, source=source, threads=96, **settings)
+                assert_all_equal(found, wanted)
+            except (AssertionError, CudaError):
+                sys.exit(WRONG)
 
 
 def keys_at_digit_borders(rng: np.random.Generator, count: int) -> np.ndarray:
