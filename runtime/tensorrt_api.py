@@ -23,7 +23,8 @@ from typing import Any, TypeAlias, TypeVar
 from ssd_edge.errors import MissingDependencyError, ModelFileError, SsdEdgeError, UsageError
 from ssd_edge.runtime.cuda import Cuda, find_gpu
 from ssd_edge.runtime.engine_card import FLAVOURS, BatchSizes
-from ssd_edge.runtime.fixes import tensorrt_load_fix
+from ssd_edge.runtime.fixes import tensorrt_fix, tensorrt_load_fix
+from ssd_edge.runtime.host import read_host
 
 _log = logging.getLogger(__name__)
 
@@ -101,10 +102,11 @@ def load_tensorrt(flavour: str | None = None) -> TensorRT:
             _check_version(candidate, version)
             return TensorRT(candidate, version, api)
     wanted = "neither TensorRT nor TensorRT-RTX" if flavour is None else f"no {NAMES[flavour]}"
+    host = read_host()
+    if host.jetson and flavour != "rtx":  # where JetPack brings TensorRT
+        raise MissingDependencyError(f"{wanted} is installed", extra="tensorrt", fix=tensorrt_fix(host))
     raise MissingDependencyError(
-        f"{wanted} is installed; on a Jetson JetPack 6.1 or later brings TensorRT (make the virtual environment with "
-        "--system-site-packages to see it), elsewhere the extra tensorrt does, and the extra rtx brings TensorRT-RTX",
-        extra=flavour or "rtx",
+        f"{wanted} is installed; the extra tensorrt brings TensorRT, the extra rtx TensorRT-RTX", extra=flavour or "rtx"
     )
 
 

@@ -27,10 +27,15 @@ class SinkError(SsdEdgeError):
 
 
 class MissingDependencyError(SsdEdgeError):
-    """An optional package is needed; the message ends with how to install the extra that brings it."""
+    """An optional package is needed; the message ends with how to install the extra that brings it.
 
-    def __init__(self, problem: str, extra: str):
-        super().__init__(f"{problem}; in the folder of ssd-edge: pip install '.[{extra}]'")
+    Args:
+        fix: what to do instead, where no extra brings it.
+    """
+
+    def __init__(self, problem: str, extra: str, *, fix: str | None = None):
+        fix = fix or f"in the folder of ssd-edge: pip install '.[{extra}]'"
+        super().__init__(f"{problem}; {fix}")
 
 
 class UsageError(SsdEdgeError):

@@ -39,7 +39,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> FakeDriver:
 
 def run_with(driver: FakeDriver, core: str, bindings: str, code: str, cuda: str = JETPACK_7) -> tuple[int, list[str]]:
     """Run code with these versions before those that are installed; exit status and the lines printed."""
-    folders = [cached_wheel("cuda-core", core), cached_wheel("cuda-bindings", bindings)]
+    folders = [cached_wheel("cuda-core", version=core), cached_wheel("cuda-bindings", version=bindings)]
     paths = ":".join(map(str, [*folders, *sys.path]))
     result = driver.run(code, PYTHONPATH=paths, FAKE_CUDA_VERSION=cuda, SSD_EDGE_CUDA="core")
     return result.returncode, (result.stdout + (result.stderr if result.returncode > 0 else "")).splitlines()

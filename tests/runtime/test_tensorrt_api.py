@@ -18,6 +18,7 @@ from ssd_edge.errors import MissingDependencyError, ModelFileError, SsdEdgeError
 from ssd_edge.runtime import tensorrt_api
 from ssd_edge.runtime.cuda import Gpu
 from ssd_edge.runtime.engine_card import BatchSizes
+from ssd_edge.runtime.host import Host
 from ssd_edge.runtime.tensorrt_api import (
     CompileOptions,
     MessageLog,
@@ -66,10 +67,20 @@ def test_tensorrt_comes_before_rtx(installed: Callable[..., None]) -> None:
 
 def test_no_tensorrt_names_both_ways_to_it(installed: Callable[..., None]) -> None:
     installed()
-    with pytest.raises(MissingDependencyError, match=r"JetPack 6\.1 or later brings.*extra tensorrt.*\[rtx\]"):
+    with pytest.raises(MissingDependencyError, match=r"neither .* is installed; the extra tensorrt brings.*\[rtx\]"):
         load_tensorrt()
     with pytest.raises(MissingDependencyError, match=r"no TensorRT is installed.*\[tensorrt\]"):
         load_tensorrt("tensorrt")
+
+
+def test_on_a_jetson_jetpack_brings_tensorrt(installed: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    installed()
+    monkeypatch.setattr(tensorrt_api, "read_host", lambda: Host(jetson=True, jetpack="6.2"))
+    for flavour in (None, "tensorrt"):
+        with pytest.raises(MissingDependencyError, match=r"is installed; sudo apt install nvidia-jetpack$"):
+            load_tensorrt(flavour)
+    with pytest.raises(MissingDependencyError, match=r"pip install '\.\[rtx\]'"):
+        load_tensorrt("rtx")
 
 
 @pytest.mark.parametrize("version", ["8.5.2.2", "10.2.0", "9.99"])
