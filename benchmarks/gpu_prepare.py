@@ -1,8 +1,9 @@
 """Collect what a machine without a network lacks for `gpu_evidence.sh`: packages, images, a video.
 
 `gpu_evidence.sh --prepare DIR --budget-mib N` calls this. If all of it exceeds the budget, there are two packages:
-`DIR/1` without the decoders and TensorRT-RTX, `DIR/2` with what fits of these, each to be taken along in a call of
-its own. Wheels are cut into parts of at most 15 MiB. `gpu_carry.py` puts a package to use.
+`DIR/1` without the decoders and TensorRT-RTX, `DIR/2` with what fits of these. What fits into neither, such as
+TensorRT-RTX, is spread over `DIR/3`, `DIR/4` and so on, all of which must be on the machine to use the last one. Wheels
+are cut into parts of at most 15 MiB. `gpu_carry.py` puts a package to use.
 """
 
 from __future__ import annotations
@@ -117,19 +118,12 @@ def prepare(folder: Path, budget_bytes: int, wheels: Sequence[Wheel], target: Ta
         for number in range(1, 1 + max([1, *filter(None, placed)])):
             units = [base] * (number == 1) + [unit for unit, at in zip(optional, placed, strict=True) if at == number]
             packages.append(_write_package(folder / str(number), units, work, target, with_images=number == 1))
-    enough = budget_bytes
-    while None in place(always, both, sizes, enough):
-        enough += MIB
+        for unit in (unit for unit, at in zip(optional, placed, strict=True) if at is None):
+            packages.append(_spread(folder, unit, work, target, room=budget_bytes - both))
     manifest = {
         "budget_bytes": budget_bytes,
-        "budget_for_all_bytes": enough,
         "target": {"python": target.python, "glibc": f"2.{target.glibc}", "machine": target.machine},
         "packages": packages,
-        "left_out": [
-            {"name": unit.name, "step": unit.step, "bytes": size}
-            for unit, size, number in zip(optional, sizes, placed, strict=True)
-            if number is None
-        ],
     }
     _write_json(folder / "manifest.json", manifest)
     return manifest
@@ -138,21 +132,22 @@ def prepare(folder: Path, budget_bytes: int, wheels: Sequence[Wheel], target: Ta
 def _write_package(folder: Path, units: Sequence[Unit], work: Path, target: Target, *, with_images: bool) -> Row:
     (folder / "wheels").mkdir(parents=True)
     wheels = [_write_wheel(wheel, folder / "wheels") for unit in units for wheel in unit.wheels]
-    shutil.copy(work / "video.mp4", folder)
     if with_images:
         shutil.copytree(work / "images", folder / "images")
-    _write_json(
-        folder / "manifest.json",
-        {
-            "wheels": wheels,
-            "images": "images" if with_images else None,
-            "video": "video.mp4",
-            "pip_options": target.pip_options(),
-        },
-    )
+    return _finish_package(folder, units, wheels, work, target, images="images" if with_images else None)
+
+
+def _finish_package(
+    folder: Path, units: Sequence[Unit], wheels: list[Row], work: Path, target: Target, *, images: str | None = None
+) -> Row:
+    """Add the video and the manifest to a folder."""
+    shutil.copy(work / "video.mp4", folder)
+    content = {"wheels": wheels, "images": images, "video": "video.mp4", "pip_options": target.pip_options()}
+    _write_json(folder / "manifest.json", content)
     return {
         "folder": folder.name,
         "bytes": _size(folder),
+        "after": {},
         "holds": [unit.name for unit in units],
         "steps": sorted({unit.step for unit in units if unit.step}),
         "wheels": {wheel["file"]: wheel["bytes"] for wheel in wheels},
@@ -161,13 +156,47 @@ def _write_package(folder: Path, units: Sequence[Unit], work: Path, target: Targ
 
 def _write_wheel(wheel: Wheel, folder: Path) -> Row:
     content = wheel.path.read_bytes()
-    parts = []
     if len(content) <= PART_BYTES:
         (folder / wheel.path.name).write_bytes(content)
-    else:
-        for number, start in enumerate(range(0, len(content), PART_BYTES), 1):
-            parts.append(f"{wheel.path.name}.part{number:02}")
-            (folder / parts[-1]).write_bytes(content[start : start + PART_BYTES])
+        return _described(wheel, content, [])
+    parts = []
+    for number, start in enumerate(range(0, len(content), PART_BYTES), 1):
+        parts.append(f"{wheel.path.name}.part{number:02}")
+        (folder / parts[-1]).write_bytes(content[start : start + PART_BYTES])
+    return _described(wheel, content, parts)
+
+
+def _spread(folder: Path, unit: Unit, work: Path, target: Target, *, room: int) -> Row:
+    """Write a unit into as many folders as it takes, each with `room` bytes of wheels. The last one is the package."""
+    into, left = _new_folder(folder), room
+    cut: list[tuple[Wheel, bytes, list[Path]]] = []
+    for wheel in unit.wheels:
+        content, parts, start = wheel.path.read_bytes(), list[Path](), 0
+        while start < len(content):
+            if left == 0:
+                into, left = _new_folder(folder), room
+            size = min(PART_BYTES, left, len(content) - start)
+            parts.append(into / "wheels" / f"{wheel.path.name}.part{len(parts) + 1:02}")
+            parts[-1].write_bytes(content[start : start + size])
+            start, left = start + size, left - size
+        cut.append((wheel, content, parts))
+    wheels = [
+        _described(wheel, content, [os.path.relpath(part, into / "wheels") for part in parts])
+        for wheel, content, parts in cut
+    ]
+    needed = dict.fromkeys(part.parents[1] for *_, parts in cut for part in parts)
+    package = _finish_package(into, [unit], wheels, work, target)
+    return {**package, "after": {each.name: _size(each) for each in needed if each != into}}
+
+
+def _new_folder(folder: Path) -> Path:
+    """The next of the numbered folders."""
+    made = folder / str(1 + sum(each.is_dir() for each in folder.iterdir()))
+    (made / "wheels").mkdir(parents=True)
+    return made
+
+
+def _described(wheel: Wheel, content: bytes, parts: list[str]) -> Row:
     return {
         "name": wheel.name,
         "version": wheel.version,
@@ -221,18 +250,14 @@ def commands(folder: Path, manifest: Row) -> list[str]:
 
 
 def summary(folder: Path, manifest: Row) -> str:
-    """Sizes, what does not fit, and the commands."""
+    """Sizes, contents and the command of each package."""
     budget = manifest["budget_bytes"]
     lines = []
     for package, command in zip(manifest["packages"], commands(folder, manifest), strict=True):
         lines.append(f"{folder / package['folder']}: {package['bytes'] / MIB:.1f} of {budget / MIB:.1f} MiB")
         lines.append(f"  holds {', '.join(package['holds'])}")
+        for name, size in package["after"].items():
+            lines.append(f"  needs {folder / name}, {size / MIB:.1f} MiB, next to it: take that to the machine first")
         lines += [f"  {size / MIB:6.1f} MiB  {name}" for name, size in package["wheels"].items()]
         lines.append(f"  run: {command}")
-    for unit in manifest["left_out"]:
-        lines.append(
-            f"left out: {unit['name']}, {unit['bytes'] / MIB:.1f} MiB for the step {unit['step']}: fits into neither "
-            f"of two packages of {budget / MIB:.1f} MiB; --budget-mib {manifest['budget_for_all_bytes'] / MIB:.0f} "
-            "takes all along"
-        )
     return "\n".join(lines)

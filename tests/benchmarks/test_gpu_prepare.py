@@ -224,7 +224,6 @@ def prepare(
 def test_all_in_one_package(prepare: Callable[[int], tuple[Path, Any]]) -> None:
     folder, manifest = prepare(2_000_000)
     assert [package["folder"] for package in manifest["packages"]] == ["1"]
-    assert manifest["left_out"] == []
     assert (folder / "1" / "images" / "annotations.json").is_file()
     (command,) = gpu_prepare.commands(folder, manifest)
     assert command == f"bash benchmarks/gpu_evidence.sh --minutes 9 --out runs/evidence-1 --carry {folder}/1"
@@ -250,12 +249,23 @@ def test_decoders_and_tensorrt_in_the_second_package(
     assert hashlib.sha256(joined.read_bytes()).hexdigest() == rtx["sha256"]
 
 
-def test_what_does_not_fit_is_said(prepare: Callable[[int], tuple[Path, Any]]) -> None:
+def test_what_fits_into_no_package_is_spread(prepare: Callable[[int], tuple[Path, Any]], tmp_path: Path) -> None:
     folder, manifest = prepare(300_000)
-    assert [package["holds"] for package in manifest["packages"]] == [["what all steps need", "av"], ["pynvvideocodec"]]
-    assert [(unit["name"], unit["step"]) for unit in manifest["left_out"]] == [("TensorRT-RTX", "rtx")]
+    *others, spread = manifest["packages"]
+    assert [package["holds"] for package in others] == [["what all steps need", "av"], ["pynvvideocodec"]]
+    assert (spread["holds"], spread["folder"], list(spread["after"])) == (["TensorRT-RTX"], "4", ["3"])
+    sizes = {each.name: sum(f.stat().st_size for f in each.rglob("*") if f.is_file()) for each in folder.glob("[34]")}
+    assert sizes == {"3": spread["after"]["3"], "4": spread["bytes"]}
+    assert max(sizes.values()) <= 300_000
     text = gpu_prepare.summary(folder, manifest)
-    assert "left out: TensorRT-RTX, 0.5 MiB for the step rtx: fits into neither of two packages of 0.3 MiB" in text
+    assert f"needs {folder}/3, 0.3 MiB, next to it: take that to the machine first" in text
+    assert text.endswith(f"--carry {folder}/4 --steps versions,rtx")
+    (rtx,) = gpu_carry.read_manifest(folder / "4")["wheels"]
+    joined = gpu_carry.joined(folder / "4", rtx, tmp_path)
+    assert hashlib.sha256(joined.read_bytes()).hexdigest() == rtx["sha256"]
+    (folder / "3" / "wheels" / f"{rtx['file']}.part01").unlink()
+    with pytest.raises(gpu_carry.CarryError, match="part01 is missing"):
+        gpu_carry.joined(folder / "4", rtx, tmp_path)
     with pytest.raises(gpu_packages.PrepareError, match="is not empty"):
         prepare(300_000)
 
