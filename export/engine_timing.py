@@ -14,12 +14,13 @@ from ssd_edge.runtime.gpu_engine import Engine, capturing
 
 _log = logging.getLogger(__name__)
 
-WARM_UP_RUNS = 5
-TIMED_RUNS = 30
+RUNS = 10  # between two events, so that the GPU has work while the processor launches the next
+WARM_UPS = 3
+ROUNDS = 15
 
 
 def measure_run_ms(engine: Engine, batch: int) -> float:
-    """Median time of a run in milliseconds, between two events on the GPU.
+    """Time of a run in milliseconds: the median over rounds of several runs between two events on the GPU.
 
     The run is a CUDA graph where one can hold it, as in `stream`. Whatever lies in the engine's input is its input.
 
@@ -30,13 +31,14 @@ def measure_run_ms(engine: Engine, batch: int) -> float:
         run = _graph_or_call(engine, batch, stack)
         before, behind = (stack.enter_context(engine.cuda.event(timing=True)) for _ in range(2))
         times_ms = []
-        for _ in range(WARM_UP_RUNS + TIMED_RUNS):
+        for _ in range(WARM_UPS + ROUNDS):
             engine.stream.record(before)
-            run()
+            for _ in range(RUNS):
+                run()
             engine.stream.record(behind)
             behind.synchronize()
-            times_ms.append(behind.elapsed_ms(before))
-    return statistics.median(times_ms[WARM_UP_RUNS:])
+            times_ms.append(behind.elapsed_ms(before) / RUNS)
+    return statistics.median(times_ms[WARM_UPS:])
 
 
 def _graph_or_call(engine: Engine, batch: int, stack: ExitStack) -> Callable[[], None]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +18,16 @@ from ssd_edge.errors import MissingDependencyError
 from ssd_edge.models.predict import Predictor
 from ssd_edge.models.ssd import SSD
 from ssd_edge.runtime.backend_torch import TorchDetector, torch_device
-from ssd_edge.runtime.cuda import Cuda, CudaError, CudaFatalError, Graph, Stream, cuda_failure, open_cuda
+from ssd_edge.runtime.cuda import (
+    REFUSED_KERNELS,
+    Cuda,
+    CudaError,
+    CudaFatalError,
+    Graph,
+    Stream,
+    cuda_failure,
+    open_cuda,
+)
 from ssd_edge.runtime.detector import Detector
 from ssd_edge.runtime.gpu_detector import GpuDetector
 from ssd_edge.runtime.gpu_engine import Engine, capturing
@@ -50,7 +61,8 @@ class TorchEngine(Engine):
             device = model.default_boxes_xyxy.device
             self._stream = torch.cuda.ExternalStream(self.stream.handle, device=device)  # type: ignore[no-untyped-call]
             # One pool for the graphs of all batch sizes: they run in order, and their results are copied out of it.
-            self._pool = torch.cuda.graph_pool_handle()
+            self._pool: Any = None
+            self._graphs: set[torch.cuda.CUDAGraph] = set()  # that hold it
             self._images = torch.zeros((batch, *self.size_hw, 3), dtype=torch.uint8, device=device)
             self._boxes = torch.zeros((batch, self.anchors, 4), device=device)
             self._scores = torch.zeros((batch, self.anchors, self.classes), device=device)
@@ -79,13 +91,18 @@ class TorchEngine(Engine):
 
     def capture(self, work: Callable[[], None]) -> Graph:
         """Capture through PyTorch, whose allocator must know which memory a graph holds."""
+        if not self._graphs:  # PyTorch may not take a pool again that no graph holds
+            self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
+        captured = torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local")
         try:
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            # The outer context: where a capture fails to end, PyTorch leaves this thread on the engine's stream.
+            with torch.cuda.stream(self._stream), captured:
                 work()
         except RuntimeError as error:
-            raise cuda_failure("capturing the network in PyTorch", _first_line(error)) from error
-        return _TorchGraph(graph, self._stream)
+            raise _failure("capturing the network", error) from error
+        self._graphs.add(graph)
+        return _TorchGraph(graph, self._stream, partial(self._graphs.discard, graph))
 
     def close(self) -> None:
         """Free the stream; PyTorch frees the rest when nothing refers to it."""
@@ -97,8 +114,8 @@ class TorchEngine(Engine):
 class _TorchGraph(Graph):
     """A graph of PyTorch's; it only runs on the stream that it was captured from."""
 
-    def __init__(self, graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream) -> None:
-        self._graph, self._stream = graph, stream
+    def __init__(self, graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream, forget: Callable[[], None]) -> None:
+        self._graph, self._stream, self._forget = graph, stream, forget
 
     def launch(self, stream: Stream) -> None:
         if stream.handle != self._stream.cuda_stream:
@@ -108,6 +125,7 @@ class _TorchGraph(Graph):
 
     def close(self) -> None:
         self._graph.reset()
+        self._forget()
 
 
 class TorchCudaDetector(GpuDetector):
@@ -155,8 +173,14 @@ def _checked(call: str) -> Iterator[None]:
     except RuntimeError as error:
         if "CUDA" not in str(error):
             raise
-        raise cuda_failure(f"{call} in PyTorch", _first_line(error)) from error
+        raise _failure(call, error) from error
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _failure(call: str, error: RuntimeError) -> CudaError:
+    text = (str(error).splitlines() or [type(error).__name__])[0]
+    if any(words in text for words in REFUSED_KERNELS.values()):  # PyTorch's own kernels
+        return CudaError(
+            f"{call} in PyTorch failed: {text}; this PyTorch {torch.__version__} has no kernels for this GPU: it was "
+            f"built for {' '.join(torch.cuda.get_arch_list())}; install a build for this GPU, on a Jetson NVIDIA's"
+        )
+    return cuda_failure(f"{call} in PyTorch", text)

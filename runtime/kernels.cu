@@ -205,7 +205,7 @@ const int QUAD = 4;  // scores that a thread reads at once, at an address that i
 // A grid [blocks, batch] walks the scores in the order of memory.
 //   boxes [batch, anchors, 4], scores [batch, anchors, classes]; counts [batch, classes], zero before;
 //   keys [batch, classes, anchors], of which the first `counts` of a class are set.
-extern "C" __global__ void nms_collect(
+extern "C" __global__ void __launch_bounds__(1024) nms_collect(
     const float4* __restrict__ boxes, const float* __restrict__ scores, unsigned anchors, unsigned classes,
     float score_threshold, unsigned* counts, Key* keys
 ) {
@@ -416,7 +416,7 @@ extern __shared__ float4 shared_memory[];
 //   counts, keys: of nms_collect; kept_counts [batch], zero before;
 //   kept [batch, kept_capacity], of which the first `kept_counts` of an image are set.
 // Shared memory: kernels.py, `Nms`.
-extern "C" __global__ void nms_suppress(
+extern "C" __global__ void __launch_bounds__(1024) nms_suppress(
     const float4* __restrict__ boxes, unsigned anchors, unsigned candidates, unsigned kept_capacity,
     unsigned detections, float iou_threshold, const unsigned* counts, const Key* keys, unsigned* kept_counts, Key* kept
 ) {
@@ -437,7 +437,7 @@ extern "C" __global__ void nms_suppress(
     }
     __syncthreads();
     // A tile of boxes at a time, one a lane: find which of the tile stay, then which worse ones those drop. A class
-    // gives no more than `detections`.
+    // keeps at most `detections`.
     unsigned kept_of_class = 0;
     for (unsigned tile = 0; tile < count && kept_of_class < detections; tile += WARP) {
         const bool open = tile + lane < count && !dropped[tile + lane];
@@ -478,7 +478,7 @@ extern "C" __global__ void nms_suppress(
 
 // A block an image. Outputs [batch, detections, 4], [batch, detections], [batch, detections] and [batch]; zeros behind
 // the last detection.
-extern "C" __global__ void nms_merge(
+extern "C" __global__ void __launch_bounds__(1024) nms_merge(
     const float4* __restrict__ boxes, unsigned anchors, unsigned kept_capacity, unsigned detections,
     const unsigned* kept_counts, const Key* kept, float4* out_boxes, float* out_scores, int* out_labels, int* out_counts
 ) {

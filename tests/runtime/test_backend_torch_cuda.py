@@ -1,9 +1,9 @@
 """A PyTorch model in the GPU's pipeline, with its tensors where `HostCuda` has its memory; on a GPU: test_gpu.py."""
 
+import itertools
 import logging
 from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,14 @@ class FakeStream:
         self.waits_for.append(stream.cuda_stream)
 
 
+class FakeGraph:
+    def replay(self) -> None:
+        pass
+
+    def reset(self) -> None:
+        pass
+
+
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> HostCuda:
     """PyTorch's CUDA calls do nothing, and its CPU tensors stand for those on the GPU."""
@@ -40,7 +48,8 @@ def host(monkeypatch: pytest.MonkeyPatch) -> HostCuda:
     monkeypatch.setattr(torch.cuda, "ExternalStream", FakeStream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: FakeStream(0))
     monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    pools = itertools.count(1)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, next(pools)))
     monkeypatch.setattr(torch.cuda, "synchronize", None)  # would wait for a capture of another thread
     return cuda
 
@@ -70,6 +79,11 @@ def test_it_detects_what_the_model_does(tiny: Tiny, host: HostCuda) -> None:
     [
         (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried 20 GiB.\nmore"), CudaMemoryError, "20 GiB.; .*smaller"),
         (RuntimeError("CUDA error: an illegal memory access was encountered\nmore"), CudaFatalError, "start it again"),
+        (
+            RuntimeError("CUDA error: no kernel image is available for execution on the device\nmore"),
+            CudaError,
+            r"on the device; this PyTorch .* has no kernels for this GPU: it was built for .*install a build for this",
+        ),
         (RuntimeError("shape mismatch"), RuntimeError, "shape mismatch"),
     ],
 )
@@ -85,8 +99,8 @@ def test_errors_of_pytorch(
         monkeypatch.setattr(engine, "_predictor", fail)
         with pytest.raises(kind, match=message):
             engine.enqueue(2)
-        graph = SimpleNamespace(replay=lambda: fail(None), reset=lambda: None)
-        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+        monkeypatch.setattr(FakeGraph, "replay", fail)
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
         monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: nullcontext())
         with engine.capture(lambda: None) as captured, pytest.raises(kind, match=message):
             captured.launch(engine.stream)
@@ -136,6 +150,24 @@ def test_a_graph_that_pytorch_cannot_capture(tiny: Tiny, host: HostCuda, monkeyp
         pytest.raises(CudaError, match=r"capturing the network in PyTorch failed: CUDA error: operation .* stream;"),
     ):
         engine.capture(lambda: None)
+
+
+def test_a_pool_that_no_graph_holds_is_not_used_again(
+    tiny: Tiny, host: HostCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch asserts that a pool which it is given is in use."""
+    pools = []
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda *_, pool, **__: pools.append(pool) or nullcontext())
+    model, card = model_from_checkpoint(tiny.checkpoint)
+    with TorchEngine(model, card, cuda=host, batch=1) as engine:
+        one, other = (engine.capture(lambda: None) for _ in range(2))
+        one.close()
+        third = engine.capture(lambda: None)  # the other one holds it still
+        for graph in (other, third, third):  # closing twice does no harm
+            graph.close()
+        engine.capture(lambda: None).close()
+    assert pools == [(0, 1), (0, 1), (0, 1), (0, 2)]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from ssd_edge.card import ONNX_METADATA_KEY
 from ssd_edge.errors import GateFailedError, SsdEdgeError, UsageError
 from ssd_edge.export import build
 from ssd_edge.export.build import BuildReport, build_engine
-from ssd_edge.export.engine_timing import TIMED_RUNS, WARM_UP_RUNS, measure_run_ms
+from ssd_edge.export.engine_timing import ROUNDS, RUNS, WARM_UPS, measure_run_ms
 from ssd_edge.runtime import tensorrt_api
 from ssd_edge.runtime.backend_tensorrt import TensorRTEngine
 from ssd_edge.runtime.cuda import Gpu
@@ -88,7 +88,7 @@ def test_a_build_times_a_run(machine: Machine) -> None:
 
 
 def test_the_time_of_a_run_is_the_median_without_the_first_ones() -> None:
-    times_ms = iter([1000.0] * WARM_UP_RUNS + [3.0] * (TIMED_RUNS // 2 + 1) + [500.0] * (TIMED_RUNS // 2 - 1))
+    times_ms = iter([1e4] * WARM_UPS + [3.0 * RUNS] * (ROUNDS // 2 + 1) + [500.0 * RUNS] * (ROUNDS // 2))
 
     class ScriptedEvent(HostEvent):
         def elapsed_ms(self, earlier: Any) -> float:
@@ -113,7 +113,7 @@ def test_where_no_graph_can_hold_it_a_run_is_timed_as_it_comes(has_graphs: bool)
     with TensorRTEngine(rtx, b"plan", CARD, cuda=cuda, source="m.engine") as engine:
         assert measure_run_ms(engine, 1) > 0
     runs = [call[0] for call in script.calls].count("execute")
-    assert runs == 1 + WARM_UP_RUNS + TIMED_RUNS
+    assert runs == 1 + RUNS * (WARM_UPS + ROUNDS)
 
 
 def test_an_engine_that_does_not_run_is_not_timed() -> None:

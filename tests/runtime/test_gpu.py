@@ -207,6 +207,24 @@ def test_graphs_and_what_runs_as_it_comes_agree(
     assert "without a CUDA graph" not in caplog.text
 
 
+def test_another_score_threshold_reaches_the_graphs(
+    open_gpu: Callable[..., GpuDetector], caplog: pytest.LogCaptureFixture
+) -> None:
+    (frame,) = random_frames((96, 128))
+    with open_gpu() as detector:
+        counts = []
+        for threshold in (0.01, 0.4, 0.01):
+            detector.score_threshold = threshold
+            found = [detector([frame])[0] for _ in range(4)]
+            assert all(slot.graphs for slot in detector._slots)
+            for each in found:
+                assert_equal([each], [found[0]])
+            counts.append(int((found[0].scores > 0.4).sum()))
+            assert len(found[0]) == counts[-1] if threshold == 0.4 else len(found[0]) > counts[-1]
+    assert counts[0] == counts[1] == counts[2]
+    assert "without a CUDA graph" not in caplog.text
+
+
 def test_detections_are_those_of_the_processor(open_gpu: Callable[..., GpuDetector], model: Any) -> None:
     """Up to what other kernels and TF32 do to scores; detections at the threshold may go either way."""
     with open_gpu() as detector, open_detector(model.checkpoint, score_threshold=0.01) as cpu:
@@ -271,7 +289,10 @@ def test_two_detectors_in_two_threads(open_gpu: Callable[..., GpuDetector]) -> N
 
 
 def test_closing_gives_the_memory_back(cuda: Cuda) -> None:
-    """Forty times, so that a leak of one of its larger pieces adds up to more than the driver's own give and take."""
+    """Forty times, so that a leak of one of its larger pieces adds up to more than the driver's own give and take.
+
+    It fails where another process takes memory meanwhile: run it on a GPU that nothing else uses.
+    """
     if cuda.gpu.integrated:
         pytest.skip("the processor's programs use the same memory")
     with open_detector(bundled_model()) as cpu:
