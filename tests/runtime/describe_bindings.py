@@ -1,4 +1,4 @@
-"""Run in a process of its own: import a module of pybind11 and print what is in it, as JSON.
+"""Run in a separate process: import a module of pybind11 and print what is in it, as JSON.
 
     python describe_bindings.py tensorrt_bindings
 

@@ -1,4 +1,4 @@
-"""Code in a process of its own on fake_libcuda.c: a driver and a GPU for the real packages, where there is neither."""
+"""Code in a separate process on fake_libcuda.c: a driver and a GPU for the real packages, where there is neither."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """TensorRT's real Python bindings, on any machine.
 
-NVIDIA's wheels of the bindings are small; only the libraries behind them are not to be had without a GPU's worth of
-packages. What the bindings import of these libraries are about ten functions that make things: a stub of each is enough
-to import the bindings and to look at them. Nothing in them can be called.
+NVIDIA's wheels of the bindings are small; those of the libraries that they load are large. The bindings import about
+ten functions from these libraries, all of which create objects. A stub of each is enough to import the bindings and to
+look at them. Nothing in them can be called.
 
 The wheels are kept by `cached_wheels.py`.
 """
@@ -37,7 +37,7 @@ def tensorrt_bindings(version: str) -> dict[str, Any]:
 
 
 def describe(module: str, paths: dict[str, str] | None = None) -> dict[str, Any]:
-    """Import a module in a process of its own and describe it."""
+    """Import a module in a separate process and describe it."""
     command = [sys.executable, str(DESCRIBE), module]
     result = subprocess.run(
         command, env=os.environ | (paths or {}), capture_output=True, text=True, timeout=TIMEOUT_S, check=False

@@ -108,7 +108,7 @@ TOO_FAR = KERNEL_SOURCE.replace("two ? __ldg(word + 1) : 0", "__ldg(word + 1)").
 
 @pytest.mark.parametrize(("source", "status"), [("right", 0), ("too far", -signal.SIGSEGV)])
 def test_frames_at_the_end_of_memory(source: str, status: int) -> None:
-    """In a process of its own: a read behind the end kills it."""
+    """In a separate process: a read behind the end kills it."""
     HostCuda().module(KERNEL_SOURCE, KERNELS)  # skips where nothing can be compiled
     run = subprocess.run([sys.executable, __file__, source], capture_output=True, text=True, timeout=100, check=False)
     assert run.returncode == status, run.stderr

@@ -87,5 +87,7 @@ def test_it_loads_no_network() -> None:
         "import sys; sys.path.insert(0, 'benchmarks'); import gpu_nms_cases; "
         "print(*sorted({'torch', 'onnx', 'onnxruntime', 'tqdm'} & set(sys.modules)))"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=120
+    )
     assert (result.stdout, result.stderr) == ("\n", "")

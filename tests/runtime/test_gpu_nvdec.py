@@ -217,7 +217,9 @@ gpu_nvdec.DECODERS = {{"good": ("sys", lambda _: iter([])), "bad": ("sys", lambd
 sys.argv = ["gpu_nvdec.py", {str(video)!r}, "-o", {str(tmp_path / "nvdec.json")!r}]
 gpu_nvdec.main()
 """
-    ended = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300
+    )
     assert ended.returncode == 1, ended.stderr
     figures = json.loads((tmp_path / "nvdec.json").read_text())
     assert figures["under_way"] == "bad"

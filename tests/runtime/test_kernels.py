@@ -301,16 +301,19 @@ def test_no_barrier_can_be_left_out(index: int) -> None:
     """Without it the results are wrong in one of the orders, or the process crashes, or it never ends."""
     HostCuda().module(KERNEL_SOURCE, KERNELS)  # skips where nothing can be compiled
     code = f"from test_kernels import run_without_barrier; run_without_barrier({index})"
-    run = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, timeout=BARRIER_SECONDS
+    )
     assert run.returncode in (WRONG, -signal.SIGSEGV, -signal.SIGALRM), run.stderr.decode()
 
 
 WRONG = 42
 LAUNCH_SECONDS = 20  # instead of milliseconds: it never ends
+BARRIER_SECONDS = 1200  # for up to 78 runs and the compilation
 
 
 def run_without_barrier(index: int) -> None:
-    """In a process of its own, which ends with `WRONG`."""
+    """In a separate process, which ends with `WRONG`."""
     parts = KERNEL_SOURCE.split(BARRIER)
     source = BARRIER.join(parts[: index + 1]) + BARRIER.join(parts[index + 1 :])
     rng = np.random.default_rng(3)
