@@ -26,6 +26,7 @@ from ssd_edge.files import atomic_path
 from ssd_edge.runtime.backend_tensorrt import TensorRTEngine, check_contract
 from ssd_edge.runtime.cuda import CudaError, Gpu, find_gpu, open_cuda, read_gpu
 from ssd_edge.runtime.engine_card import BatchSizes, EngineCard, LayerShare, engine_card_path
+from ssd_edge.runtime.fixes import EXPORT_INT8_FOR_TENSORRT
 from ssd_edge.runtime.tensorrt_api import (
     CompileOptions,
     LayerTimes,
@@ -90,6 +91,7 @@ def build_engine(
     timing_cache: Path | None = None,
     dla: int | None = None,
     flavour: str | None = None,
+    must_run: bool = False,
     progress: bool = True,
 ) -> BuildReport:
     """Build the engine of an ONNX file for this machine, with its card beside it.
@@ -104,6 +106,8 @@ def build_engine(
         timing_cache: file that keeps measurements of kernels from build to build; made when it is not there.
         dla: core of a Jetson's deep learning accelerator, for an fp16 file; the GPU runs what it cannot.
         flavour: `tensorrt` or `rtx`; None: TensorRT where it is installed, else TensorRT-RTX.
+        must_run: write a TensorRT-RTX engine only if it runs here, or if this GPU is one that it does not support: then
+            the card has no layers, and no later build would change that.
 
     Raises:
         ModelFileError: the ONNX file is damaged, unsafe to open, without a card, or beyond TensorRT.
@@ -112,14 +116,15 @@ def build_engine(
         UsageError: output, batch sizes or DLA core that cannot be, or a precision that the DLA cannot run.
         SinkError: the output cannot be written.
         UnsupportedGpuError: TensorRT does not support this GPU; TensorRT-RTX builds for others nevertheless.
-        SsdEdgeError: no GPU where one is needed, or not enough memory on it.
+        SsdEdgeError: no GPU where one is needed, or not enough memory on it; with `must_run`, whatever kept the engine
+            from running.
     """
     _check_output(onnx, output, timing_cache)
     model, calibration = _read_onnx_card(onnx)
     if dla is not None:
         _check_dla_precision(onnx, model.precision, dla)
     trt = load_tensorrt(flavour)
-    gpu = _gpu_to_build_on(trt)
+    gpu = read_gpu() if must_run else _gpu_to_build_on(trt)
     begin = time.perf_counter()
     content = _read(onnx)
     card_path = engine_card_path(output)
@@ -133,7 +138,7 @@ def build_engine(
             with atomic_path(timing_cache) as cache_part:
                 cache_part.write_bytes(compiled.timing_cache)
         inspect = partial(_run_and_ask, trt, compiled.plan, model, batch, dla, str(output))
-        seen, not_run = _inspect(trt, inspect, gpu)
+        seen, not_run = _inspect(trt, inspect, gpu, must_run)
         layers = None if seen is None else _checked_layers(seen, model, dla, source=str(output))
         card = EngineCard(
             model=model,
@@ -184,8 +189,7 @@ def _read_onnx_card(onnx: Path) -> tuple[ModelCard, str | None]:
     if int8_target(file.metadata) == "cpu":
         raise ModelFileError(
             f"{onnx} is an int8 file for ONNX Runtime on the CPU, whose uint8 activations TensorRT does not read; "
-            "write one for TensorRT with: "
-            "ssd-edge export CHECKPOINT -o model.onnx --precision int8 --calib DATA --target tensorrt"
+            f"write one for TensorRT with: {EXPORT_INT8_FOR_TENSORRT}"
         )
     card = ModelCard.from_json(file.metadata[ONNX_METADATA_KEY], source=str(onnx))
     return card, file.metadata.get(CALIBRATION_METADATA_KEY)
@@ -250,11 +254,13 @@ class _Seen:
     run_ms: float
 
 
-def _inspect(trt: TensorRT, run_and_ask: Callable[[], _Seen], gpu: Gpu | None) -> tuple[_Seen | None, str | None]:
+def _inspect(
+    trt: TensorRT, run_and_ask: Callable[[], _Seen], gpu: Gpu | None, must_run: bool
+) -> tuple[_Seen | None, str | None]:
     """Run the engine here, and see what its layers run in; or why not.
 
     Raises:
-        SsdEdgeError: TensorRT cannot load what it has built for this very GPU.
+        SsdEdgeError: TensorRT cannot run what it has built for this very GPU; of TensorRT-RTX, with `must_run` alone.
     """
     if gpu is None:
         return None, "there is no NVIDIA GPU here (or no cuda-core); its card has null for them"
@@ -264,10 +270,13 @@ def _inspect(trt: TensorRT, run_and_ask: Callable[[], _Seen], gpu: Gpu | None) -
         if not trt.builds_without_gpu:
             raise
         return None, f"{error}; the engine is for the GPUs that it supports"
+    except ModelFileError as error:  # the file is the new engine; callers take this kind to mean the ONNX file
+        failure = SsdEdgeError(str(error))
     except SsdEdgeError as error:
-        if not trt.builds_without_gpu:
-            raise
-        return None, f"{gpu.name} does not run it, though another GPU may: {error}"  # RTX builds for all that it knows
+        failure = error
+    if must_run or not trt.builds_without_gpu:
+        raise failure
+    return None, f"{gpu.name} did not run it this time, but the engine is kept: {failure}"
 
 
 def _run_and_ask(

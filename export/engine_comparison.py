@@ -45,8 +45,8 @@ def compare_precisions(engine: Path, card: EngineCard) -> str | None:
 
 def _how_to_compare(card: EngineCard) -> str:
     return (
-        "whether int8 is faster than fp16 on this GPU is not known: build the fp16 file into this folder, or compare "
-        f"both with: ssd-edge bench FP16.onnx {card.onnx_name}"
+        "whether int8 is faster than fp16 on this GPU is not known; compare them with: "
+        f"ssd-edge bench FP16.onnx {card.onnx_name} --data DATA"
     )
 
 

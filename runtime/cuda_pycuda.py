@@ -29,12 +29,13 @@ from ssd_edge.runtime.cuda import (
     check_ordinal,
     cuda_failure,
 )
+from ssd_edge.runtime.fixes import extra_command
+from ssd_edge.runtime.host import read_host
 from ssd_edge.runtime.kernel_cache import OPTIONS, compile_kernels
 
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: waits for no work of the default stream
 DEFAULT_SHARED_BYTES = 48 * 1024
 REINSTALL = "install it again for this CUDA: pip install --force-reinstall --no-binary pycuda pycuda"
-NO_GRAPHS = "PyCUDA has no CUDA graphs; in the folder of ssd-edge: pip install '.[cuda13]', for CUDA 12 '.[cuda12]'"
 
 
 def load_driver() -> Any:
@@ -90,6 +91,15 @@ def open_cuda(device: int = 0) -> PycudaCuda:
 def _failure(error: Exception) -> CudaError:
     call, _, words = str(error).partition(" failed: ")  # "cuMemAlloc failed: out of memory"
     return cuda_failure(call, words or type(error).__name__)
+
+
+def _cuda_core_command() -> str:
+    """The command that installs cuda-core and NVRTC for this machine's driver."""
+    return extra_command(read_host().cuda_extra)
+
+
+def _no_graphs() -> CudaError:
+    return CudaError(f"PyCUDA has no CUDA graphs; {_cuda_core_command()}")
 
 
 @functools.cache
@@ -174,7 +184,7 @@ class PycudaCuda(Cuda):
         except (self.driver.CompileError, OSError) as error:  # OSError: no nvcc
             raise CudaError(
                 f"nvcc does not compile the kernels: {error}; install CUDA's nvcc, or NVRTC, which needs no compiler: "
-                "in the folder of ssd-edge: pip install '.[cuda13]', for CUDA 12 '.[cuda12]'"
+                f"{_cuda_core_command()}"
             ) from error
         return code
 
@@ -275,7 +285,7 @@ class PycudaStream(Stream):
         if shared_bytes > DEFAULT_SHARED_BYTES:
             raise CudaError(
                 f"a kernel needs {shared_bytes} bytes of shared memory, and PyCUDA cannot ask for more than "
-                f"{DEFAULT_SHARED_BYTES}; in the folder of ssd-edge: pip install '.[cuda13]', for CUDA 12 '.[cuda12]'"
+                f"{DEFAULT_SHARED_BYTES}; {_cuda_core_command()}"
             )
         # Not `kernel(*arguments)`: it packs by a cache in which np.int32(1) and np.float32(1) are the same key.
         kernel.prepare([argument.dtype for argument in arguments])
@@ -297,10 +307,10 @@ class PycudaStream(Stream):
         self._cuda.call(self._stream.synchronize)
 
     def begin_capture(self) -> NoReturn:
-        raise CudaError(NO_GRAPHS)
+        raise _no_graphs()
 
     def end_capture(self) -> Graph:
-        raise CudaError(NO_GRAPHS)
+        raise _no_graphs()
 
     def close(self) -> None:
         self._cuda.free(lambda: setattr(self, "_stream", None))  # PyCUDA frees what nothing refers to

@@ -16,9 +16,10 @@ from ssd_edge.card import file_sha256, int8_target
 from ssd_edge.errors import ModelFileError, SsdEdgeError, UsageError
 from ssd_edge.runtime.cuda import Gpu, read_gpu
 from ssd_edge.runtime.engine_card import BatchSizes, EngineCard, check_fresh, read_engine_card
+from ssd_edge.runtime.fixes import EXPORT_INT8_FOR_TENSORRT
 from ssd_edge.runtime.gpu_use import look_for_gpu
 from ssd_edge.runtime.onnx_file import check_onnx_file
-from ssd_edge.runtime.tensorrt_api import UNSUPPORTED_REMEDY, TensorRT, load_tensorrt
+from ssd_edge.runtime.tensorrt_api import TensorRT, UnsupportedGpuError, load_tensorrt, unsupported_remedy
 
 _log = logging.getLogger(__name__)
 
@@ -62,9 +63,11 @@ def prepare_model(
     if path.suffix != ".onnx" or backend == "onnxruntime":
         return path
     gpu = look_for_gpu()
-    if backend == "auto" and (not gpu.present or _is_for_the_cpu(path)):
+    if backend == "auto" and not gpu.present:
         return path
     try:
+        if backend == "auto":
+            _check_target(path)  # else the build says it
         gpu.check()
         return _cached_engine(path, batch, progress)
     except ModelFileError:
@@ -80,12 +83,20 @@ def prepare_model(
         return path
 
 
-def _is_for_the_cpu(onnx: Path) -> bool:
-    """An int8 file whose Q/DQ pairs TensorRT does not read."""
+def _check_target(onnx: Path) -> None:
+    """
+    Raises:
+        SsdEdgeError: an int8 file whose Q/DQ pairs TensorRT does not read.
+    """
     try:
-        return int8_target(check_onnx_file(onnx).metadata) == "cpu"
+        target = int8_target(check_onnx_file(onnx).metadata)
     except ModelFileError:
-        return False  # who opens it says what is wrong with it
+        return  # who opens it says what is wrong with it
+    if target == "cpu":
+        raise SsdEdgeError(
+            "it is an int8 file for the target cpu, which TensorRT does not read; for the GPU: "
+            f"{EXPORT_INT8_FOR_TENSORRT}"
+        )
 
 
 def _cached_engine(onnx: Path, batch: BatchSizes, progress: bool) -> Path:
@@ -96,9 +107,9 @@ def _cached_engine(onnx: Path, batch: BatchSizes, progress: bool) -> Path:
     engine = engine_cache_folder() / _engine_name(onnx, trt, gpu, batch)
     card = _good_card(engine, trt, gpu) or _build(onnx, engine, trt, batch, progress)
     if card.layers is None:  # kept all the same, so that the next start does not build it again
-        raise SsdEdgeError(
-            f"{trt} builds an engine of {onnx}, but it does not run on {gpu}, as the build found; "
-            f"{UNSUPPORTED_REMEDY[trt.flavour]}; delete {engine} to try again"
+        raise UnsupportedGpuError(
+            f"{trt} builds an engine of {onnx}, but does not support {gpu}, as it said when it was to run it; "
+            f"{unsupported_remedy(trt.flavour)}; delete {engine} to try again"
         )
     return engine
 
@@ -125,6 +136,6 @@ def _build(onnx: Path, engine: Path, trt: TensorRT, batch: BatchSizes, progress:
     from ssd_edge.export.build import build_engine
 
     _log.info("building an engine of %s for this GPU, once; it is kept in %s", onnx, engine.parent)
-    report = build_engine(onnx, engine, batch=batch, flavour=trt.flavour, progress=progress)
+    report = build_engine(onnx, engine, batch=batch, flavour=trt.flavour, must_run=True, progress=progress)
     _log.info("%s", report)
     return report.card

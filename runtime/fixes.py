@@ -5,12 +5,18 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from ssd_edge.errors import PIP_INSTALL
 from ssd_edge.runtime.host import OLDEST_JETPACK, Host
+
+DOCKER_OPTION, JETSON_DOCKER_OPTION = "--gpus all", "--runtime nvidia"
+# Where the kind of machine is not known.
+ANY_DOCKER_RUN = f"docker run {DOCKER_OPTION}, on a Jetson {JETSON_DOCKER_OPTION}"
+EXPORT_INT8_FOR_TENSORRT = "ssd-edge export CHECKPOINT -o model.onnx --precision int8 --calib DATA --target tensorrt"
 
 
 def extra_command(name: str) -> str:
     """The command that installs an extra of this package."""
-    return f"in the folder of ssd-edge: pip install '.[{name}]'"
+    return f"{PIP_INSTALL} '.[{name}]'"
 
 
 def jetpack_fix() -> str:
@@ -20,10 +26,10 @@ def jetpack_fix() -> str:
 
 
 def container_fix(host: Host) -> str:
-    """How a container gets to see the GPU."""
+    """How to give a container access to the GPU."""
     if host.jetson:
-        return "start the container with: docker run --runtime nvidia"
-    return "start the container with: docker run --gpus all (needs NVIDIA's container toolkit on the host)"
+        return f"start the container with: docker run {JETSON_DOCKER_OPTION}"
+    return f"start the container with: docker run {DOCKER_OPTION} (needs NVIDIA's container toolkit on the host)"
 
 
 def driver_fix(host: Host) -> str:
@@ -32,6 +38,18 @@ def driver_fix(host: Host) -> str:
         return "sudo apt install nvidia-jetpack"
     where = "on the host: " if host.container else ""
     return f"{where}sudo ubuntu-drivers install && sudo reboot (Ubuntu; others: https://www.nvidia.com/drivers)"
+
+
+def driver_library_fix(host: Host) -> str:
+    """How to get the driver's library where the kernel has loaded the driver (`host.driver`).
+
+    `Host` does not recognise the containers of containerd and Kubernetes, so this names the fix for a container too.
+    """
+    if host.jetson:
+        package = "nvidia-l4t-cuda"
+    else:
+        package = f"libnvidia-compute-{str(host.driver).partition('.')[0]} (Ubuntu; Debian: libcuda1)"
+    return f"in a container: {container_fix(host)}; elsewhere: sudo apt install {package}"
 
 
 def tensorrt_fix(host: Host, root: Path = Path("/")) -> str:
@@ -59,6 +77,6 @@ def tensorrt_load_fix(problem: str) -> str:
     if "libnvdla_compiler" in problem:  # of the Jetson's board support, which TensorRT's own packages do not depend on
         return (
             "this library is the Jetson's own: install it there with sudo apt install nvidia-l4t-dla-compiler, and "
-            "start a container with docker run --runtime nvidia"
+            f"start a container with docker run {JETSON_DOCKER_OPTION}"
         )
     return "install it again"

@@ -14,7 +14,15 @@ from typing import NamedTuple
 
 from ssd_edge.errors import SsdEdgeError
 from ssd_edge.runtime.cuda import IMPLEMENTATIONS, cuda_failure, is_installed
-from ssd_edge.runtime.fixes import container_fix, driver_fix, extra_command, jetpack_fix, tensorrt_fix
+from ssd_edge.runtime.fixes import (
+    ANY_DOCKER_RUN,
+    container_fix,
+    driver_fix,
+    driver_library_fix,
+    extra_command,
+    jetpack_fix,
+    tensorrt_fix,
+)
 from ssd_edge.runtime.host import Host, read_host
 from ssd_edge.runtime.tensorrt_api import MODULES
 
@@ -59,8 +67,8 @@ def look_for_gpu(root: Path = Path("/")) -> GpuUse:
     if hidden or not host.nvidia:
         return GpuUse(
             False,
-            "there is no NVIDIA GPU here, or CUDA_VISIBLE_DEVICES or a container hides it (docker run --gpus all, on a "
-            "Jetson --runtime nvidia); --backend onnxruntime runs models on the CPU",
+            f"there is no NVIDIA GPU here, or CUDA_VISIBLE_DEVICES or a container hides it ({ANY_DOCKER_RUN}); "
+            "--backend onnxruntime runs models on the CPU",
         )
     return GpuUse(True, _driver_obstacle(problem, host))
 
@@ -82,9 +90,16 @@ def driver_problem() -> str | None:
     return (name.value or b"CUDA_ERROR_UNKNOWN").decode()
 
 
+def without_library(host: Host) -> str:
+    """What is found where the kernel has loaded the driver, and its library is absent."""
+    return f"driver {host.driver} is loaded, but {DRIVER_LIBRARY} is not found"
+
+
 def _driver_obstacle(problem: str, host: Host) -> str:
     if problem in (NO_LIBRARY, NO_DEVICE) and host.container:
         return f"this container does not see the machine's NVIDIA GPU; {container_fix(host)}"
+    if problem == NO_LIBRARY and host.driver:
+        return f"{without_library(host)}; {driver_library_fix(host)}"
     if problem == NO_LIBRARY:
         return f"this machine has an NVIDIA GPU, but no driver ({DRIVER_LIBRARY}) for it; {driver_fix(host)}"
     return str(cuda_failure("cuInit", problem))

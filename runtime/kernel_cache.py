@@ -20,6 +20,7 @@ from ssd_edge.errors import MissingDependencyError, SinkError
 from ssd_edge.files import atomic_path
 from ssd_edge.runtime.cuda import CudaError
 from ssd_edge.runtime.engine_cache import CACHE_VARIABLE
+from ssd_edge.runtime.fixes import extra_command
 from ssd_edge.runtime.host import read_host
 
 _log = logging.getLogger(__name__)
@@ -118,8 +119,7 @@ class _Nvrtc:
         if not older:
             raise CudaError(
                 f"NVRTC {self.version} compiles for compute capability {min(known) / 10} and newer, and this GPU has "
-                f"{compute_capability}; take the packages for CUDA 12: in the folder of ssd-edge: "
-                "pip install '.[cuda12]'"
+                f"{compute_capability}; take the packages for CUDA 12: {extra_command('cuda12')}"
             )
         return f"compute_{max(older)}"
 

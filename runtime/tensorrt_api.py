@@ -21,9 +21,9 @@ from types import ModuleType
 from typing import Any, TypeAlias, TypeVar
 
 from ssd_edge.errors import MissingDependencyError, ModelFileError, SsdEdgeError, UsageError
-from ssd_edge.runtime.cuda import Cuda, find_gpu
+from ssd_edge.runtime.cuda import Cuda, find_gpu, is_installed
 from ssd_edge.runtime.engine_card import FLAVOURS, BatchSizes
-from ssd_edge.runtime.fixes import tensorrt_fix, tensorrt_load_fix
+from ssd_edge.runtime.fixes import extra_command, jetpack_fix, tensorrt_fix, tensorrt_load_fix
 from ssd_edge.runtime.host import read_host
 
 _log = logging.getLogger(__name__)
@@ -33,8 +33,8 @@ OLDEST = {"tensorrt": (10, 3), "rtx": (1, 7)}
 NAMES = {"tensorrt": "TensorRT", "rtx": "TensorRT-RTX"}
 # https://docs.nvidia.com/deeplearning/tensorrt/11.4.1/inference-library/work-with-dla.html
 DLA_VERSIONS = (
-    "Jetson Orin NX and AGX Orin have two that TensorRT 10.3 to 10.7 (JetPack 6) can use, and TensorRT from 11.4.1 "
-    "(JetPack 7.2.2 or later) on AGX Orin; leave --dla out to build for the GPU"
+    "Jetson AGX Orin and Orin NX 16GB have two, Orin NX 8GB has one; TensorRT 10.3 to 10.7 (JetPack 6) can use them, "
+    "and TensorRT from 11.4.1 (JetPack 7.2.2 or later) those of AGX Orin; leave --dla out to build for the GPU"
 )
 POLL_S = 0.1  # how soon Ctrl-C is noticed while TensorRT builds
 QUOTED_MESSAGES = 3
@@ -103,11 +103,11 @@ def load_tensorrt(flavour: str | None = None) -> TensorRT:
             return TensorRT(candidate, version, api)
     wanted = "neither TensorRT nor TensorRT-RTX" if flavour is None else f"no {NAMES[flavour]}"
     host = read_host()
-    if host.jetson and flavour != "rtx":  # where JetPack brings TensorRT
-        raise MissingDependencyError(f"{wanted} is installed", extra="tensorrt", fix=tensorrt_fix(host))
-    raise MissingDependencyError(
-        f"{wanted} is installed; the extra tensorrt brings TensorRT, the extra rtx TensorRT-RTX", extra=flavour or "rtx"
-    )
+    if flavour == "rtx":
+        raise MissingDependencyError(f"{wanted} is installed", extra="rtx")
+    if flavour is None and not host.nvidia:
+        raise MissingDependencyError(f"{wanted} is installed; without a GPU TensorRT-RTX builds engines", extra="rtx")
+    raise MissingDependencyError(f"{wanted} is installed", extra="tensorrt", fix=tensorrt_fix(host))
 
 
 def _import(flavour: str) -> ModuleType | None:
@@ -132,14 +132,16 @@ def _check_version(flavour: str, version: str) -> None:
     found = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
     oldest = OLDEST[flavour]
     if found < oldest:
-        remedy = (
-            "on a Jetson flash JetPack 6.1 or later (6.0 has TensorRT 8.6), elsewhere: pip install 'tensorrt>=10.3'"
-            if flavour == "tensorrt"
-            else "in the folder of ssd-edge: pip install '.[rtx]'"
-        )
         raise SsdEdgeError(
-            f"{NAMES[flavour]} {version} is too old; {oldest[0]}.{oldest[1]} or later is needed: {remedy}"
+            f"{NAMES[flavour]} {version} is too old; {oldest[0]}.{oldest[1]} or later is needed: {_update_fix(flavour)}"
         )
+
+
+def _update_fix(flavour: str) -> str:
+    if flavour == "rtx":
+        return extra_command("rtx")
+    host = read_host()
+    return f"{jetpack_fix()} (6.0 has TensorRT 8.6)" if host.jetson else tensorrt_fix(host)
 
 
 @dataclass(frozen=True)
@@ -176,9 +178,10 @@ class MessageLog:
         quoted = list(dict.fromkeys(text for text in errors if text))[:QUOTED_MESSAGES]
         return "; ".join(quoted) or "it gives no reason"
 
-    def matches(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
-        """The first match in errors and warnings."""
-        texts = (message.text for message in self.messages if message.severity != "INFO")
+    def matches(self, pattern: re.Pattern[str], *, warnings: bool = True) -> re.Match[str] | None:
+        """The first match in errors, and in warnings unless they are left out."""
+        left_out = ("INFO",) if warnings else ("INFO", "WARNING")
+        texts = (message.text for message in self.messages if message.severity not in left_out)
         return next((match for text in texts if (match := pattern.search(text))), None)
 
 
@@ -474,14 +477,10 @@ OUT_OF_MEMORY = re.compile(r"out ?of ?memory|memory \(?\d* ?bytes\)? could not b
 # "The engine cannot run on this GPU, which has compute capability …" is TensorRT-RTX's; where "Rebuild the engine for"
 # follows, the engine was built for chosen GPUs and this is another that is supported.
 UNSUPPORTED_GPU = re.compile(
-    r"(?:GPU SM|compute capability)[^\n]{0,40}not supported|Unsupported SM|does not support this compute capability|"
+    r"(?:GPU SM|compute capability)[^\n]{0,40}not supported|Unsupported SM\b|does not support this compute capability|"
     r"cannot run on this GPU(?!.*Rebuild the engine for)|no kernel image is available for execution on the device",
     re.IGNORECASE | re.DOTALL,
 )
-UNSUPPORTED_REMEDY = {
-    "tensorrt": "install a version of TensorRT whose support matrix lists it",
-    "rtx": "use TensorRT (the extra tensorrt), or run the .onnx file with ONNX Runtime or the checkpoint with PyTorch",
-}
 NO_IMPLEMENTATION = re.compile(r"Could not find any implementation for node ([^\n]{1,300})", re.IGNORECASE)
 NO_DRIVER = re.compile(r"driver version is insufficient|no CUDA-capable device|CUDA initialization failure", re.I)
 
@@ -491,14 +490,26 @@ class UnsupportedGpuError(SsdEdgeError):
 
 
 def unsupported_gpu(trt: TensorRT, log: MessageLog) -> UnsupportedGpuError | None:
-    """The error for a log in which TensorRT refuses the GPU; None: it does not."""
-    if not log.matches(UNSUPPORTED_GPU):
+    """The error for a log in which TensorRT refuses the GPU; None: it does not, or it lacks memory.
+
+    Warnings do not count: the log is as old as its engine, and TensorRT-RTX also warns of other GPUs than this one.
+    """
+    if log.matches(OUT_OF_MEMORY, warnings=False) or not log.matches(UNSUPPORTED_GPU, warnings=False):
         return None
     gpu = find_gpu()
     name = f"{gpu.name} (compute capability {gpu.compute_capability})" if gpu else "this GPU"
     return UnsupportedGpuError(
-        f"{trt} does not support {name}{_listed_gpus(trt)}: {log.quote()}; {UNSUPPORTED_REMEDY[trt.flavour]}"
+        f"{trt} does not support {name}{_listed_gpus(trt)}: {log.quote()}; {unsupported_remedy(trt.flavour)}"
     )
+
+
+def unsupported_remedy(flavour: str) -> str:
+    """What to do about a GPU that this flavour of TensorRT does not support."""
+    if flavour == "tensorrt":
+        return "install a version of TensorRT whose support matrix lists it"
+    there = any(map(is_installed, MODULES["tensorrt"]))
+    tensorrt = "with --tensorrt tensorrt" if there else f"({tensorrt_fix(read_host())})"
+    return f"use TensorRT {tensorrt}, or run the .onnx file with ONNX Runtime or the checkpoint with PyTorch"
 
 
 def _listed_gpus(trt: TensorRT) -> str:

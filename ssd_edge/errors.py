@@ -3,9 +3,11 @@
 Library code raises these; only the command line turns them into exit codes.
 """
 
+PIP_INSTALL = "in the folder of ssd-edge: pip install"
+
 
 class SsdEdgeError(Exception):
-    """Something the user can mend. The command line prints the message and exits with `exit_code`."""
+    """Something the user can fix. The command line prints the message and exits with `exit_code`."""
 
     exit_code = 1
 
@@ -34,7 +36,7 @@ class MissingDependencyError(SsdEdgeError):
     """
 
     def __init__(self, problem: str, extra: str, *, fix: str | None = None):
-        fix = fix or f"in the folder of ssd-edge: pip install '.[{extra}]'"
+        fix = fix or f"{PIP_INSTALL} '.[{extra}]'"
         super().__init__(f"{problem}; {fix}")
 
 

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ssd_edge.errors import PIP_INSTALL
 from ssd_edge.runtime.doctor.finding import MISSING, NONE, OK, PROBLEM, Finding
 from ssd_edge.runtime.fixes import extra_command
 from ssd_edge.runtime.host import read_host
@@ -101,7 +102,7 @@ def bundled() -> Finding:
             facts,
             "detections that can be trusted",
             "install ONNX Runtime and ssd-edge again: pip install --force-reinstall onnxruntime, then "
-            "in the folder of ssd-edge: pip install --force-reinstall .",
+            f"{PIP_INSTALL} --force-reinstall .",
         )
     return Finding(OK, f"finds a QR code in {ms:.1f} ms", facts)
 

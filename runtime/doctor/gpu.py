@@ -12,7 +12,7 @@ from typing import Any
 from ssd_edge.errors import MissingDependencyError, SsdEdgeError
 from ssd_edge.runtime.doctor.base import installed_version
 from ssd_edge.runtime.doctor.finding import MISSING, NONE, OK, PROBLEM, Finding, problem
-from ssd_edge.runtime.fixes import container_fix, driver_fix, extra_command, tensorrt_fix
+from ssd_edge.runtime.fixes import container_fix, driver_fix, driver_library_fix, extra_command, tensorrt_fix
 from ssd_edge.runtime.host import DRIVER_OF_CUDA, Host, read_host, version_numbers
 
 SMI_FIELDS = ("name", "driver_version", "memory.total", "memory.free", "compute_cap")
@@ -41,9 +41,13 @@ def gpu(root: Path = Path("/")) -> Finding:
 
 
 def _without_answer(host: Host, facts: dict[str, Any]) -> Finding:
+    from ssd_edge.runtime.gpu_use import NO_LIBRARY, driver_problem, without_library
+
     if host.driver and host.container:
         summary = f"driver {host.driver}, but no GPU in this container"
         return Finding(MISSING, summary, facts, GIVES_CUDA, container_fix(host))
+    if host.driver and driver_problem() == NO_LIBRARY:
+        return Finding(MISSING, without_library(host), facts, GIVES_CUDA, driver_library_fix(host))
     if host.driver:
         fix = "restart the machine, as an update of the driver needs it; nvidia-smi says more"
         return Finding(PROBLEM, f"driver {host.driver} does not answer", facts, GIVES_CUDA, fix)
@@ -72,7 +76,7 @@ def _nvidia_smi() -> list[dict[str, Any]]:
 def cuda(root: Path = Path("/")) -> Finding:
     """The GPU as this package sees it, and what it sees it through."""
     from ssd_edge.runtime.cuda import CudaError, read_gpu
-    from ssd_edge.runtime.gpu_use import NO_DEVICE, NO_LIBRARY, driver_problem
+    from ssd_edge.runtime.gpu_use import NO_DEVICE, NO_LIBRARY, driver_problem, without_library
 
     host = read_host(root)
     facts: dict[str, Any] = {
@@ -91,8 +95,12 @@ def cuda(root: Path = Path("/")) -> Finding:
         if not host.nvidia:
             return Finding(OK, f"{packages}; no GPU to use them on", facts)
         found = replace(problem(error), facts=facts, gives=GIVES_CUDA)
-        hidden = host.container and driver_problem() in (NO_LIBRARY, NO_DEVICE)
-        return replace(found, fix=container_fix(host)) if hidden else found
+        asked = driver_problem()
+        if host.container and asked in (NO_LIBRARY, NO_DEVICE):
+            return replace(found, fix=container_fix(host))
+        if host.driver and asked == NO_LIBRARY:
+            return replace(found, summary=without_library(host), fix=driver_library_fix(host))
+        return found
     facts |= {"driver_cuda": gpu.cuda_version, "gpu": gpu.name, "compute_capability": gpu.compute_capability}
     return Finding(OK, f"{gpu}; {packages}", facts)
 

@@ -14,7 +14,7 @@ from ssd_edge.calib.images import CalibrationImages, calibration_images
 from ssd_edge.calib.table import CalibrationTable
 from ssd_edge.card import ONNX_METADATA_KEY, ModelCard
 from ssd_edge.cli import main
-from ssd_edge.errors import GateFailedError, ModelFileError, UsageError
+from ssd_edge.errors import GateFailedError, ModelFileError, SsdEdgeError, UsageError
 from ssd_edge.evaluation.evaluate import evaluate
 from ssd_edge.export import onnx_export
 from ssd_edge.export.int8 import Int8Options, int8_from_float
@@ -98,7 +98,8 @@ def test_build_refuses_a_file_for_the_cpu(
     export_onnx(tiny.checkpoint, path, precision="int8", int8=Int8Options(images, target="cpu"))
     assert main(["build", str(path), "-o", str(tmp_path / "int8.engine")]) == 1
     assert "--precision int8 --calib DATA --target tensorrt" in capsys.readouterr().err
-    assert engine_cache._is_for_the_cpu(path)  # so that `stream` on a GPU runs it on the CPU
+    with pytest.raises(SsdEdgeError, match="for the target cpu"):  # so that `stream` on a GPU runs it on the CPU
+        engine_cache._check_target(path)
 
 
 def test_judging_on_calibration_images_is_told(

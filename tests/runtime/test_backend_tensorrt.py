@@ -121,7 +121,7 @@ def test_rtx_refuses_the_gpu_when_it_compiles_for_it(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(tensorrt_api, "find_gpu", lambda: Gpu("NVIDIA H200", "9.0", "13.0"))
     script = Script(has_context=False, says=[(Severity.ERROR, "The engine cannot run on this GPU, which has 9.0")])
     rtx = fake_tensorrt(script, "1.7.1", "rtx")
-    with pytest.raises(UnsupportedGpuError, match=r"TensorRT-RTX 1\.7\.1 does not support NVIDIA H200 .*extra"):
+    with pytest.raises(UnsupportedGpuError, match=r"TensorRT-RTX 1\.7\.1 does not support NVIDIA H200 .*use TensorRT"):
         TensorRTEngine(rtx, PLAN, CARD, cuda=FakeCuda(script), source="m.engine")
     assert script.gone == ["config", "cache", "engine"]
 

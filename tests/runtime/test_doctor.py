@@ -88,6 +88,12 @@ def smi(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
 
 
 @pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its library is there, and reports an error."""
+    monkeypatch.setattr(gpu_use, "driver_problem", lambda: "CUDA_ERROR_UNKNOWN")
+
+
+@pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Put a module with these members where it would be imported from."""
 
@@ -393,6 +399,7 @@ def test_a_jetsons_nvidia_smi_leaves_fields_open(machine: Callable[..., Path], s
 def test_gpus_that_do_not_answer(
     machine: Callable[..., Path],
     smi: Callable[..., None],
+    driver: None,
     trees: list[dict[str, str]],
     status: str,
     summary: str,
@@ -409,7 +416,18 @@ def test_a_driver_too_old_names_the_one_needed(machine: Callable[..., Path], smi
     assert (found.status, found.summary) == (PROBLEM, "Tesla T4, driver 470.57.02: too old, 525.60 is needed")
 
 
-def test_nvidia_smi_that_fails(machine: Callable[..., Path], smi: Callable[..., None]) -> None:
+def test_a_driver_without_its_library(
+    machine: Callable[..., Path], smi: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container of Kubernetes that was given no GPU, which has no mark of a container."""
+    monkeypatch.setattr(gpu_use, "driver_problem", lambda: gpu_use.NO_LIBRARY)
+    found = gpu.gpu(machine(DESKTOP))
+    assert (found.status, found.summary) == (MISSING, "driver 580.65.06 is loaded, but libcuda.so.1 is not found")
+    assert "docker run --gpus all" in str(found.fix)
+    assert "libcuda1" in str(found.fix)
+
+
+def test_nvidia_smi_that_fails(machine: Callable[..., Path], smi: Callable[..., None], driver: None) -> None:
     smi("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n", 9)
     assert gpu.gpu(machine(DESKTOP)).status == PROBLEM
     smi("No devices were found\n")
@@ -452,7 +470,14 @@ def test_cuda_and_the_gpu_seen_through_it(machine: Callable[..., Path], bindings
     ("trees", "status", "summary", "fix"),
     [
         ([], OK, "cuda-bindings 12.9.1, runtime 12.9; no GPU to use them on", None),
-        ([DESKTOP], PROBLEM, "no driver", "install it"),
+        ([PCI_GPU], PROBLEM, "no driver", "install it"),
+        (
+            [DESKTOP],
+            PROBLEM,
+            "driver 580.65.06 is loaded, but libcuda.so.1 is not found",
+            "in a container: start the container with: docker run --gpus all (needs NVIDIA's container toolkit on the "
+            "host); elsewhere: sudo apt install libnvidia-compute-580 (Ubuntu; Debian: libcuda1)",
+        ),
         (
             [DESKTOP, {".dockerenv": ""}],
             PROBLEM,
@@ -586,15 +611,18 @@ def test_tensorrt_on_a_jetson(machine: Callable[..., Path], monkeypatch: pytest.
     assert "in the system's own Python" in str(gpu.tensorrt(root).fix)
 
 
-def test_a_tensorrt_that_is_there_and_one_too_old(machine: Callable[..., Path], module: Callable[..., None]) -> None:
+def test_a_tensorrt_that_is_there_and_one_too_old(
+    machine: Callable[..., Path], module: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     module("tensorrt", __version__="10.3.0", Builder=object)
     assert gpu.tensorrt(machine(ORIN)) == Finding(OK, "10.3.0", {"version": "10.3.0"})
     module("tensorrt", __version__="8.5.2", Builder=object)
+    monkeypatch.setattr(tensorrt_api, "read_host", lambda: read_host(machine(ORIN)))
     with pytest.raises(SsdEdgeError) as raised:
         gpu.tensorrt(machine(ORIN))
     found = problem(raised.value)
     assert found.summary == "TensorRT 8.5.2 is too old"
-    assert str(found.fix).startswith("10.3 or later is needed: on a Jetson")
+    assert str(found.fix).startswith("10.3 or later is needed: flash JetPack 6.1 or later")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`ssd-edge build` on a machine with a GPU, with stand-ins for both: timing, advice on int8, the DLA, refusals."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +15,21 @@ from ssd_edge.errors import GateFailedError, SsdEdgeError, UsageError
 from ssd_edge.export import build
 from ssd_edge.export.build import BuildReport, build_engine
 from ssd_edge.export.engine_timing import ROUNDS, RUNS, WARM_UPS, measure_run_ms
-from ssd_edge.runtime import tensorrt_api
+from ssd_edge.runtime import engine_cache, tensorrt_api
 from ssd_edge.runtime.backend_tensorrt import TensorRTEngine
 from ssd_edge.runtime.cuda import Gpu
+from ssd_edge.runtime.engine_cache import prepare_model
 from ssd_edge.runtime.engine_card import BatchSizes, engine_card_path, read_engine_card
+from ssd_edge.runtime.fixes import tensorrt_fix
+from ssd_edge.runtime.gpu_use import GpuUse
+from ssd_edge.runtime.host import Host
 
 onnx = pytest.importorskip("onnx")
 
 GPU = '{"Layers": [{"Name": "conv", "LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": "%s"}]}]}'
 DLA = '{"Layers": [{"Name": "{ForeignNode[a...b]}", "LayerType": "DLA", "Inputs": [{"Format/Datatype": "Half"}]}]}'
+JETSON = Host(jetson=True, nvidia=True, jetpack="6.2")
+OUT_OF_MEMORY = "Error Code 1: Cuda Runtime (out of memory)"
 REFUSAL = (
     "The engine cannot run on this GPU, which has compute capability 8.7. "
     "TensorRT-RTX does not support this compute capability, so the engine cannot be rebuilt for it."
@@ -75,6 +82,8 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     monkeypatch.setattr(build, "open_cuda", lambda: FakeCuda(machine.script))
     for module, name in ((build, "read_gpu"), (build, "find_gpu"), (tensorrt_api, "find_gpu")):
         monkeypatch.setattr(module, name, lambda: machine.gpu)
+    monkeypatch.setattr(tensorrt_api, "read_host", lambda: JETSON)
+    monkeypatch.setattr(tensorrt_api, "is_installed", lambda _: False)
     return machine
 
 
@@ -154,8 +163,8 @@ def test_int8_is_compared_with_fp16_whichever_is_built_first(
 
 def test_an_int8_engine_alone_says_how_to_compare(machine: Machine) -> None:
     assert machine.build("int8", run_ms=1.0).advice == (
-        "whether int8 is faster than fp16 on this GPU is not known: build the fp16 file into this folder, or compare "
-        "both with: ssd-edge bench FP16.onnx int8.onnx"
+        "whether int8 is faster than fp16 on this GPU is not known; compare them with: "
+        "ssd-edge bench FP16.onnx int8.onnx --data DATA"
     )
     assert machine.build("fp32", run_ms=1.0).advice is None
 
@@ -229,7 +238,7 @@ def test_rtx_builds_for_other_gpus_and_names_the_one_that_it_refuses(machine: Ma
     machine.flavour, machine.version = "rtx", "1.7.1"
     report = machine.build("fp16", script={lacking: False, "says": [(Severity.ERROR, REFUSAL)]})
     assert "TensorRT-RTX 1.7.1 does not support Orin (compute capability 8.7), it lists" in str(report.not_run)
-    assert "use TensorRT (the extra tensorrt)" in str(report.not_run)
+    assert f"use TensorRT ({tensorrt_fix(JETSON)})" in str(report.not_run)
     assert "build it again" not in str(report)
     assert (report.card.layers, report.card.run_ms) == (None, None)
     assert (machine.folder / "fp16.engine").is_file()
@@ -242,3 +251,63 @@ def test_tensorrt_itself_writes_nothing_that_this_gpu_refuses(machine: Machine) 
     ):
         machine.build("fp16", script={"loads": False, "says": says})
     assert [path.name for path in machine.folder.iterdir()] == ["fp16.onnx"]
+
+
+PASSING = [  # what the script lets fail, and the words of the failure
+    ({"loads": False, "says": [(Severity.ERROR, OUT_OF_MEMORY)]}, r"ran out of GPU memory: .*\(out of memory\)"),
+    ({"loads": False, "says": [(Severity.ERROR, "Error Code 1: Cask")]}, r"cannot load it: .*Cask"),
+    ({"runs": False, "says": [(Severity.ERROR, "Error Code 1: no launch")]}, "does not run: .*no launch"),
+    ({"mallocs": 0}, "out of GPU memory for"),
+]
+
+
+@pytest.mark.parametrize(("script", "words"), PASSING)
+def test_rtx_keeps_an_engine_that_fails_to_run_once_and_says_why(
+    machine: Machine, script: dict[str, Any], words: str
+) -> None:
+    machine.flavour, machine.version = "rtx", "1.7.1"
+    report = machine.build("fp16", script=script)
+    assert re.search(rf"^Orin did not run it this time, but the engine is kept: .*{words}", str(report.not_run))
+    assert not re.search("does not support|use TensorRT|another GPU", str(report))
+    assert (machine.folder / "fp16.engine").is_file()
+
+
+@pytest.fixture
+def cached(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the cache, on a machine with TensorRT-RTX."""
+    machine.flavour, machine.version = "rtx", "1.7.1"
+    folder = machine.folder / "cache"
+    monkeypatch.setenv("SSD_EDGE_CACHE", str(folder))
+    monkeypatch.setattr(engine_cache, "look_for_gpu", lambda: GpuUse(True, None))
+    monkeypatch.setattr(engine_cache, "read_gpu", lambda: machine.gpu)
+    monkeypatch.setattr(engine_cache, "load_tensorrt", lambda: machine.load(None))
+    return folder
+
+
+@pytest.mark.parametrize(("script", "words"), PASSING)
+def test_the_cache_forgets_what_failed_to_run_once(
+    machine: Machine, cached: Path, script: dict[str, Any], words: str
+) -> None:
+    path = machine.write_onnx("fp16.onnx", "fp16")
+    machine.script = Script(layers=GPU % "Half", **script)
+    reasons: list[str] = []
+    assert prepare_model(path, progress=False, on_cpu=reasons.append) == path
+    assert re.search(words, reasons[0])
+    assert not re.search("does not support|use TensorRT", reasons[0])
+    assert list(cached.iterdir()) == []
+    machine.script = Script(layers=GPU % "Half")  # memory is free again
+    engine = prepare_model(path, progress=False, on_cpu=reasons.append)
+    assert (engine.suffix, len(reasons)) == (".engine", 1)
+
+
+def test_the_cache_remembers_a_gpu_that_rtx_does_not_support(machine: Machine, cached: Path) -> None:
+    path = machine.write_onnx("fp16.onnx", "fp16")
+    reasons: list[str] = []
+    for _ in range(2):
+        machine.script = Script(loads=False, says=[(Severity.ERROR, REFUSAL)])
+        assert prepare_model(path, progress=False, on_cpu=reasons.append) == path
+    assert machine.script.calls == []  # it was not built again
+    assert reasons[0] == reasons[1]
+    assert "TensorRT-RTX 1.7.1 builds an engine" in reasons[0]
+    assert "does not support Orin (compute capability 8.7, CUDA 12.6)" in reasons[0]
+    assert f"use TensorRT ({tensorrt_fix(JETSON)})" in reasons[0]

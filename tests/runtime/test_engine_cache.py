@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from fake_tensorrt import CARD, Script, fake_tensorrt
 
+from ssd_edge.card import INT8_METADATA_KEY
 from ssd_edge.errors import GateFailedError, MissingDependencyError, ModelFileError, SsdEdgeError, UsageError
 from ssd_edge.export import build
 from ssd_edge.export.build import BuildReport
@@ -18,6 +19,7 @@ from ssd_edge.runtime.cuda import CudaError, Gpu
 from ssd_edge.runtime.engine_cache import engine_cache_folder, prepare_model
 from ssd_edge.runtime.engine_card import BatchSizes, EngineCard, engine_card_path
 from ssd_edge.runtime.gpu_use import GpuUse
+from ssd_edge.runtime.tensorrt_api import UnsupportedGpuError
 
 
 @pytest.fixture
@@ -212,12 +214,39 @@ def test_without_a_gpu_the_cpu_is_chosen_in_silence(
         prepare_model(onnx, backend="tensorrt")
 
 
-def test_a_file_for_the_cpu_runs_there_in_silence(
-    machine: Machine, onnx: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.fixture
+def int8_for_cpu(tmp_path: Path) -> Path:
+    onnx = pytest.importorskip("onnx")
+    helper, uint8 = onnx.helper, onnx.TensorProto.UINT8
+    ends = [helper.make_tensor_value_info(name, uint8, [1]) for name in ("images", "boxes")]
+    graph = helper.make_graph([helper.make_node("Identity", ["images"], ["boxes"])], "g", ends[:1], ends[1:])
+    model = helper.make_model(graph)
+    helper.set_model_props(model, {INT8_METADATA_KEY: '{"target": "cpu"}'})
+    path = tmp_path / "int8.onnx"
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("obstacle", [None, "cuda-core is not installed; do so"])
+def test_an_int8_file_for_the_cpu_says_so_where_there_is_a_gpu(
+    machine: Machine,
+    int8_for_cpu: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    obstacle: str | None,
 ) -> None:
-    monkeypatch.setattr(engine_cache, "look_for_gpu", lambda: GpuUse(True, "cuda-core is not installed; do so"))
-    monkeypatch.setattr(engine_cache, "_is_for_the_cpu", lambda _: True)
-    assert prepare_model(onnx) == onnx
+    monkeypatch.setattr(engine_cache, "look_for_gpu", lambda: GpuUse(True, obstacle))
+    assert prepare_model(int8_for_cpu) == int8_for_cpu
+    assert caplog.messages == [
+        f"{int8_for_cpu} runs on the CPU, not on the NVIDIA GPU: it is an int8 file for the target cpu, which TensorRT "
+        "does not read; for the GPU: ssd-edge export CHECKPOINT -o model.onnx --precision int8 --calib DATA --target "
+        "tensorrt (--backend onnxruntime chooses the CPU)"
+    ]
+    assert machine.builds == []
+    caplog.clear()
+    assert prepare_model(int8_for_cpu, backend="onnxruntime") == int8_for_cpu
+    monkeypatch.setattr(engine_cache, "look_for_gpu", lambda: GpuUse(False, "there is no NVIDIA GPU here"))
+    assert prepare_model(int8_for_cpu) == int8_for_cpu
     assert caplog.messages == []
 
 
@@ -234,13 +263,13 @@ def test_a_build_that_fails_is_a_warning_unless_asked_for(
         prepare_model(onnx)
 
 
-def test_an_engine_that_did_not_run_when_it_was_built_is_not_tried_again(
+def test_an_engine_of_an_unsupported_gpu_is_not_built_again(
     machine: Machine, onnx: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     machine.layers = None
     assert prepare_model(onnx) == onnx
     assert prepare_model(onnx) == onnx
     assert machine.builds == ["1"]
-    assert "does not run on Orin" in caplog.messages[-1]
-    with pytest.raises(SsdEdgeError, match=r"does not run on Orin.*delete"):
+    assert "does not support Orin" in caplog.messages[-1]
+    with pytest.raises(UnsupportedGpuError, match=r"does not support Orin.*delete"):
         prepare_model(onnx, backend="tensorrt")

@@ -23,6 +23,7 @@ PCI_GPU = {
     "sys/bus/pci/devices/0000:01:00.0/vendor": "0x10de\n",
     "sys/bus/pci/devices/0000:01:00.0/class": "0x030000\n",
 }
+ORIN_DRIVER = {"proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  540.4.0  x\n"}
 CONTAINER = {".dockerenv": ""}
 SYSTEM_TENSORRT = {"usr/lib/python3.10/dist-packages/tensorrt/__init__.py": ""}
 ALL = ("cuda.core", "tensorrt")
@@ -91,6 +92,9 @@ def test_packages_that_are_missing(
         ([ORIN_KERNEL, CONTAINER], NO_LIBRARY, "this container does not see .*; .*docker run --runtime nvidia"),
         ([ORIN, CONTAINER], NO_DEVICE, "this container does not see .*; .*docker run --runtime nvidia"),
         ([DESKTOP, CONTAINER], NO_LIBRARY, "this container does not see .*; .*docker run --gpus all"),
+        ([DESKTOP], NO_LIBRARY, r"driver 580\.65\.06 is loaded, but libcuda\.so\.1 is not found; .*--gpus all"),
+        ([DESKTOP], NO_LIBRARY, r"; .*: sudo apt install libnvidia-compute-580 \(Ubuntu; Debian: libcuda1\)$"),
+        ([ORIN, ORIN_DRIVER], NO_LIBRARY, r"driver 540\.4\.0 is loaded, .*--runtime nvidia; .* nvidia-l4t-cuda$"),
         ([ORIN], NO_LIBRARY, r"no driver \(libcuda.so.1\) for it; sudo apt install nvidia-jetpack"),
         ([PCI_GPU], NO_LIBRARY, r"no driver \(libcuda.so.1\) for it; sudo ubuntu-drivers install"),
         ([DESKTOP], "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", "cuInit failed: .*; .*restart the machine"),

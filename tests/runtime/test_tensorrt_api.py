@@ -65,31 +65,57 @@ def test_tensorrt_comes_before_rtx(installed: Callable[..., None]) -> None:
         load_tensorrt("trt")
 
 
-def test_no_tensorrt_names_both_ways_to_it(installed: Callable[..., None]) -> None:
-    installed()
-    with pytest.raises(MissingDependencyError, match=r"neither .* is installed; the extra tensorrt brings.*\[rtx\]"):
-        load_tensorrt()
-    with pytest.raises(MissingDependencyError, match=r"no TensorRT is installed.*\[tensorrt\]"):
-        load_tensorrt("tensorrt")
+NO_GPU = Host()
+DESKTOP = Host(nvidia=True, driver="580.65.06")
+OLDER_DRIVER = Host(nvidia=True, driver="550.54.15")
+JETSON = Host(nvidia=True, jetson=True, jetpack="6.2")
+INSTALL = "in the folder of ssd-edge: pip install "
+RTX, TENSORRT, FOR_CUDA_12 = (
+    f"{INSTALL}{what}" for what in ("'.[rtx]'", "'.[tensorrt]'", "'.[cuda12]' 'tensorrt-cu12>=10.3'")
+)
+JETPACK = "sudo apt install nvidia-jetpack"
 
 
-def test_on_a_jetson_jetpack_brings_tensorrt(installed: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("host", "flavour", "message"),
+    [
+        (
+            NO_GPU,
+            None,
+            f"neither TensorRT nor TensorRT-RTX is installed; without a GPU TensorRT-RTX builds engines; {RTX}",
+        ),
+        (NO_GPU, "tensorrt", f"no TensorRT is installed; {TENSORRT}"),
+        (DESKTOP, None, f"neither TensorRT nor TensorRT-RTX is installed; {TENSORRT}"),
+        (DESKTOP, "rtx", f"no TensorRT-RTX is installed; {RTX}"),
+        (OLDER_DRIVER, None, f"neither TensorRT nor TensorRT-RTX is installed; {FOR_CUDA_12}"),
+        (OLDER_DRIVER, "tensorrt", f"no TensorRT is installed; {FOR_CUDA_12}"),
+        (JETSON, None, f"neither TensorRT nor TensorRT-RTX is installed; {JETPACK}"),
+        (JETSON, "tensorrt", f"no TensorRT is installed; {JETPACK}"),
+        (JETSON, "rtx", f"no TensorRT-RTX is installed; {RTX}"),
+    ],
+)
+def test_no_tensorrt_names_the_one_for_this_machine(
+    installed: Callable[..., None], monkeypatch: pytest.MonkeyPatch, host: Host, flavour: str | None, message: str
+) -> None:
     installed()
-    monkeypatch.setattr(tensorrt_api, "read_host", lambda: Host(jetson=True, jetpack="6.2"))
-    for flavour in (None, "tensorrt"):
-        with pytest.raises(MissingDependencyError, match=r"is installed; sudo apt install nvidia-jetpack$"):
-            load_tensorrt(flavour)
-    with pytest.raises(MissingDependencyError, match=r"pip install '\.\[rtx\]'"):
-        load_tensorrt("rtx")
+    monkeypatch.setattr(tensorrt_api, "read_host", lambda: host)
+    with pytest.raises(MissingDependencyError) as error:
+        load_tensorrt(flavour)
+    assert str(error.value) == message
 
 
 @pytest.mark.parametrize("version", ["8.5.2.2", "10.2.0", "9.99"])
-def test_an_old_tensorrt_is_refused(installed: Callable[..., None], version: str) -> None:
+@pytest.mark.parametrize(
+    ("host", "fix"), [(DESKTOP, TENSORRT), (OLDER_DRIVER, FOR_CUDA_12), (JETSON, "flash JetPack 6.1 or later")]
+)
+def test_an_old_tensorrt_is_refused(
+    installed: Callable[..., None], monkeypatch: pytest.MonkeyPatch, host: Host, fix: str, version: str
+) -> None:
     installed(tensorrt=version)
-    with pytest.raises(
-        SsdEdgeError, match=rf"TensorRT {re.escape(version)} is too old; 10\.3 or later.*JetPack 6\.1 or later"
-    ):
+    monkeypatch.setattr(tensorrt_api, "read_host", lambda: host)
+    with pytest.raises(SsdEdgeError) as error:
         load_tensorrt()
+    assert str(error.value).startswith(f"TensorRT {version} is too old; 10.3 or later is needed: {fix}")
 
 
 def test_the_oldest_tensorrt_is_taken(installed: Callable[..., None]) -> None:
@@ -182,7 +208,10 @@ def test_options_reach_the_builder_and_no_precision_does() -> None:
 
 
 def test_a_dla_that_is_not_there_or_cannot() -> None:
-    versions = r"TensorRT 10\.3 to 10\.7 \(JetPack 6\).*11\.4\.1 \(JetPack 7\.2\.2 or later\) on AGX Orin"
+    versions = (
+        r"AGX Orin and Orin NX 16GB have two, Orin NX 8GB has one; TensorRT 10\.3 to 10\.7 \(JetPack 6\).*"
+        r"11\.4\.1 \(JetPack 7\.2\.2 or later\) those of AGX Orin"
+    )
     with pytest.raises(UsageError, match=rf"--dla 0: TensorRT 10\.3\.0 finds no DLA cores here: .*{versions}"):
         compiled(Script(), CompileOptions(ONE, dla_core=0))
     with pytest.raises(UsageError, match=r"--dla 2: .* finds 2 DLA cores"):
@@ -344,6 +373,8 @@ REFUSAL = (
 )
 FOR_OTHERS = "Rebuild the engine for compute capability "
 BUILD_REFUSAL = ("Target GPU SM ", " is not supported by this TensorRT release.")
+NO_REFUSAL = "Updating targets to remove unsupported SMs"  # said while it builds, of other GPUs
+SM_REFUSAL = "Unsupported sm version."
 H200 = Gpu("NVIDIA H200", "9.0", "13.0")
 
 
@@ -351,19 +382,21 @@ def test_the_words_of_a_refusal_are_those_of_the_library() -> None:
     libraries = pytest.importorskip("tensorrt_rtx_libs")
     path = Path(libraries.__file__).with_name("libtensorrt_rtx.so.1")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        for words in (*REFUSAL, FOR_OTHERS, *BUILD_REFUSAL):
+        for words in (*REFUSAL, FOR_OTHERS, *BUILD_REFUSAL, NO_REFUSAL, SM_REFUSAL):
             assert content.find(words.encode()) != -1
 
 
 @pytest.fixture
 def h200(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorrt_api, "find_gpu", lambda: H200)
+    monkeypatch.setattr(tensorrt_api, "read_host", lambda: DESKTOP)
+    monkeypatch.setattr(tensorrt_api, "is_installed", lambda _: False)
 
 
 UNSUPPORTED = (
     r"^TensorRT-RTX 1\.7\.1 does not support NVIDIA H200 \(compute capability 9\.0\), it lists compute capability "
-    r"7\.5, 12\.0: .*; use TensorRT \(the extra tensorrt\), or run the \.onnx file with ONNX Runtime or the checkpoint "
-    "with PyTorch$"
+    rf"7\.5, 12\.0: .*; use TensorRT \({re.escape(TENSORRT)}\), or run the \.onnx file with ONNX Runtime or the "
+    "checkpoint with PyTorch$"
 )
 
 
@@ -376,7 +409,9 @@ def refusing_rtx(*words: str, **members: object) -> TensorRT:
 
 
 @pytest.mark.usefixtures("h200")
-@pytest.mark.parametrize("words", [(f"{REFUSAL[0]}9.0.",), (f"{REFUSAL[0]}9.0.", REFUSAL[1]), (REFUSAL[1],)])
+@pytest.mark.parametrize(
+    "words", [(f"{REFUSAL[0]}9.0.",), (f"{REFUSAL[0]}9.0.", REFUSAL[1]), (REFUSAL[1],), (SM_REFUSAL,)]
+)
 def test_rtx_refuses_a_gpu_when_it_loads(words: tuple[str, ...]) -> None:
     with pytest.raises(UnsupportedGpuError, match=UNSUPPORTED):
         deserialise(refusing_rtx(*words), b"plan", source="m.engine")
@@ -399,6 +434,56 @@ def test_rtx_refuses_a_gpu_when_it_starts() -> None:
         parse_onnx(refusing_rtx("", Builder=start), b"", source="m.onnx")
     with pytest.raises(UnsupportedGpuError, match=UNSUPPORTED):
         deserialise(refusing_rtx("", Runtime=start), b"plan", source="m.engine")
+
+
+@pytest.mark.usefixtures("h200")
+@pytest.mark.parametrize(
+    ("host", "there", "fix"),
+    [
+        (OLDER_DRIVER, False, f"({FOR_CUDA_12})"),
+        (JETSON, False, f"({JETPACK})"),
+        (JETSON, True, "with --tensorrt tensorrt"),
+    ],
+)
+def test_a_gpu_that_rtx_refuses_gets_the_tensorrt_for_its_machine(
+    monkeypatch: pytest.MonkeyPatch, host: Host, there: bool, fix: str
+) -> None:
+    monkeypatch.setattr(tensorrt_api, "read_host", lambda: host)
+    monkeypatch.setattr(tensorrt_api, "is_installed", lambda _: there)
+    with pytest.raises(UnsupportedGpuError, match=re.escape(f"use TensorRT {fix}, or run")):
+        deserialise(refusing_rtx(REFUSAL[1]), b"plan", source="m.engine")
+
+
+OUT_OF_MEMORY = "Error Code 1: Cuda Runtime (out of memory)"
+
+
+@pytest.mark.usefixtures("h200")
+@pytest.mark.parametrize(
+    "says",
+    [
+        [(Severity.WARNING, NO_REFUSAL), (Severity.ERROR, OUT_OF_MEMORY)],
+        [(Severity.WARNING, REFUSAL[1]), (Severity.ERROR, OUT_OF_MEMORY)],
+        [(Severity.ERROR, BUILD_REFUSAL[0] + "61" + BUILD_REFUSAL[1]), (Severity.ERROR, OUT_OF_MEMORY)],
+    ],
+)
+def test_lack_of_memory_is_no_refusal_of_the_gpu(says: list[tuple[Severity, str]]) -> None:
+    rtx = fake_tensorrt(Script(loads=False, plan=None, says=says), "1.7.1", "rtx")
+    for fails in (
+        lambda: deserialise(rtx, b"plan", source="m.engine"),
+        lambda: compile_network(parse_onnx(rtx, b"", source="m.onnx"), CompileOptions(ONE)),
+    ):
+        with pytest.raises(SsdEdgeError, match="ran out of GPU memory") as caught:
+            fails()
+        assert type(caught.value) is SsdEdgeError
+
+
+@pytest.mark.usefixtures("h200")
+@pytest.mark.parametrize("severity", [Severity.WARNING, Severity.ERROR])
+def test_targets_that_are_left_out_are_no_refusal_of_the_gpu(severity: Severity) -> None:
+    says = [(severity, NO_REFUSAL), (Severity.ERROR, "Error Code 1: Cask (no launch)")]
+    rtx = fake_tensorrt(Script(loads=False, says=says), "1.7.1", "rtx")
+    with pytest.raises(ModelFileError, match=r"cannot load it: .*no launch"):
+        deserialise(rtx, b"plan", source="m.engine")
 
 
 @pytest.mark.usefixtures("h200")

@@ -21,9 +21,12 @@ from ssd_edge.bench.measure import bench, unique_names
 from ssd_edge.bench.memory import peak_memory_bytes
 from ssd_edge.bench.options import BenchOptions
 from ssd_edge.bench.worker import Job, Prepared, serve
+from ssd_edge.card import INT8_METADATA_KEY
 from ssd_edge.cli import main
 from ssd_edge.data.readers import read_dataset
 from ssd_edge.errors import ModelFileError, UsageError
+from ssd_edge.runtime import engine_cache
+from ssd_edge.runtime.gpu_use import GpuUse
 
 Write = Callable[..., Path]
 QUICK = BenchOptions(runs=5, warmup=1, threads=1, backend="onnxruntime")
@@ -153,6 +156,36 @@ def test_why_the_gpu_does_not_run_a_model_is_in_the_report(
         measure, "prepared_model", lambda job: Prepared(job.model, reason if job.model == models[1] else None)
     )
     assert bench(models, dataset, options, progress=False).notes == (f"note on b.onnx: {reason}",)
+
+
+def test_int8_for_the_cpu_next_to_fp16_on_the_gpu_is_noted(
+    fixed_model: Write, fixed_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `bench --precisions fp16,int8` measures them on a machine with a GPU, without `--target`."""
+    onnx = pytest.importorskip("onnx")
+    fp16, int8 = fixed_model("fp16.onnx"), fixed_model("int8.onnx")
+    model = onnx.load(int8)
+    onnx.helper.set_model_props(
+        model, {entry.key: entry.value for entry in model.metadata_props} | {INT8_METADATA_KEY: '{"target": "cpu"}'}
+    )
+    onnx.save(model, int8)
+    monkeypatch.setattr(prepare, "begin_process", lambda: None)
+    monkeypatch.setattr(engine_cache, "look_for_gpu", lambda: GpuUse(True, None))
+    monkeypatch.setattr(engine_cache, "_cached_engine", lambda path, *_: path)
+
+    def prepared_model(job: Job) -> Prepared:
+        sent: list[Prepared] = []
+        auto = replace(job, options=replace(job.options, backend="auto"))
+        prepare.serve_prepared(SimpleNamespace(send=sent.append), auto)  # type: ignore[arg-type]
+        return sent[0]
+
+    monkeypatch.setattr(measure, "prepared_model", prepared_model)
+    report = bench([fp16, int8], read_dataset(fixed_dataset), replace(QUICK, accuracy=False), progress=False)
+    (note,) = report.notes
+    assert note.startswith(
+        "note on int8.onnx: runs on the CPU, not on the NVIDIA GPU: it is an int8 file for the target"
+    )
+    assert "--target tensorrt" in note
 
 
 def test_models_that_are_no_models(fixed_model: Write, fixed_dataset: Path, tmp_path: Path) -> None:
