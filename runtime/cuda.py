@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_edge.errors import MissingDependencyError, SsdEdgeError, UsageError
+from ssd_edge.runtime.fixes import ANY_DOCKER_RUN
 
 _log = logging.getLogger(__name__)
 
@@ -71,8 +72,7 @@ REMEDIES = {
         "'nvidia-cuda-nvrtc-cu12==12.6.*', or update the driver; ssd-edge doctor shows both versions",
     ),
     ("CUDA_ERROR_NO_DEVICE", "no CUDA-capable device is detected"): (
-        "there is no NVIDIA GPU here, or CUDA_VISIBLE_DEVICES or a container hides it (docker run --gpus all, on a "
-        "Jetson --runtime nvidia)"
+        f"there is no NVIDIA GPU here, or CUDA_VISIBLE_DEVICES or a container hides it ({ANY_DOCKER_RUN})"
     ),
     ("CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", "system has unsupported display driver / cuda driver combination"): (
         "the driver's library and its kernel module are of two versions, as after an update: restart the machine"

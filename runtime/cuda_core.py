@@ -29,7 +29,7 @@ from ssd_edge.runtime.cuda import (
     check_ordinal,
     cuda_failure,
 )
-from ssd_edge.runtime.fixes import extra_command
+from ssd_edge.runtime.fixes import ANY_DOCKER_RUN, extra_command
 from ssd_edge.runtime.host import read_host, version_numbers
 from ssd_edge.runtime.kernel_cache import compile_kernels, is_machine_code
 
@@ -124,8 +124,8 @@ def read_gpu(device: int = 0) -> Gpu:
         return Gpu(gpu.name, f"{major}.{minor}", _version_text(version), bool(gpu.properties.integrated))
     except RuntimeError as error:  # the bindings' own, when they find no libcuda
         raise CudaError(
-            f"there is no NVIDIA driver here ({error}); install it, or let the container see it (docker run --gpus "
-            "all, on a Jetson --runtime nvidia)"
+            f"there is no NVIDIA driver here, or its library is not found ({error}); install it, or let the container "
+            f"see it ({ANY_DOCKER_RUN})"
         ) from error
 
 

@@ -18,7 +18,11 @@ def test_the_command_for_an_extra_is_that_of_the_error() -> None:
 
 @pytest.mark.parametrize(
     ("words", "place"),
-    [(PIP_INSTALL, "ssd_edge/errors.py"), ("--precision int8 --calib DATA --target tensorrt", "runtime/fixes.py")],
+    [
+        (PIP_INSTALL, "ssd_edge/errors.py"),
+        ("--precision int8 --calib DATA --target tensorrt", "runtime/fixes.py"),
+        ("--runtime nvidia", "runtime/fixes.py"),
+    ],
 )
 def test_it_is_written_once(words: str, place: str) -> None:
     sources = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
