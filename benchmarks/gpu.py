@@ -186,7 +186,8 @@ def _ap(bench: Bench, model_name: str, data: str, split: str) -> Row:
                 raise
             row |= {f"{name} {key}": text for key, text in reason(error).items()}
     measured = [row[name] for name in openers if name in row]
-    row["ok"] = bool(measured) and all(abs(value - row["cpu"]) <= AP_TOLERANCE for value in measured)
+    if measured:
+        row["ok"] = all(abs(value - row["cpu"]) <= AP_TOLERANCE for value in measured)
     return row
 
 
@@ -198,7 +199,8 @@ def suppression(bench: Bench, rows: list[Row]) -> None:
     """
     for batch in SUPPRESSED_BATCHES:
         attempt(rows, {"batch": batch}, partial(_suppression_ms, bench, batch))
-        attempt(rows, {"batch": batch, "against": "torchvision"}, partial(_suppression_peer_ms, bench, batch))
+        if batch == 1:  # thousands of small operations per image in torchvision: more of them tell nothing new
+            attempt(rows, {"batch": batch, "against": "torchvision"}, partial(_suppression_peer_ms, bench, batch))
     times = [row["our_clip_nms_gpu_ms"] for row in rows if "our_clip_nms_gpu_ms" in row]
     if len(times) == 2:
         name = "our_clip_nms_gpu_ms of batch {1} / batch {0}".format(*SUPPRESSED_BATCHES)
@@ -569,6 +571,9 @@ def main() -> None:
             }
             run_sections(bench, args.sections, figures, args.output)
             print_table(figures)
+    failed = sum("failed" in row for section in args.sections for row in figures.get(section, []))
+    if failed:
+        parser.exit(1, f"{failed} measurements failed; they are in the figures, word for word\n")
 
 
 if __name__ == "__main__":

@@ -77,11 +77,12 @@ def attempt(rows: list[Row], about: Row, measure: Callable[[], Row]) -> None:
     try:
         row = measure()
     except Exception as error:
-        if is_lost(error):
-            raise
         if not is_absence(error):
             traceback.print_exc()
         row = reason(error)
+        if is_lost(error):
+            rows.append({**about, **row})
+            raise
     rows.append({**about, **row})
     print(rows[-1], flush=True)
 

@@ -63,9 +63,14 @@ def test_speed_against_its_bounds() -> None:
             "end_to_end": [
                 {
                     "model": "a",
-                    "times_torchvision_eager": {"torchvision eager": 1.0, "ssd-edge, A": 9.0, "ssd-edge, B": 12.25},
+                    "against": ["torchvision eager"],
+                    "ms": {"torchvision eager": 24.5, "ssd-edge, A": 3.0, "ssd-edge, B": 2.0},
                 },
-                {"model": "a", "ms": {"torchvision torch.compile": 6.0, "ssd-edge, A": 3.0, "ssd-edge, B": 2.0}},
+                {
+                    "model": "a",
+                    "against": ["torchvision torch.compile"],
+                    "ms": {"torchvision torch.compile": 6.0, "ssd-edge, A": 3.0, "ssd-edge, B": 2.0},
+                },
             ]
         },
     )
@@ -74,8 +79,8 @@ def test_speed_against_its_bounds() -> None:
         "NMS of SSD300, with softmax and decoding, against torchvision's": "**failed**: 19.9×",
         "preprocess of 1920×1080": "**failed**: 25.1 µs",
         "preprocess and NMS, on top of the engine's time": "passed: a PyTorch fp32 2 %",
-        "frame to detections, against torchvision eager": "passed: a 12.2×",
-        "frame to detections, against torchvision with `torch.compile`": "measured: a 3.0×",
+        "frame to detections, against torchvision eager": "passed: a in B 12.2×",
+        "frame to detections, against torchvision with `torch.compile`": "measured: a in B 3.0×",
         "batch 32: share of what a half-precision matrix product reaches": "measured: a PyTorch fp16 41 %",
         "Jetson: reading a 1920×1080 frame in place (the default), against copying it": "passed: 1.5×",
     }
@@ -92,6 +97,58 @@ def test_a_row_that_failed_fails_its_claim() -> None:
         "**failed**: a E 2 %; CudaError: no \\| capture at all"
     )
     assert found["NMS of SSD300"] == f"**failed**: {'x' * 159}…"
+
+
+EAGER = "frame to detections, against torchvision eager"
+COMPILED = "frame to detections, against torchvision with `torch.compile`"
+
+
+def test_every_way_of_ours_has_to_run() -> None:
+    fast = {"model": "a", "against": ["torchvision eager"], "ms": {"torchvision eager": 24.0, "ssd-edge, A": 2.0}}
+    broken = {"model": "b", "against": ["torchvision eager"], "ms": {"torchvision eager": 24.0}}
+    broken["ssd-edge, A failed"] = "CudaError: no"
+    assert results(evidence(end_to_end={"end_to_end": [fast, broken]})) == {
+        EAGER: "**failed**: a in A 12.0×; CudaError: no"
+    }
+    without_peer = {"model": "a", "against": ["torchvision torch.compile"], "ms": {"ssd-edge, A": 2.0}}
+    without_peer["torchvision torch.compile failed"] = "RuntimeError: no compiler"
+    assert results(evidence(end_to_end={"end_to_end": [fast, without_peer]})) == {
+        EAGER: "passed: a in A 12.0×",
+        COMPILED: "not measured: torchvision torch.compile: RuntimeError: no compiler",
+    }
+
+
+def test_what_ended_early_is_not_passed_over() -> None:
+    lost = {"failed": "the GPU is lost: CudaFatalError: illegal address"}
+    rows = [
+        {"check": "preprocess, largest difference in levels", "found": 1, "ok": True},
+        {"check": "NMS of A, images that differ", "failed": "CudaFatalError: illegal address"},
+        lost,
+    ]
+    found = results(evidence(benchmark={"correctness": rows, "hardware_floor": [{"failed": "RuntimeError: no"}]}))
+    assert found == {
+        "preprocess, from BGR and NV12, against OpenCV": "passed: largest difference 1",
+        "NMS against `runtime/nms.py`": "**failed**: CudaFatalError: illegal address",
+        "mAP on the GPU against the CPU": f"**failed**: {lost['failed']}",
+        "batch 32: share of what a half-precision matrix product reaches": "**failed**: RuntimeError: no",
+    }
+    crashed = evidence(tests={"tests": {"test_gpu::test_a": "passed"}, "crashed": "exit status -11"})
+    assert results(crashed)["all GPU tests that need no TensorRT"] == (
+        "**failed**: exit status -11; 1 tests passed before"
+    )
+    steps = {"sanitizer": {"status": "failed", "reason": "no output"}, "ncu": {"status": "timeout", "reason": "60 s"}}
+    steps["nvdec"] = {"status": "timeout", "reason": "killed after 60 s"}
+    found = results({**evidence(), "steps": {**evidence()["steps"], **steps}})
+    assert found["no wrong memory access in NMS (memcheck)"] == "**failed**: no output"
+    assert found["frames decoded by PyAV on the GPU, as model input"] == "not measured: killed after 60 s"
+
+
+def test_map_that_was_not_measured_is_not_failed() -> None:
+    row = {"check": "AP of bundled on x all", "images": 48, "cpu": 0.8}
+    assert results(evidence(benchmark={"correctness": [{**row, "PyTorch fp32 not_run": "no torch"}]})) == {}
+    assert results(evidence(benchmark={"correctness": [{**row, "PyTorch fp32 failed": "CudaError: no"}]})) == {
+        "mAP on the GPU against the CPU": "**failed**: CudaError: no"
+    }
 
 
 def test_results_against_the_processors() -> None:
@@ -142,15 +199,19 @@ def test_the_tools_and_the_decoders() -> None:
         rtx={
             "stages": [
                 {"engine": "fp32", "stage": "build"},
-                {"engine": "fp32", "stage": "load", "failed": "ModelFileError: cannot run on this GPU"},
+                {
+                    "engine": "fp32",
+                    "stage": "load",
+                    "failed": "UnsupportedGpuError: TensorRT-RTX 1.7 does not support this GPU",
+                },
             ]
         },
     )
     assert results(found) == {
-        "no race in NMS (compute-sanitizer racecheck)": "passed: RACECHECK SUMMARY: 0 hazards displayed",
+        "no race in shared memory in NMS (compute-sanitizer racecheck)": "passed: RACECHECK SUMMARY: 0 hazards displayed",  # noqa: E501
         "frames decoded by PyNvVideoCodec, as model input": "**failed**: RuntimeError: no",
         "frames decoded by PyAV on the GPU, as model input": "passed: 12 frames, largest difference 1",
-        "TensorRT-RTX's engines run": "not measured: ModelFileError: cannot run on this GPU",
+        "TensorRT-RTX's engines run": "not measured: UnsupportedGpuError: TensorRT-RTX 1.7 does not support this GPU",
     }
     found["steps"]["rtx"] = {"status": "skipped", "reason": "none of these can be imported: x"}
     assert results(found)["TensorRT-RTX's engines run"] == "not measured: none of these can be imported: x"

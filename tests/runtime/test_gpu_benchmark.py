@@ -13,6 +13,7 @@ import gpu_record
 import gpu_timing
 import numpy as np
 import pytest
+from gpu_claims import CLAIMS
 from host_cuda import HostCuda, HostStream
 from host_engine import HostEngine
 
@@ -51,7 +52,8 @@ def test_rows_that_were_measured_are_kept_when_the_gpu_is_lost(tmp_path: Path, m
     figures: dict[str, Any] = {}
     gpu.run_sections(None, ["first", "second"], figures, tmp_path / "gpu.json")
     assert figures["first"][:2] == [{"row": 1, "ms": 2.0}, {"row": 2, "failed": "ValueError: odd"}]
-    assert figures["first"][2]["failed"].startswith("the GPU is lost: RuntimeError: CUDA error: an illegal")
+    assert figures["first"][2] == {"row": 3, "failed": f"RuntimeError: {LOST}"}
+    assert figures["first"][3]["failed"].startswith("the GPU is lost: RuntimeError: CUDA error: an illegal")
     assert list(figures) == ["first"]
     assert json.loads((tmp_path / "gpu.json").read_text())["first"] == figures["first"]
 
@@ -181,12 +183,46 @@ def test_what_runs_on_a_jetson_without_torch(quick_host: None, monkeypatch: pyte
         False,
         True,
         False,
-        False,
     ]
     assert figures["suppression"][1]["not_run"] == absent
     assert figures["preprocess"][0]["gpu_ms"] > 0
     assert all("not_run" in row for name in ("whole_graph", "hardware_floor") for row in figures[name])
     assert not any("failed" in row for name in gpu.SECTIONS for row in figures[name])
+
+
+def claims(figures: dict[str, Any], step: str = "benchmark") -> dict[str, str]:
+    """What the table of claims makes of figures: results of those that are measured."""
+    verdicts = {claim.text: claim.verdict({step: {"status": "passed", "figures": figures}}) for claim in CLAIMS}
+    return {text: found.result for text, found in verdicts.items() if found.result != "not measured"}
+
+
+def test_the_claims_read_what_is_written(quick_host: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sections = ("correctness", "suppression", "preprocess")
+    without(monkeypatch, "torch", "torchvision", "safetensors")
+    figures = run_main(monkeypatch, tmp_path / "gpu.json", "--quick", "--sections", *sections)
+    assert claims(figures) == {
+        "preprocess, from BGR and NV12, against OpenCV": "passed",
+        "NMS against `runtime/nms.py`": "passed",
+        "NMS of SSD300": "failed",  # the processor is slow
+        "preprocess of 1920×1080": "failed",
+    }
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("odd")
+
+    monkeypatch.setattr(gpu, "preprocess_bgr", fail)
+    monkeypatch.setitem(gpu.SECTIONS, "suppression", fail)
+    with pytest.raises(SystemExit) as ended:
+        run_main(monkeypatch, tmp_path / "failed.json", "--quick", "--sections", *sections)
+    assert ended.value.code == 1
+    figures = json.loads((tmp_path / "failed.json").read_text())
+    assert claims(figures) == {
+        "preprocess, from BGR and NV12, against OpenCV": "passed",
+        "NMS against `runtime/nms.py`": "passed",
+        "NMS of SSD300": "failed",
+        "NMS of SSD300, with softmax and decoding, against torchvision's": "failed",
+        "preprocess of 1920×1080": "failed",
+    }
 
 
 @pytest.mark.parametrize("section", ["correctness", "whole_graph", "end_to_end"])
@@ -211,6 +247,7 @@ def test_a_section_alone(section: str, quick_host: None, monkeypatch: pytest.Mon
         assert (rows[0]["found"], rows[0]["detections"]) == (1.0, 11)
     elif section == "whole_graph":
         assert min(rows[0]["from_pinned_ms"], rows[0]["engine_ms"]) > 0
+        assert list(claims(figures)) == ["preprocess and NMS, on top of the engine's time"]
     else:
         assert rows[0]["ms"].keys() == {"ssd-edge, PyTorch fp32", "ssd-edge, PyTorch fp16"}
         assert rows[0]["torchvision eager not_run"] == "torch, torchvision, safetensors not installed"
