@@ -2,8 +2,8 @@
 
     python benchmarks/gpu_carry.py FOLDER --site SITE -o FILE.json
 
-`FOLDER` is one package of `gpu_evidence.sh --prepare`. Nothing that the machine has is replaced, except where the
-manifest says that the machine's version is too old for ssd-edge; torch, torchvision and numpy never are.
+`FOLDER` is one package of `gpu_evidence.sh --prepare`. Nothing that the machine has is replaced, except what is older
+than the manifest says that ssd-edge needs; torch, torchvision and numpy never are.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import subprocess
 import sys
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 from gpu_absent import canonical
-from gpu_have import NEVER_REPLACED, stands_in
+from gpu_have import NEVER_REPLACED, installed, stands_in
+
+FORMAT = 2  # of a package
 
 
 class CarryError(Exception):
@@ -29,52 +31,73 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The package's manifest.
 
     Raises:
-        CarryError: it is not there or no JSON.
+        CarryError: it is not there or no JSON, that of the folder around the packages, or of another format.
     """
     try:
         manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        if packages := manifest.get("packages"):
+            names = ", ".join(str(folder / each["folder"]) for each in packages)
+            raise CarryError(f"{folder} is not a package but holds them; give one of {names}")
+    except (OSError, ValueError, AttributeError) as error:
         raise CarryError(f"{folder} is no package of --prepare: {error}") from error
+    if manifest.get("format") != FORMAT:
+        raise CarryError(f"{folder}: its format is {manifest.get('format')}, expected {FORMAT}; run --prepare again")
     return manifest
 
 
 def joined(folder: Path, wheel: dict[str, Any], into: Path) -> Path:
-    """The wheel in one piece, checked.
+    """The wheel in one piece, checked, as pip takes it.
 
     Raises:
-        CarryError: a part is missing, or the SHA-256 differs.
+        CarryError: a part is missing, the SHA-256 differs, or this Python cannot decompress.
     """
+    try:
+        import lzma
+    except ImportError as error:  # Python was built without it
+        raise CarryError(f"{wheel['file']} is compressed by xz, and this Python has no lzma: {error}") from error
+    packed = bytearray()
+    for name in wheel["parts"] or [f"{wheel['file']}.xz"]:
+        part = folder / "wheels" / name
+        if not part.is_file():
+            raise CarryError(f"{part} is missing")
+        packed += part.read_bytes()
+    digest = hashlib.sha256(packed).hexdigest()
+    if digest != wheel["sha256"]:
+        raise CarryError(f"{wheel['file']}: the SHA-256 is {digest}, not {wheel['sha256']} as when packed")
     whole: Path = into / wheel["file"]
-    digest = hashlib.sha256()
-    with whole.open("wb") as file:
-        for name in wheel["parts"] or [wheel["file"]]:
-            part = folder / "wheels" / name
-            if not part.is_file():
-                raise CarryError(f"{part} is missing")
-            content = part.read_bytes()
-            digest.update(content)
-            file.write(content)
-    if digest.hexdigest() != wheel["sha256"]:
-        raise CarryError(f"{wheel['file']}: the SHA-256 is {digest.hexdigest()}, not {wheel['sha256']} as when packed")
+    whole.write_bytes(lzma.decompress(packed))
     return whole
 
 
-def why_not(wheel: dict[str, Any], installed: dict[str, str]) -> str | None:
-    """Why a carried wheel is not to be installed here; None if it is."""
+def why_not(wheel: dict[str, Any], there: dict[str, str]) -> str | None:
+    """Why a carried wheel is not to be installed where there are these packages; None if it is."""
     name = canonical(wheel["name"])
-    there = stands_in(name, installed)
-    if there is None:
+    same = stands_in(name, there)
+    if same is None:
         return None
-    if installed[there] == wheel["replaces"] and name not in NEVER_REPLACED:
+    too_old = wheel["at_least"] is not None and is_older(there[same], wheel["at_least"])
+    if (too_old or there[same] == wheel["replaces"]) and name not in NEVER_REPLACED:
         return None
-    return f"{there} {installed[there]} is here already"
+    return f"{same} {there[same]} is here already"
 
 
-def install(folder: Path, site: Path, installed: dict[str, str], pip_options: list[str], work: Path) -> dict[str, Any]:
+def is_older(version: str, than: str) -> bool:
+    """Whether a version is older by its numbers; what follows them, such as `rc1`, does not count."""
+    one, other = (_numbers(each) for each in (version, than))
+    length = max(len(one), len(other))
+    return one + [0] * (length - len(one)) < other + [0] * (length - len(other))
+
+
+def _numbers(version: str) -> list[int]:
+    found = re.match(r"\d+(?:\.\d+)*", version)
+    return [int(number) for number in found[0].split(".")] if found else []
+
+
+def install(folder: Path, site: Path, there: dict[str, str], pip_options: list[str], work: Path) -> dict[str, Any]:
     """Install the wheels of a package that the machine lacks. One that fails does not keep the others out.
 
     Args:
-        installed: canonical names and versions of what the machine has.
+        there: canonical names and versions of what the machine has.
         pip_options: such as the platform, for a trial on another one.
         work: for the wheels in one piece.
 
@@ -86,7 +109,7 @@ def install(folder: Path, site: Path, installed: dict[str, str], pip_options: li
     for wheel in manifest["wheels"]:
         name = f"{wheel['name']} {wheel['version']}"
         try:
-            if reason := why_not(wheel, installed):
+            if reason := why_not(wheel, there):
                 left[name] = reason
             else:
                 wheels[name] = joined(folder, wheel, work)
@@ -126,10 +149,9 @@ def main() -> None:
     parser.add_argument("--trial", action="store_true", help="install for the platform that it was packed for")
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
-    installed = {canonical(each.metadata["Name"]): each.version for each in distributions()}
     try:
         options = [*read_manifest(args.folder)["pip_options"], "--ignore-requires-python"] if args.trial else []
-        found = install(args.folder, args.site, {} if args.trial else installed, options, args.work)
+        found = install(args.folder, args.site, {} if args.trial else installed(), options, args.work)
     except CarryError as error:
         parser.exit(1, f"{error}\n")
     text = json.dumps(found, indent=2, ensure_ascii=False)

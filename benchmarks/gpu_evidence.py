@@ -5,13 +5,14 @@
     benchmarks/gpu_evidence.sh --dry-run --out DIR
 
 Writes `gpu_evidence.json`, complete after every step, and `gpu_evidence.log`. Needs no more than the standard library
-to start, so that it can say what is missing. Exit status 0: no step failed; 1: one did; 2: wrong arguments; 143 and the
-like: stopped by a signal, with all that ran kept.
+to start, so that it can say what is missing. Exit status 0: every step passed or was skipped; 1: one failed or did not
+run; 2: wrong arguments; 143 and the like: stopped by a signal, with all that ran kept.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -24,18 +25,23 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 from gpu_absent import canonical, environment
-from gpu_evidence_run import RESERVE_S, Budget, Evidence, Row, Setup, Stopped, Task, stop_on_signals
+from gpu_carry import CarryError, read_manifest
+from gpu_evidence_run import RESERVE_S, Budget, Evidence, Row, Setup, Stopped, Task, read_json, stop_on_signals
 from gpu_evidence_steps import CARRY, SAMPLES, STEPS, Step
 from gpu_have import read_have, stands_in
+from gpu_source import source
 
 ROOT = Path(__file__).resolve().parents[1]
 HAVE = Path(__file__).with_name("gpu_target_packages.txt")
 MINUTES = 9.0  # the time limits of the steps are for this
 LEAST_S = 3.0  # with less a step is not started
+ALWAYS = "versions"
+NO_TIME = "not run: budget"
+EVIDENCE, LOG = "gpu_evidence.json", "gpu_evidence.log"
 
 
 def chosen(names: str | None, *, carry: bool, dry_run: bool) -> list[Step]:
-    """The steps to run, in their order.
+    """The steps to run, in their order; always `versions`, without which evidence cannot be merged.
 
     Raises:
         ValueError: a name is none of a step.
@@ -45,7 +51,7 @@ def chosen(names: str | None, *, carry: bool, dry_run: bool) -> list[Step]:
     if unknown := [name for name in wanted if name not in known]:
         raise ValueError(f"no step {', '.join(unknown)}; there are {', '.join(known)}")
     first = [CARRY] if carry else [SAMPLES] if dry_run else []
-    return first + [step for step in STEPS if step.name in wanted]
+    return first + [step for step in STEPS if step.name in (ALWAYS, *wanted)]
 
 
 def limit_s(step: Step, minutes: float) -> float:
@@ -83,7 +89,7 @@ def run_steps(steps: Sequence[Step], setup: Setup, evidence: Evidence, minutes: 
         for number, step in enumerate(steps, 1):
             left = budget.left_s()
             if left < LEAST_S:
-                evidence.steps[step.name] = {"status": "not run: budget"}
+                evidence.steps[step.name] = {"status": NO_TIME}
                 evidence.save()
                 continue
             limit = limit_now_s(step, steps[number:], minutes * pace, left)
@@ -133,6 +139,11 @@ def hider(have: Path, carried: Sequence[str], folder: Path) -> Callable[[tuple[s
     return hide
 
 
+def python_path(callers: str) -> str:
+    """`PYTHONPATH` of the commands, which run in the repository: it comes first, then what the caller has."""
+    return os.pathsep.join([str(ROOT), *(os.path.abspath(path) for path in callers.split(os.pathsep) if path)])
+
+
 def take(args: argparse.Namespace) -> int:
     """Run the steps; the exit status."""
     steps = chosen(args.steps, carry=args.carry is not None, dry_run=args.dry_run)
@@ -140,37 +151,34 @@ def take(args: argparse.Namespace) -> int:
     if problem:
         print(problem, file=sys.stderr)
     head: Row = {"schema": 1, "dry_run": args.dry_run, "started": time.strftime("%FT%TZ", time.gmtime())}
-    head |= {"minutes": args.minutes, "budget_problem": problem}
-    args.out.mkdir(parents=True, exist_ok=True)
-    log = args.out.resolve() / "gpu_evidence.log"
-    log.write_bytes(b"")
+    head |= {"minutes": args.minutes, "budget_problem": problem, "source": source(ROOT)}
+    log = args.out.resolve() / LOG
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        log.write_bytes(b"")
+    except OSError as error:
+        print(f"--out {args.out}: {error}", file=sys.stderr)
+        return 2
     stop_on_signals()
     with tempfile.TemporaryDirectory(prefix="gpu_evidence-") as name:
         work = Path(name)
-        base = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "SSD_EDGE_CACHE": str(work / "cache")}
+        base = {**os.environ, "PYTHONPATH": python_path(os.environ.get("PYTHONPATH", ""))}
+        base |= {"PYTHONUNBUFFERED": "1", "SSD_EDGE_CACHE": str(work / "cache")}
         setup = Setup(ROOT, work, log, sys.executable, base, args.dry_run)
         short = {sys.executable: "python", str(work): "WORK", f"{ROOT}/": ""}
         if args.carry is not None:
             setup.carried = {"folder": str(args.carry.resolve())}
             short = {str(args.carry.resolve()): "CARRY", **short}
         if args.dry_run:
-            setup.hide = hider(args.have, _carried_names(args.carry), work / "absent")
-        evidence = Evidence(args.out.resolve() / "gpu_evidence.json", head, short)
+            carried = [] if args.carry is None else [wheel["name"] for wheel in read_manifest(args.carry)["wheels"]]
+            setup.hide = hider(args.have, carried, work / "absent")
+        evidence = Evidence(args.out.resolve() / EVIDENCE, head, short)
         stopped = run_steps(steps, setup, evidence, args.minutes)
     if stopped is not None:
         print(f"stopped by {stopped}; what ran is in {args.out}", file=sys.stderr)
         return 128 + signal.Signals[stopped].value
-    failed = [step for step, row in evidence.steps.items() if row["status"] in ("failed", "timeout")]
-    return 1 if failed or (args.dry_run and problem) else 0
-
-
-def _carried_names(folder: Path | None) -> list[str]:
-    from gpu_carry import CarryError, read_manifest
-
-    try:
-        return [] if folder is None else [wheel["name"] for wheel in read_manifest(folder)["wheels"]]
-    except CarryError:
-        return []  # the step `carry` says it
+    failed = [step for step, row in evidence.steps.items() if row["status"] in ("failed", "timeout", NO_TIME)]
+    return 1 if failed or evidence.unsaved or (args.dry_run and problem) else 0
 
 
 def prepare(args: argparse.Namespace) -> int:
@@ -198,18 +206,39 @@ def prepare(args: argparse.Namespace) -> int:
     return 0
 
 
+def positive(text: str) -> float:
+    """A finite number above 0.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is none.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a number above 0")
+    return number
+
+
+def is_taken(out: Path) -> bool:
+    """Whether a folder has evidence that must not be overwritten; that of a dry run may be."""
+    found = read_json(out / EVIDENCE)
+    return (out / EVIDENCE).exists() and not (isinstance(found, dict) and found.get("dry_run"))
+
+
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line, checked."""
     parser = argparse.ArgumentParser(
         prog="gpu_evidence.sh", description=__doc__.partition("\n")[0] if __doc__ else None
     )
     add = parser.add_argument
-    add("--minutes", type=float, default=MINUTES, metavar="N", help=f"time budget in all ({MINUTES:g})")
+    add("--minutes", type=positive, default=MINUTES, metavar="N", help=f"time budget in all ({MINUTES:g})")
     add("--out", type=Path, metavar="DIR", help="folder for gpu_evidence.json and gpu_evidence.log")
     add(
         "--carry", type=Path, metavar="FOLDER", help="a package of --prepare: its wheels are installed, its images used"
     )
-    add("--steps", metavar="A,B", help=f"only these: {', '.join(step.name for step in STEPS)}")
+    add("--steps", metavar="A,B", help=f"only these, and versions: {', '.join(step.name for step in STEPS)}")
     add("--dry-run", action="store_true", help="do all of it that needs no GPU; exit status 1 if anything is wrong")
     add(
         "--have",
@@ -219,7 +248,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help=f"packages that the target has, one per line ({HAVE.name})",
     )
     add("--prepare", type=Path, metavar="DIR", help="collect what the target lacks")
-    add("--budget-mib", type=float, metavar="N", help="size limit of a package of --prepare")
+    add("--budget-mib", type=positive, metavar="N", help="size limit of a package of --prepare")
     add("--images", type=int, default=48, metavar="N", help="labelled images to prepare (48)")
     add("--target-python", default="3.12", metavar="X.Y", help="Python of the target (3.12)")
     add("--target-glibc", type=int, default=35, metavar="N", help="the target has glibc 2.N (35)")
@@ -232,8 +261,12 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     try:
         read_have(args.have)
         chosen(args.steps, carry=False, dry_run=False)
-    except (OSError, ValueError) as error:
+        if args.carry is not None:
+            read_manifest(args.carry)
+    except (OSError, ValueError, CarryError) as error:
         parser.error(str(error))
+    if args.prepare is None and is_taken(args.out):
+        parser.error(f"{args.out / EVIDENCE} is there already: name another folder for --out, or move it away")
     return args
 
 

@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -68,18 +69,24 @@ class Evidence:
     def __init__(self, path: Path, head: Row, short: Mapping[str, str] | None = None) -> None:
         self._path, self._head, self._short = path, head, short or {}
         self.steps: dict[str, Row] = {}
+        self.unsaved: str | None = None  # why what is there now could not be written
 
     def save(self) -> None:
-        """Write the steps as they are now."""
+        """Write the steps as they are now. A full disk is said and ends nothing: the next `save` may find room."""
         text = json.dumps({**self._head, "steps": self.steps}, indent=2, ensure_ascii=False)
         for name, other in self._short.items():
             text = text.replace(name, other)
         part = self._path.with_name(self._path.name + ".part")
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, self._path)
+        self.unsaved = None
+        try:
+            with part.open("w", encoding="utf-8") as file:
+                file.write(text + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, self._path)
+        except OSError as error:
+            self.unsaved = f"{self._path} could not be written: {error}"
+            print(self.unsaved, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
@@ -163,7 +170,7 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
         end = time.monotonic() + GRACE_S
         while process.poll() is None and time.monotonic() < end:
             time.sleep(POLL_S)
-    process.wait()
+    process.poll()  # one that waits in the driver for a GPU that hangs may not end even now; the script goes on
 
 
 def _output(log: Path, start: int) -> str:
@@ -229,7 +236,8 @@ class Task:
         """Run a command and note how it ended.
 
         Args:
-            figures: a JSON file that the command writes, perhaps several times; its content is kept in the row.
+            figures: a JSON file that the command writes, perhaps several times; its content is kept in the row, added
+                to that of the step's earlier commands.
             parts: how many commands are still to come, this one included; it gets this part of the time left.
             hide: in a dry run, hide the packages that the target lacks, those in `show` excepted.
         """
@@ -237,6 +245,7 @@ class Task:
         noted: Row = {"command": shlex.join(command)}
         self.row["commands"].append(noted)
         setup, seen = self.setup, 0
+        earlier: Any = self.row.get("figures")
 
         def look() -> None:
             nonlocal seen
@@ -244,7 +253,9 @@ class Task:
             if figures is not None and modified != seen:
                 content = read_json(figures)
                 if content is not None:
-                    seen, self.row["figures"] = modified, content
+                    seen = modified
+                    both = isinstance(earlier, dict) and isinstance(content, dict)
+                    self.row["figures"] = earlier | content if both else content
                     self._evidence.save()
 
         hidden = setup.hide(tuple(show)) if hide and setup.hide else {}

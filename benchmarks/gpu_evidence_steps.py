@@ -6,26 +6,32 @@ or `timeout`. In a dry run each command does all that it can without a GPU.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpu_evidence_run import Ended, Task, read_json
-from gpu_tool_output import METRICS, junit, ncu_kernels, outcomes, sanitizer
+from gpu_evidence_run import Ended, Row, Task, read_json
+from gpu_tool_output import DURATION, METRICS, added, junit, ncu_kernels, outcomes, sanitizer
 from gpu_versions import find_tool
 
 DRY_RUN = "dry run:"  # how a program says that only the GPU is missing
 SANITIZER_FINDS = 86  # exit status, apart from those of Python
-NCU_LAUNCHES = 24
 NVDEC_LIBRARY = "libnvcuvid.so.1"
-BENCHMARK = ("correctness", "suppression", "preprocess", "whole_graph", "hardware_floor")
+# All tests marked `gpu` but TensorRT's. A run each: one that hangs or loses the GPU leaves the other alone.
+GPU_TESTS = ("tests/runtime/test_cuda_gpu.py", "tests/runtime/test_gpu.py")
+PYTEST_STATUSES = {0: "passed", 1: "tests failed", 5: "no test selected"}  # with any other, pytest did not finish
+TIMED = ("suppression", "preprocess", "whole_graph", "hardware_floor")
 # What the tools say where they are there and do not work.
 REFUSALS = (
     *("Device not supported", "Profiling is not supported", "ERR_NVGPUCTRPERM"),
     *("Failed to initialize the profiler", "LibraryNotLoaded"),
+    "Target application terminated before first instrumented API call",
 )
+NO_METRIC = "Failed to find metric"  # what ncu says of a name that it does not know; it then profiles nothing
 # By module: the packages that bring it.
 RTX = {
     "tensorrt_rtx": ("tensorrt-rtx",),
@@ -66,7 +72,8 @@ def carry(task: Task) -> None:
         task.fail("; ".join(f"{name}: {reason}" for name, reason in failed.items()) or ended.tail(3))
     setup.carried = found or setup.carried
     if not setup.dry_run:
-        setup.environment["PYTHONPATH"] += f":{setup.work / 'site'}"
+        root, *callers = setup.environment["PYTHONPATH"].split(os.pathsep)
+        setup.environment["PYTHONPATH"] = os.pathsep.join([root, str(setup.work / "site"), *callers])
 
 
 def versions(task: Task) -> None:
@@ -81,24 +88,43 @@ def versions(task: Task) -> None:
 
 def tests(task: Task) -> None:
     """The GPU tests without TensorRT."""
-    setup, report = task.setup, task.setup.work / "tests.xml"
-    command = [setup.python, "-m", "pytest", "-m", "gpu", "tests/runtime", "-k", "not tensorrt"]
-    command += ["-p", "no:cacheprovider", "--continue-on-collection-errors", "-o", "faulthandler_timeout=60"]
-    if setup.dry_run:
-        ended = task.command(*command, "--collect-only", "-q")
-        found = [line for line in ended.output.splitlines() if line.startswith("tests/") and "::" in line]
-        task.row["figures"] = {"collected": len(found)}
-        if ended.status != 0 or not found:
-            task.fail(f"pytest could not collect the tests: {ended.tail(12)}")
-        return
-    ended = task.command(*command, "-v", f"--junitxml={report}")
-    task.row["figures"] = junit(report) if report.is_file() else outcomes(ended.output)
+    for number, file in enumerate(GPU_TESTS):
+        command = [task.setup.python, "-m", "pytest", "-m", "gpu", file, "-k", "not tensorrt"]
+        command += ["-p", "no:cacheprovider", "--continue-on-collection-errors", "-o", "faulthandler_timeout=30"]
+        parts = len(GPU_TESTS) - number
+        if task.setup.dry_run:
+            _collect(task, command, parts)
+            continue
+        earlier, figures = task.row.get("figures"), _test(task, Path(file).stem, command, parts)
+        task.row["figures"] = added(earlier, figures) if earlier else figures
+
+
+def _collect(task: Task, command: list[str], parts: int) -> None:
+    ended = task.command(*command, "--collect-only", "-q", parts=parts)
+    found = [line for line in ended.output.splitlines() if line.startswith("tests/") and "::" in line]
+    figures = task.row.setdefault("figures", {"collected": 0})
+    figures["collected"] += len(found)
+    if ended.status != 0 or not found:
+        task.fail(f"pytest could not collect the tests: {ended.tail(12)}")
+
+
+def _test(task: Task, name: str, command: list[str], parts: int) -> Row:
+    report = task.setup.work / f"{name}.xml"
+    ended = task.command(*command, "-v", f"--junitxml={report}", parts=parts)
+    figures = junit(report) if report.is_file() else outcomes(ended.output)
     if ended.status == 1:
-        task.fail(f"{task.row['figures']['failed']} tests failed")
-    elif ended.status:
-        task.fail(f"pytest ended with exit status {ended.status}: {ended.tail(5)}")
-    elif ended.status == 0 and not task.row["figures"]["passed"]:
-        task.fail(f"no test ran: {', '.join(task.row['figures'].get('skips', {}))}")
+        task.fail(f"{name}: {figures['failed']} tests failed")
+    elif ended.status in PYTEST_STATUSES and not figures["passed"]:
+        task.fail(f"{name}: no test ran: {', '.join(figures.get('skips', {})) or PYTEST_STATUSES[ended.status]}")
+    elif ended.status is not None and ended.status not in PYTEST_STATUSES:
+        figures["crashed"] = f"{name}: pytest ended with {_said(ended.status)}"
+        task.fail(f"{figures['crashed']}: {ended.tail(5)}")
+    return figures
+
+
+def _said(status: int) -> str:
+    """An exit status in words."""
+    return f"exit status {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
 
 
 def benchmark(task: Task) -> None:
@@ -107,7 +133,9 @@ def benchmark(task: Task) -> None:
     of_map = ["--map", "bundled", images, "all"] if images else []
     if not images:
         task.row["note"] = "mAP not measured: no images travelled"
-    _gpu_benchmark(task, [*of_map, "--runs", "100", "--sections", *BENCHMARK])
+    # Two programs, so that the first has left its figures when the second hangs or loses the GPU.
+    _gpu_benchmark(task, ["--runs", "100", "--sections", *TIMED], parts=2)
+    _gpu_benchmark(task, [*of_map, "--sections", "correctness"])
 
 
 def end_to_end(task: Task) -> None:
@@ -115,9 +143,9 @@ def end_to_end(task: Task) -> None:
     _gpu_benchmark(task, ["--runs", "100", "--sections", "end_to_end"])
 
 
-def _gpu_benchmark(task: Task, arguments: list[str]) -> None:
+def _gpu_benchmark(task: Task, arguments: list[str], *, parts: int = 1) -> None:
     figures = task.setup.work / f"{arguments[-1]}.json"
-    ended = _program(task, "gpu.py", "-o", str(figures), *arguments, figures=figures)
+    ended = _program(task, "gpu.py", "-o", str(figures), *arguments, figures=figures, parts=parts)
     _expect(task, ended, figures)
 
 
@@ -132,6 +160,7 @@ def sanitize(task: Task) -> None:
         return
     for number, (check, options) in enumerate(checks.items()):
         prefix = [tool or "compute-sanitizer", "--tool", check, *options, "--error-exitcode", str(SANITIZER_FINDS)]
+        prefix += ["--target-processes", "all"]
         ended = _under_tool(task, prefix, ["--cases", "hard"], parts=len(checks) - number)
         if ended is None:
             continue
@@ -152,23 +181,33 @@ def sanitize(task: Task) -> None:
 
 def profile(task: Task) -> None:
     """ncu's figures of each kernel at SSD300's size; clocks stay as they are."""
-    tool, report = find_tool("ncu"), task.setup.work / "ncu.csv"
+    tool = find_tool("ncu")
     if tool is None and not task.setup.dry_run:
         task.skip("ncu is not on this machine")
         return
-    prefix = [tool or "ncu", "--clock-control", "none", "--csv", "--print-units", "base", "--log-file", str(report)]
-    prefix += ["--launch-count", str(NCU_LAUNCHES), "--metrics", ",".join(METRICS)]
-    ended = _under_tool(task, prefix, ["--cases", "ssd300"])
+    ended, text = _ncu(task, tool or "ncu", list(METRICS))
+    if NO_METRIC in text:
+        task.row["note"] = "; ".join(line for line in text.splitlines() if NO_METRIC in line)
+        ended, text = _ncu(task, tool or "ncu", [DURATION])
     if ended is None:
         return
-    text = report.read_text(encoding="utf-8", errors="replace") if report.is_file() else ""
     kernels = ncu_kernels(text)
     task.row["figures"] = {"kernels": kernels}
-    said = "\n".join(line for line in (text + ended.output).splitlines() if line.startswith("==ERROR=="))
-    if not kernels and (refused := _refusal(text + ended.output)):
+    said = "\n".join(line for line in text.splitlines() if line.startswith("==ERROR=="))
+    if not kernels and (refused := _refusal(text)):
         task.skip(refused)
-    elif ended.status or not kernels:
+    elif ended.status or (ended.status == 0 and not kernels):
         task.fail(f"ncu (exit status {ended.status}): {said or ended.tail(5)}")
+
+
+def _ncu(task: Task, tool: str, metrics: list[str]) -> tuple[Ended | None, str]:
+    """Profile the kernels; and what ncu said, its report included."""
+    report = task.setup.work / f"ncu{len(metrics)}.csv"
+    prefix = [tool, "--clock-control", "none", "--csv", "--print-units", "base", "--log-file", str(report)]
+    prefix += ["--target-processes", "all", "--metrics", ",".join(metrics)]
+    ended = _under_tool(task, prefix, ["--cases", "ssd300"])
+    text = report.read_text(encoding="utf-8", errors="replace") if report.is_file() else ""
+    return ended, text + (ended.output if ended else "")
 
 
 def samples(task: Task) -> None:
@@ -221,22 +260,31 @@ STEPS = (
 
 
 def _program(
-    task: Task, name: str, *arguments: str, figures: Path, hide: bool = True, show: Sequence[str] = ()
+    task: Task,
+    name: str,
+    *arguments: str,
+    figures: Path,
+    parts: int = 1,
+    hide: bool = True,
+    show: Sequence[str] = (),
 ) -> Ended:
     """Run one of our programs; in a dry run, up to the GPU. Those that hide nothing need no GPU."""
     dry_run = ["--dry-run"] if task.setup.dry_run and hide else []
     command = (task.setup.python, f"benchmarks/{name}", *arguments, *dry_run)
-    return task.command(*command, figures=None if dry_run else figures, hide=hide, show=show)
+    return task.command(*command, figures=None if dry_run else figures, parts=parts, hide=hide, show=show)
 
 
 def _expect(task: Task, ended: Ended, figures: Path) -> None:
-    """Fail unless the program ended well and did what it should."""
+    """Fail unless the program ended well and did what it should; skip where it did."""
+    found = read_json(figures)
     if task.setup.dry_run:
         _expect_dry_run(task, ended)
     elif ended.status:
-        task.fail(f"exit status {ended.status}: {ended.tail(5)}")
-    elif ended.status == 0 and not figures.is_file():
+        task.fail(f"{_said(ended.status)}: {ended.tail(5)}")
+    elif ended.status == 0 and found is None:
         task.fail("the program wrote no figures")
+    elif ended.status == 0 and (why := found.get("skipped")):
+        task.skip(why)
 
 
 def _expect_dry_run(task: Task, ended: Ended) -> None:
@@ -259,10 +307,13 @@ def _under_tool(task: Task, prefix: list[str], arguments: list[str], *, parts: i
 
 
 def _refusal(output: str) -> str | None:
-    """The line in which a tool says that it does not work here."""
-    lines = [line for line in output.splitlines() if line.startswith("==")]
-    refusals = (line for line in lines if any(text in line for text in REFUSALS))
-    return next((re.sub(r"^=+ *(?:ERROR=+ *)?", "", line) for line in refusals), None)
+    """The line in which a tool says that it does not work here, and the last one of the program, which may say why."""
+    lines = [line for line in output.splitlines() if line.strip()]
+    said = [line for line in lines if line.startswith("==")]
+    refusals = (line for line in said if any(text in line for text in REFUSALS))
+    refusal = next((re.sub(r"^=+ *(?:ERROR=+ *)?", "", line) for line in refusals), None)
+    programs = [line for line in lines if not line.startswith("==")]
+    return f"{refusal}; the program: {programs[-1]}" if refusal and programs else refusal
 
 
 def _shown(task: Task, modules: Mapping[str, Sequence[str]]) -> list[str]:

@@ -1,9 +1,10 @@
-"""What a machine has: a list of its Python packages. Standard library only."""
+"""What a machine has: its Python packages, listed in a file or found here. Standard library only."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Container
+from importlib.metadata import distributions
 from pathlib import Path
 
 from gpu_absent import canonical
@@ -34,6 +35,14 @@ def read_have(path: Path) -> dict[str, str | None]:
             raise ValueError(f"{path}, line {number}: {line!r} is no package; {expected}")
         have[canonical(match[1])] = match[2]
     return have
+
+
+def installed() -> dict[str, str]:
+    """Canonical names and versions of what this Python finds; of a package in two places, the one that it imports."""
+    found: dict[str, str] = {}
+    for each in distributions():
+        found.setdefault(canonical(each.metadata["Name"] or ""), each.version)
+    return found
 
 
 def stands_in(name: str, names: Container[str]) -> str | None:

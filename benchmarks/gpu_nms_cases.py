@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="runs of each case (default: 1)")
     parser.add_argument("--dry-run", action="store_true", help="make the cases and their results on the CPU only")
     args = parser.parse_args()
-    # At SSD300's size each kernel is launched once, for ncu.
+    # At SSD300's size each kernel is launched once: ncu profiles all launches, and takes time for each.
     cases, sizes_hw = (hard_cases(), SIZES_HW) if args.cases == "hard" else ([ssd300_case()], SIZES_HW[:1])
     if args.dry_run:
         found = sum(len(image) for case in cases for image in case.expected())

@@ -19,6 +19,7 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import parse_wheel_filename
+from packaging.version import Version
 
 PROJECT = "ssd-edge"
 EXTRAS = ("demo", "train", "export", "cuda13", "video", "rtx")
@@ -26,6 +27,9 @@ OF_DEV = ("pytest",)  # all that the steps need of the extra `dev`
 # In the order in which they go into the second package. What finds no room there fills the first, which is for the main
 # run: av is of more use there, as it also decodes on the CPU, to compare with.
 DECODERS = ("pynvvideocodec", "av")
+# Carried also where the machine has them in versions that the list does not give: nothing runs with one that is too
+# old, and their bounds are of the last year.
+YOUNG = ("cuda-core", "cuda-bindings", "cuda-pathfinder")
 BEYOND_PYPROJECT = ("pynvvideocodec>=2.2",)  # an alternative to av, for the NVDEC step alone
 
 
@@ -77,6 +81,7 @@ class Wheel:
     Attributes:
         wanted_by: the direct requirements, by canonical name, that it is for.
         replaces: the version that the machine has, where that is out of bounds.
+        at_least: the oldest version that will do; where the machine has an older one, this takes its place.
     """
 
     name: str
@@ -84,6 +89,7 @@ class Wheel:
     path: Path
     wanted_by: set[str] = field(default_factory=set)
     replaces: str | None = None
+    at_least: str | None = None
 
 
 def project_requirements(pyproject: Path, target: Target) -> list[Requirement]:
@@ -150,6 +156,7 @@ def collect(
         for name in missing:
             wheel = wheels[name]
             wheel.wanted_by, wheel.replaces = wanted_by[name], _version_there(name, have)
+            wheel.at_least = oldest(bounds[name])
             needed = [need for need in needs(wheel.path) if applies(need, target, extras[name] or {""})]
             wanted += [(need, root) for need in needed for root in sorted(wheel.wanted_by)]
     return wheels
@@ -162,7 +169,7 @@ def _is_missing(name: str, bounds: SpecifierSet, have: dict[str, str | None]) ->
         PrepareError: it must, and cannot be.
     """
     version, there = _version_there(name, have), stands_in(name, have) is not None
-    if there and (version is None or _fits(version, bounds)):
+    if there and (name not in YOUNG if version is None else _fits(version, bounds)):
         return False
     if name in NEVER_REPLACED:
         found = f"{name} {version}" if there else f"no {name}"
@@ -177,6 +184,12 @@ def _version_there(name: str, have: dict[str, str | None]) -> str | None:
 
 def _fits(version: str, bounds: SpecifierSet) -> bool:
     return bounds.contains(version, prereleases=True)
+
+
+def oldest(bounds: SpecifierSet) -> str | None:
+    """The lowest version within bounds that have a lower one."""
+    lower = [each.version.removesuffix(".*") for each in bounds if each.operator in (">=", "==", "~=")]
+    return max(lower, key=Version, default=None)
 
 
 def download(wanted: dict[str, SpecifierSet], target: Target, cache: Path) -> dict[str, Wheel]:

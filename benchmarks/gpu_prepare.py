@@ -3,22 +3,27 @@
 `gpu_evidence.sh --prepare DIR --budget-mib N` calls this. If all of it exceeds the budget, there are two packages:
 `DIR/1` without the decoders and TensorRT-RTX, `DIR/2` with what fits of these. What fits into neither, such as
 TensorRT-RTX, is spread over `DIR/3`, `DIR/4` and so on, all of which must be on the machine to use the last one. Wheels
-are cut into parts of at most 15 MiB. `gpu_carry.py` puts a package to use.
+travel compressed by xz, which takes a third off a wheel, in parts of at most 15 MiB. `gpu_carry.py` puts a package to
+use.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import lzma
 import math
 import os
 import shlex
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from zipfile import ZipFile, ZipInfo
 
+from gpu_carry import FORMAT
 from gpu_evidence_run import COMMAND_CHARACTERS, RESERVE_S, Row
 from gpu_evidence_steps import CARRY, STEPS
 from gpu_packages import DECODERS, PrepareError, Target, Wheel
@@ -108,7 +113,7 @@ def prepare(folder: Path, budget_bytes: int, wheels: Sequence[Wheel], target: Ta
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        base, optional = units_of(wheels)
+        base, optional = units_of([packed(wheel, work) for wheel in wheels])
         write_images(work / "images", images)
         write_video(work / "video.mp4")
         both = _size(work / "video.mp4") + MANIFEST_BYTES
@@ -129,6 +134,19 @@ def prepare(folder: Path, budget_bytes: int, wheels: Sequence[Wheel], target: Ta
     return manifest
 
 
+def packed(wheel: Wheel, folder: Path) -> Wheel:
+    """The wheel as it travels: its files uncompressed in a zip, which xz compresses as a whole."""
+    stored = io.BytesIO()
+    with ZipFile(wheel.path) as archive, ZipFile(stored, "w") as zipped:
+        for info in archive.infolist():
+            entry = ZipInfo(info.filename)
+            entry.external_attr = info.external_attr  # whether it may be executed
+            zipped.writestr(entry, archive.read(info))
+    path = folder / f"{wheel.path.name}.xz"
+    path.write_bytes(lzma.compress(stored.getvalue()))
+    return replace(wheel, path=path)
+
+
 def _write_package(folder: Path, units: Sequence[Unit], work: Path, target: Target, *, with_images: bool) -> Row:
     (folder / "wheels").mkdir(parents=True)
     wheels = [_write_wheel(wheel, folder / "wheels") for unit in units for wheel in unit.wheels]
@@ -142,7 +160,8 @@ def _finish_package(
 ) -> Row:
     """Add the video and the manifest to a folder."""
     shutil.copy(work / "video.mp4", folder)
-    content = {"wheels": wheels, "images": images, "video": "video.mp4", "pip_options": target.pip_options()}
+    content = {"format": FORMAT, "wheels": wheels, "images": images, "video": "video.mp4"}
+    content["pip_options"] = target.pip_options()
     _write_json(folder / "manifest.json", content)
     return {
         "folder": folder.name,
@@ -200,11 +219,12 @@ def _described(wheel: Wheel, content: bytes, parts: list[str]) -> Row:
     return {
         "name": wheel.name,
         "version": wheel.version,
-        "file": wheel.path.name,
+        "file": wheel.path.name.removesuffix(".xz"),
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
         "parts": parts,
         "replaces": wheel.replaces,
+        "at_least": wheel.at_least,
     }
 
 

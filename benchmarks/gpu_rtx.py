@@ -3,8 +3,8 @@
     python benchmarks/gpu_rtx.py -o rtx.json
 
 Building needs no GPU. On a GPU that TensorRT-RTX does not list, loading is refused, and the refusal is what this
-records. Exit status 1: a build failed, or an engine runs and gives other results than ONNX Runtime. Needs the `rtx`
-extra, and onnx for fp16 and int8 unless their files are given.
+records: no failure, but skipped. Exit status 1: a stage failed, or an engine runs and gives other results than ONNX
+Runtime. Needs the `rtx` extra, and onnx for fp16 and int8 unless their files are given.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from ssd_edge.runtime.preprocess import preprocess
 from ssd_edge.runtime.tensorrt_api import (
     CompileOptions,
     TensorRT,
+    UnsupportedGpuError,
     compile_network,
     deserialise,
     load_tensorrt,
@@ -73,15 +74,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for precision, find in onnx_files(args.onnx, Path(folder)).items():
             try_stages(rows, trt, precision, find, only_build=args.dry_run)
+    refused = [row["failed"] for row in rows if is_refusal(row)]
+    if refused:
+        figures["skipped"] = refused[0]
     rows.keep()
-    failed = [
-        row
-        for row in rows
-        if ("failed" in row and row["stage"] in ("onnx", "parse", "build")) or row.get("ok") is False
-    ]
+    failed = [row for row in rows if row.get("ok") is False or ("failed" in row and not is_refusal(row))]
     if args.dry_run:
         print(f"dry run: {len(rows)} stages, {len(failed)} failed; no GPU was opened")
     raise SystemExit(1 if failed else 0)
+
+
+def is_refusal(row: Row) -> bool:
+    """Whether this is the row of an engine that TensorRT-RTX does not load because it does not support the GPU."""
+    return str(row.get("failed", "")).startswith(f"{UnsupportedGpuError.__name__}: ")
 
 
 def onnx_files(given: list[Path] | None, folder: Path) -> dict[str, Callable[[], Path]]:

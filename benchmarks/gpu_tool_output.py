@@ -13,13 +13,14 @@ MESSAGE_CHARACTERS = 4000  # of a test's failure
 MESSAGES = 20  # of a sanitizer
 OUTCOME = re.compile(r"^(?P<test>tests/\S+::.+?) (?P<outcome>PASSED|FAILED|ERROR|SKIPPED)\b", re.MULTILINE)
 OUTCOMES = {"PASSED": "passed", "FAILED": "failed", "ERROR": "failed", "SKIPPED": "skipped"}
-STARTED = re.compile(r"^(tests/\S+::.+?)(?: (?:PASSED|FAILED|ERROR|SKIPPED).*)? *$", re.MULTILINE)
+STARTED = re.compile(r"^tests/\S+?::[\w:]+(?:\[.*?\])?", re.MULTILINE)  # what Python says as it crashes may follow
 SANITIZER_SUMMARY = re.compile(r"={9} (?:(?:RACECHECK|ERROR) SUMMARY: .*)")
+DURATION = "gpu__time_duration.sum"
 # ncu's name of each metric that is kept, and ours.
 METRICS = {
-    "gpu__time_duration.sum": "duration_ns",
+    DURATION: "duration_ns",
     "dram__throughput.avg.pct_of_peak_sustained_elapsed": "dram_percent",
-    "lts__t_throughput.avg.pct_of_peak_sustained_elapsed": "l2_percent",
+    "lts__throughput.avg.pct_of_peak_sustained_elapsed": "l2_percent",
     "sm__throughput.avg.pct_of_peak_sustained_elapsed": "sm_percent",
     "sm__warps_active.avg.pct_of_peak_sustained_active": "occupancy_percent",
     "launch__registers_per_thread": "registers_per_thread",
@@ -57,6 +58,17 @@ def outcomes(output: str) -> dict[str, Any]:
         "running_when_killed": started[-1] if started and started[-1] not in tests else None,
         "tests": tests,
     }
+
+
+def added(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The outcomes of two runs of pytest, each of other tests, in one."""
+    tests = {**one["tests"], **other["tests"]}
+    skips = Counter(one.get("skips", {})) + Counter(other.get("skips", {}))
+    both = {**one, **other, **_counts(tests), "failures": [*one["failures"], *other["failures"]]}
+    for key in ("crashed", "running_when_killed"):
+        if said := [found[key] for found in (one, other) if found.get(key)]:
+            both[key] = "; ".join(said)
+    return {**both, "skips": dict(skips), "tests": tests}
 
 
 def _counts(tests: dict[str, str]) -> dict[str, int]:

@@ -7,32 +7,32 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import shutil
 import subprocess
 import sys
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
+
+from gpu_have import installed
 
 QUERY = "name,driver_version,compute_cap,memory.total,memory.used,mig.mode.current,clocks.sm,clocks.max.sm"
 PACKAGES = ("cuda-", "tensorrt", "pycuda", "torch", "nvidia-cuda", "nvidia-cudnn", "onnx", "opencv", "triton")
 PACKAGES_TOO = ("numpy", "av", "pynvvideocodec", "pycocotools", "zxing-cpp", "pytest", "pip")
 LIBRARIES = ("libcuda.so.1", "libnvcuvid.so.1", "libnvinfer.so.11", "libnvinfer.so.10", "libcudart.so.13")
-TOOL_FOLDERS = ("/usr/local/cuda/bin", "/opt/nvidia/nsight-compute")
+TOOL_FOLDERS = ("/usr/local/cuda/bin", "/usr/local/nvidia/bin", "/opt/nvidia")
 
 
 def find_tool(name: str) -> str | None:
-    """A CUDA tool on the PATH or where the toolkit puts it."""
-    return shutil.which(name) or next(
-        (str(path) for folder in TOOL_FOLDERS for path in sorted(Path(folder).glob(f"**/{name}")) if path.is_file()),
-        None,
-    )
+    """A CUDA tool on the PATH, or where the toolkit, NVIDIA's packages or its containers put it."""
+    paths = (path for folder in TOOL_FOLDERS for path in sorted(Path(folder).glob(f"**/{name}")))
+    programs = (str(path) for path in paths if path.is_file() and os.access(path, os.X_OK))
+    return shutil.which(name) or next(programs, None)
 
 
 def versions() -> dict[str, Any]:
     """GPU, driver, tools, libraries and packages."""
-    found = {(each.metadata["Name"] or "").lower(): each.version for each in distributions()}
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -44,7 +44,7 @@ def versions() -> dict[str, Any]:
         "libraries": {name: _loads(name) for name in LIBRARIES},
         "packages": {
             name: version
-            for name, version in sorted(found.items())
+            for name, version in sorted(installed().items())
             if name.startswith(PACKAGES) or name in PACKAGES_TOO
         },
     }

@@ -1,23 +1,33 @@
 """The evidence script where there is no GPU: what it keeps when time runs out, and its dry run."""
 
+import errno
+import hashlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from ssd_edge.runtime.kernels import KERNEL_SOURCE
+from ssd_edge.version import __version__
+
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import gpu_absent  # noqa: E402
+import gpu_carry  # noqa: E402
 import gpu_evidence  # noqa: E402
 import gpu_evidence_run as runner  # noqa: E402
 import gpu_evidence_steps as steps  # noqa: E402
+import gpu_source  # noqa: E402
 import gpu_versions  # noqa: E402
 
 SCRIPT = ROOT / "benchmarks" / "gpu_evidence.sh"
@@ -65,17 +75,20 @@ def is_running(*words: str) -> bool:
 
 
 def test_a_step_at_its_limit_is_killed_with_all_it_started_and_what_it_wrote_is_kept(
-    task: Callable[..., runner.Task], tmp_path: Path
+    task: Callable[..., runner.Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    figures = tmp_path / "figures.json"
-    code = f"echo begun; echo '[{{\"ms\": 2}}]' > {figures}; sleep 61.25 & sleep 61.5"
-    ended = task(1.0).command("sh", "-c", code, figures=figures)
+    """The clock jumps past the limit once the command has done its part, however slow the machine is."""
+    figures, ready, now = tmp_path / "figures.json", tmp_path / "ready", time.monotonic
+    clock = SimpleNamespace(monotonic=lambda: now() + 1000 * ready.exists(), sleep=time.sleep)
+    monkeypatch.setattr(runner, "time", clock)
+    code = f"echo begun; echo '[{{\"ms\": 2}}]' > {figures}; sleep 61.25 & touch {ready}; sleep 61.5"
+    ended = task(600).command("sh", "-c", code, figures=figures)
     assert (ended.status, ended.output) == (None, "begun\n")
     assert not is_running("sleep", "61.25")
     assert not is_running("sleep", "61.5")
     row = written(tmp_path)["steps"]["step"]
     assert (row["status"], row["figures"]) == ("timeout", [{"ms": 2}])
-    assert row["reason"] == "killed after 1 s, its time limit"
+    assert row["reason"] == "killed after 600 s, its time limit"
     assert row["commands"][0]["exit"] is None
     assert "begun" in (tmp_path / "log").read_text()
 
@@ -128,18 +141,67 @@ def test_very_long_output_is_cut_in_the_log(
 
 
 def test_later_steps_are_not_run_once_the_budget_is_spent(
-    setup: runner.Setup, evidence: runner.Evidence, tmp_path: Path
+    setup: runner.Setup, evidence: runner.Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    left = iter([20.0, gpu_evidence.LEAST_S - 0.1])
+    monkeypatch.setattr(gpu_evidence, "Budget", lambda *_: SimpleNamespace(left_s=left.__next__))
     two = [
-        steps.Step("slow", 60, "", lambda task: void(task.command("sleep", "63"))),
+        steps.Step("slow", 60, "", lambda task: void(task.command("true"))),
         steps.Step("late", 60, "", lambda task: pytest.fail("there is no time")),
     ]
-    minutes = (runner.RESERVE_S + gpu_evidence.LEAST_S + 0.5) / 60
-    assert gpu_evidence.run_steps(two, setup, evidence, minutes) is None
+    assert gpu_evidence.run_steps(two, setup, evidence, 9) is None
     found = written(tmp_path)["steps"]
-    assert found["slow"]["status"] == "timeout"
-    assert found["slow"]["limit_s"] <= gpu_evidence.LEAST_S + 0.5  # all that is left, though its own limit is longer
+    assert found["slow"]["limit_s"] == 20  # all that is left, though its own limit is longer
     assert found["late"] == {"status": "not run: budget"}
+
+
+def test_a_process_that_cannot_be_killed_does_not_hold_the_script(
+    task: Callable[..., runner.Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that waits in the driver for a GPU that hangs."""
+    pids: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.os, "killpg", lambda pid, _: pids.append(pid))
+        patch.setattr(runner, "GRACE_S", 0.1)
+        ended = task(0.1).command("sleep", "65.25")
+    assert (ended.status, is_running("sleep", "65.25")) == (None, True)
+    os.killpg(pids[0], signal.SIGKILL)
+
+
+def test_a_full_disk_ends_nothing(
+    setup: runner.Setup,
+    evidence: runner.Evidence,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def no_space(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def fill(task: runner.Task) -> None:
+        monkeypatch.setattr(runner.os, "fsync", no_space)
+        task.command("true")
+
+    def free(task: runner.Task) -> None:
+        monkeypatch.undo()
+        task.command("true")
+
+    names = {"before": lambda task: void(task.command("true")), "full": fill, "fuller": void, "room": free}
+    assert gpu_evidence.run_steps([steps.Step(n, 5, "", does) for n, does in names.items()], setup, evidence, 9) is None
+    assert {row["status"] for row in written(tmp_path)["steps"].values()} == {"passed"}
+    assert list(written(tmp_path)["steps"]) == list(names)
+    assert "gpu_evidence.json could not be written: [Errno 28] No space left on device" in capsys.readouterr().err
+    assert evidence.unsaved is None
+    monkeypatch.setattr(runner.os, "fsync", no_space)
+    evidence.save()
+    assert evidence.unsaved is not None
+
+
+def test_figures_of_later_commands_are_added(task: Callable[..., runner.Task], tmp_path: Path) -> None:
+    one = task()
+    for name, text in (("a", '{"a": 1, "gpu": "T"}'), ("b", '{"b": 2, "gpu": "T"}')):
+        one.command("sh", "-c", f"echo '{text}' > {tmp_path / name}", figures=tmp_path / name)
+    assert one.row["figures"] == {"a": 1, "b": 2, "gpu": "T"}
 
 
 def void(_: object) -> None:
@@ -213,6 +275,11 @@ def test_time_that_earlier_steps_left_over_is_passed_on() -> None:
         (["--prepare", "x"], "--prepare needs --budget-mib"),
         (["--out", "x", "--steps", "tests,speed"], "no step speed; there are versions, tests, benchmark"),
         (["--out", "x", "--have", "/absent"], "No such file or directory: '/absent'"),
+        (["--out", "x", "--carry", "/absent"], "/absent is no package of --prepare"),
+        (["--out", "x", "--minutes", "0"], "--minutes: '0'; expected a number above 0"),
+        (["--out", "x", "--minutes", "nan"], "--minutes: 'nan'; expected a number above 0"),
+        (["--out", "x", "--minutes", "inf"], "--minutes: 'inf'; expected a number above 0"),
+        (["--prepare", "x", "--budget-mib", "-1"], "--budget-mib: '-1'; expected a number above 0"),
     ],
 )
 def test_wrong_arguments(arguments: list[str], said: str, tmp_path: Path) -> None:
@@ -220,6 +287,190 @@ def test_wrong_arguments(arguments: list[str], said: str, tmp_path: Path) -> Non
     assert ended.returncode == 2
     assert said in ended.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_evidence_is_not_overwritten(tmp_path: Path) -> None:
+    file = tmp_path / "gpu_evidence.json"
+    file.write_text(before := '{"dry_run": false, "steps": {}}')
+    ended = script("--out", str(tmp_path), "--steps", "versions")
+    assert (ended.returncode, file.read_text()) == (2, before)
+    assert f"{file} is there already: name another folder for --out" in ended.stderr
+    file.write_text("half of it")
+    assert gpu_evidence.is_taken(tmp_path)
+    file.write_text('{"dry_run": true, "steps": {}}')
+    assert not gpu_evidence.is_taken(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    ended = script("--out", str(tmp_path / "file" / "x"), "--steps", "versions")
+    assert (ended.returncode, ended.stderr.count("Traceback")) == (2, 0)
+    assert "Not a directory" in ended.stderr
+
+
+def test_single_steps_come_with_the_machines_versions() -> None:
+    found = [step.name for step in gpu_evidence.chosen("ncu,tests", carry=False, dry_run=False)]
+    assert found == ["versions", "tests", "ncu"]
+
+
+def test_a_run_without_time_is_no_success(tmp_path: Path) -> None:
+    ended = script("--minutes", "0.1", "--out", str(tmp_path), "--steps", "versions")
+    assert ended.returncode == 1
+    assert written(tmp_path)["steps"]["versions"] == {"status": "not run: budget"}
+
+
+def test_the_source_is_named(tmp_path: Path) -> None:
+    found = gpu_source.source(ROOT)
+    assert found["version"] == __version__
+    assert found["kernels_sha256"] == hashlib.sha256(KERNEL_SOURCE.encode()).hexdigest()
+    if (ROOT / ".git").exists() and shutil.which("git"):
+        said = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+        assert found["commit"] == said.strip()
+    assert gpu_source.commit(tmp_path) is None
+
+
+@pytest.mark.parametrize("way", ["branch", "packed", "detached", "linked"])
+def test_the_commit_of_a_repository(way: str, tmp_path: Path) -> None:
+    git = shutil.which("git")
+    if git is None:
+        pytest.skip("no git")
+    quiet = {**os.environ, "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null"}
+    root = tmp_path / "a"
+
+    def run_git(*arguments: str) -> str:
+        options = ["-C", str(root), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+        return subprocess.run(
+            [git, *options, *arguments], capture_output=True, text=True, check=True, env=quiet
+        ).stdout.strip()
+
+    root.mkdir()
+    run_git("init", "-q", "-b", "main")
+    assert gpu_source.commit(root) is None  # there is none yet
+    run_git("commit", "-q", "--allow-empty", "-m", "one")
+    expected, there = run_git("rev-parse", "HEAD"), root
+    if way == "packed":
+        run_git("pack-refs", "--all")
+    elif way == "detached":
+        run_git("checkout", "-q", "--detach")
+    elif way == "linked":
+        there = tmp_path / "b"
+        run_git("worktree", "add", "-q", "-b", "other", str(there))
+    assert gpu_source.commit(there) == expected
+
+
+def test_what_the_caller_has_on_the_path_stays(tmp_path: Path) -> None:
+    """Behind the repository and what travelled."""
+    callers = f"{tmp_path}/callers:{os.pathsep}relative"
+    assert gpu_evidence.python_path("") == str(ROOT)
+    assert gpu_evidence.python_path(callers) == f"{ROOT}:{tmp_path}/callers:{Path.cwd()}/relative"
+
+
+def test_what_travelled_comes_before_what_the_caller_has(task: Callable[..., runner.Task], tmp_path: Path) -> None:
+    """So that it takes the place of what is too old."""
+    package = tmp_path / "package"
+    package.mkdir()
+    content = {"format": gpu_carry.FORMAT, "wheels": [], "images": None, "video": None, "pip_options": []}
+    (package / "manifest.json").write_text(json.dumps(content))
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT}:/callers"}
+    one = task(environment=environment, carried={"folder": str(package)})
+    steps.carry(one)
+    assert one.row["status"] == "running"
+    assert one.setup.environment["PYTHONPATH"] == f"{ROOT}:{tmp_path}/site:/callers"
+
+
+GPU_MARK = re.compile(r"^(?:pytestmark = |@)pytest\.mark\.gpu\b", re.MULTILINE)
+
+
+def test_all_tests_for_a_gpu_are_run() -> None:
+    marked = {str(path.relative_to(ROOT)) for path in ROOT.glob("tests/**/*.py") if GPU_MARK.search(path.read_text())}
+    assert {name for name in marked if "tensorrt" not in name} == set(steps.GPU_TESTS)
+
+
+TEST_FILES = {
+    "tests/runtime/test_cuda_gpu.py": "def test_a(): pass\n",
+    "tests/runtime/test_gpu.py": "def test_b(): pass\ndef test_tensorrt(): assert 0\n",
+}
+
+
+@pytest.fixture
+def tested(task: Callable[..., runner.Task], tmp_path: Path) -> Callable[..., runner.Task]:
+    """The step `tests` of a repository with these test files."""
+
+    def make(**bodies: str) -> runner.Task:
+        root = tmp_path / "repository"
+        (root / "tests" / "runtime").mkdir(parents=True)
+        (root / "pytest.ini").write_text("[pytest]\nmarkers = gpu: needs a GPU\n")
+        for name, body in TEST_FILES.items():
+            head = "import os\nimport pytest\npytestmark = pytest.mark.gpu\n"
+            (root / name).write_text(head + bodies.get(Path(name).stem, body))
+        one = task(root=root, environment={"PATH": os.environ["PATH"]})
+        steps.tests(one)
+        return one
+
+    return make
+
+
+def test_tests_of_both_files(tested: Callable[..., runner.Task]) -> None:
+    one = tested(test_gpu="def test_b(): assert 1 == 2\n@pytest.mark.skip(reason='old')\ndef test_c(): pass\n")
+    figures = one.row["figures"]
+    assert (one.row["status"], one.row["reason"]) == ("failed", "test_gpu: 1 tests failed")
+    assert [figures[name] for name in ("passed", "failed", "skipped")] == [1, 1, 1]
+    assert figures["tests"] == {
+        "test_cuda_gpu::test_a": "passed",
+        "test_gpu::test_b": "failed",
+        "test_gpu::test_c": "skipped",
+    }
+    assert figures["skips"] == {"old": 1}
+    assert "crashed" not in figures
+
+
+@pytest.mark.parametrize(("ends", "said"), [("os.abort()", "signal SIGABRT"), ("os._exit(7)", "exit status 7")])
+def test_pytest_that_crashes(ends: str, said: str, tested: Callable[..., runner.Task]) -> None:
+    """It is no pass of the tests before, and the other file's tests run."""
+    one = tested(test_cuda_gpu=f"def test_a(): pass\ndef test_ends(): {ends}\ndef test_after(): pass\n")
+    figures = one.row["figures"]
+    assert one.row["status"] == "failed"
+    assert figures["crashed"] == f"test_cuda_gpu: pytest ended with {said}"
+    assert figures["running_when_killed"] == "test_cuda_gpu::test_ends"
+    assert figures["tests"] == {"test_cuda_gpu::test_a": "passed", "test_gpu::test_b": "passed"}
+
+
+def test_files_without_a_test_that_ran(tested: Callable[..., runner.Task]) -> None:
+    one = tested(test_cuda_gpu="def test_a(): pytest.skip('no GPU')\n", test_gpu="def test_tensorrt(): pass\n")
+    assert one.row["status"] == "failed"
+    assert one.row["reason"] == "test_cuda_gpu: no test ran: no GPU; test_gpu: no test ran: no test selected"
+    assert "crashed" not in one.row["figures"]
+
+
+def test_the_benchmarks_timings_come_first_and_are_kept(task: Callable[..., runner.Task], tmp_path: Path) -> None:
+    """The second program ends as if it had been killed."""
+    program = (
+        "import json, os, sys\nname = sys.argv[-1]\n"
+        "with open(sys.argv[2], 'w') as file: json.dump({name: [1], 'arguments': sys.argv[3:]}, file)\n"
+        "if name == 'correctness': os.abort()\n"
+    )
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "gpu.py").write_text(program)
+    one = task(root=tmp_path, carried={"images": "photos"})
+    steps.benchmark(one)
+    assert one.row["figures"]["hardware_floor"] == [1]
+    assert one.row["figures"]["correctness"] == [1]
+    assert one.row["figures"]["arguments"] == ["--map", "bundled", "photos", "all", "--sections", "correctness"]
+    assert (one.row["status"], one.row["reason"]) == ("failed", "signal SIGABRT: ")
+    commands = [row["command"] for row in one.row["commands"]]
+    assert "--sections suppression preprocess whole_graph hardware_floor" in commands[0]
+    assert "--map" not in commands[0]
+
+
+def test_a_program_that_skips_itself(task: Callable[..., runner.Task], tmp_path: Path) -> None:
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "tensorrt_rtx.py").write_text("")
+    program = "import json, sys\nwith open(sys.argv[2], 'w') as file: json.dump({'skipped': 'GPU not listed'}, file)\n"
+    (tmp_path / "benchmarks" / "gpu_rtx.py").write_text(program)
+    one = task(root=tmp_path, environment={"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path)})
+    steps.rtx(one)
+    assert (one.row["status"], one.row["reason"]) == ("skipped", "GPU not listed")
+    assert one.row["figures"] == {"skipped": "GPU not listed"}
 
 
 def test_a_command_too_long_for_other_machines(task: Callable[..., runner.Task]) -> None:
@@ -258,6 +509,21 @@ def test_a_sanitizer_that_refuses_the_gpu(task: Callable[..., runner.Task], tool
     steps.sanitize(one)
     said = "Error: Device not supported. Please refer to the list"
     assert (one.row["status"], one.row["reason"]) == ("skipped", f"racecheck: {said}; memcheck: {said}")
+
+
+def test_a_sanitizer_that_gets_no_hold_of_the_program(
+    task: Callable[..., runner.Task], tool: Callable[[str, str], None]
+) -> None:
+    said = "Error: Target application terminated before first instrumented API call"
+    tool(
+        "compute-sanitizer",
+        f"""echo "$*" | grep -q -- '--target-processes all' || exit 9
+        echo '0 differences'; echo '========= {said}'; exit 0""",
+    )
+    one = task()
+    steps.sanitize(one)
+    each = f"{said}; the program: 0 differences"
+    assert (one.row["status"], one.row["reason"]) == ("skipped", f"racecheck: {each}; memcheck: {each}")
 
 
 def test_what_the_sanitizer_finds(task: Callable[..., runner.Task], tool: Callable[[str, str], None]) -> None:
@@ -307,6 +573,34 @@ def test_ncu_leaves_the_clocks_alone(task: Callable[..., runner.Task], tool: Cal
     steps.profile(one)
     assert one.row["figures"] == {"kernels": [{"kernel": "nms_count", "duration_ns": 12345.0}]}
     assert "reason" not in one.row
+
+
+def test_an_ncu_that_does_not_know_a_metric(task: Callable[..., runner.Task], tool: Callable[[str, str], None]) -> None:
+    tool(
+        "ncu",
+        """for last; do case $last in *,*) echo '==ERROR== Failed to find metric lts__x'; exit 1;; esac; done
+        while [ "$1" != --log-file ]; do shift; done
+        echo '"ID","Kernel Name","Metric Name","Metric Value"' > $2
+        echo '"0","nms_collect","gpu__time_duration.sum","12,345"' >> $2""",
+    )
+    one = task()
+    steps.profile(one)
+    assert one.row["status"] == "running"
+    assert one.row["note"] == "==ERROR== Failed to find metric lts__x"
+    assert one.row["figures"] == {"kernels": [{"kernel": "nms_collect", "duration_ns": 12345.0}]}
+
+
+def test_tools_outside_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {"/usr/local/cuda/bin", "/usr/local/nvidia/bin", "/opt/nvidia"} <= set(gpu_versions.TOOL_FOLDERS)
+    monkeypatch.setattr(gpu_versions, "TOOL_FOLDERS", (str(tmp_path / "absent"), str(tmp_path)))
+    program = tmp_path / "nsight" / "2025.1" / "ncu-of-nobody"
+    program.mkdir(parents=True)
+    assert gpu_versions.find_tool("ncu-of-nobody") is None  # a folder
+    program.rmdir()
+    program.write_text("#!/bin/sh\n")
+    assert gpu_versions.find_tool("ncu-of-nobody") is None  # nothing that can be started
+    program.chmod(0o755)
+    assert gpu_versions.find_tool("ncu-of-nobody") == str(program)
 
 
 def test_without_decoder_video_or_rtx(
@@ -374,10 +668,11 @@ def test_a_dry_run_shows_what_would_go_wrong(
 
 def test_a_dry_run_collects_the_tests(dry_task: Callable[..., runner.Task]) -> None:
     good = "import pytest\npytestmark = pytest.mark.gpu\ndef test_a(): pass\ndef test_tensorrt(): pass\n"
-    one = dry_task({"tests/runtime/test_good.py": good})
+    first, second = steps.GPU_TESTS
+    one = dry_task({first: good, second: good})
     steps.tests(one)
-    assert (one.row["status"], one.row["figures"]) == ("running", {"collected": 1})
-    one = dry_task({"tests/runtime/test_bad.py": "import tqdm\n"})
+    assert (one.row["status"], one.row["figures"]) == ("running", {"collected": 2})
+    one = dry_task({first: "import tqdm\n"})
     steps.tests(one)
     assert one.row["status"] == "failed"
     assert "No module named 'tqdm'" in one.row["commands"][0]["last_lines"]
@@ -436,9 +731,9 @@ def test_dry_run(tmp_path: Path) -> None:
     assert set(reasons.values()) == {None}  # nothing is skipped
     assert {row["status"] for row in found["steps"].values()} == {"passed"}
     assert found["steps"]["tests"]["figures"]["collected"] >= 30
-    for name in ("benchmark", "nvdec", "rtx", "end_to_end"):
-        (said,) = found["steps"][name]["dry_run"]
-        assert said.startswith("dry run:")
+    for name, programs in {"benchmark": 2, "nvdec": 1, "rtx": 1, "end_to_end": 1}.items():
+        said = found["steps"][name]["dry_run"]
+        assert [line[:8] for line in said] == ["dry run:"] * programs
     assert "compute-sanitizer --tool racecheck" in found["steps"]["sanitizer"]["not_run_here"][0]
     assert "--clock-control none" in found["steps"]["ncu"]["not_run_here"][0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gpu_evidence.json", "gpu_evidence.log"]

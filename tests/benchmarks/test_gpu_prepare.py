@@ -1,17 +1,21 @@
 """`gpu_evidence.sh --prepare`, from a folder of tiny wheels instead of an index, and putting its packages to use."""
 
 import hashlib
+import io
 import json
+import lzma
+import random
 import subprocess
 import sys
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
+from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -42,6 +46,7 @@ opencv-python-headless
 torch 2.11.0
 pytest    # any
 cuda_core 1.0.1
+cuda-pathfinder
 """
 
 
@@ -50,7 +55,7 @@ def make_wheel(folder: Path, name: str, version: str, *needs: str, tag: str = "p
     module, info = name.replace("-", "_"), f"{name.replace('-', '_')}-{version}.dist-info"
     files = {
         f"{module}/__init__.py": f"version = {version!r}\n".encode(),
-        f"{module}/data": bytes(size),
+        f"{module}/data": random.Random(name).randbytes(size),  # what xz cannot make smaller
         f"{info}/METADATA": "\n".join(
             [
                 "Metadata-Version: 2.1",
@@ -84,7 +89,10 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     make_wheel(folder, "zxing-cpp", "3.1", "deep[more]<2.9", tag=NATIVE)
     make_wheel(folder, "extra-less", "1")
     make_wheel(folder, "av", "19.0", size=200_000, tag=NATIVE)
-    make_wheel(folder, "cuda-core", "1.2")
+    make_wheel(folder, "cuda-core", "1.2", "cuda-pathfinder>=1.4.2")
+    make_wheel(folder, "cuda-bindings", "13.4")
+    make_wheel(folder, "cuda-bindings", "14.0")
+    make_wheel(folder, "cuda-pathfinder", "1.9")
     make_wheel(folder, "pynvvideocodec", "2.3", "of-nvidia", size=100_000, tag=NATIVE)
     make_wheel(folder, "of-nvidia", "1", size=40_000)
     make_wheel(folder, "tensorrt-rtx-cu13-libs", "1.8", size=500_000, tag="py3-none-manylinux_2_28_x86_64")
@@ -119,6 +127,7 @@ def test_what_a_machine_has(tmp_path: Path) -> None:
         "torch": "2.11.0",
         "pytest": None,
         "cuda-core": "1.0.1",
+        "cuda-pathfinder": None,
     }
     (tmp_path / "have").write_text("numpy\n<html>\n")
     with pytest.raises(
@@ -152,7 +161,7 @@ def test_a_version_that_is_too_old_is_replaced(index: Path, tmp_path: Path) -> N
     small = "[project]\ndependencies = []\n[project.optional-dependencies]\n"
     small += "".join(f"{extra} = []\n" for extra in (*gpu_packages.EXTRAS, "dev"))
     pyproject = small.replace("cuda13 = []", 'cuda13 = ["cuda-core>=1.0.1"]')
-    have = "cuda-core 1.0.0\npynvvideocodec\n"
+    have = "cuda-core 1.0.0\npynvvideocodec\ncuda-pathfinder 1.5\n"
     assert {name: wheel.replaces for name, wheel in collect(tmp_path, have, pyproject).items()} == {
         "cuda-core": "1.0.0"
     }
@@ -160,6 +169,30 @@ def test_a_version_that_is_too_old_is_replaced(index: Path, tmp_path: Path) -> N
     pyproject = small.replace("demo = []", 'demo = ["of-another-python"]')
     with pytest.raises(gpu_packages.PrepareError, match=r"wheels for Python 3.12.*\n*.*of-another-python"):
         collect(tmp_path, have, pyproject)
+
+
+def test_what_may_be_too_old_travels(index: Path, tmp_path: Path) -> None:
+    """The list does not say which version of CUDA's packages the machine has."""
+    pyproject = PYPROJECT.replace('"cuda-core>=1.0.1"', '"cuda-core>=1.0.1", "cuda-bindings>=13.0.2,<14"')
+    have = HAVE.replace("cuda_core 1.0.1", "cuda_core\ncuda-bindings").replace("pytest ", "pytest\nav\n#")
+    found = collect(tmp_path, have, pyproject)
+    young = {name: (found[name].version, found[name].at_least, found[name].replaces) for name in gpu_packages.YOUNG}
+    assert young == {
+        "cuda-core": ("1.2", "1.0.1", None),
+        "cuda-bindings": ("13.4", "13.0.2", None),
+        "cuda-pathfinder": ("1.9", "1.4.2", None),
+    }
+    assert "av" not in found  # others are there without a version, too
+    base, _ = gpu_prepare.units_of(list(found.values()))
+    assert {wheel.name for wheel in base.wheels} >= set(gpu_packages.YOUNG)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "oldest"),
+    [(">=1.2,<3", "1.2"), (">=1.10,>=1.9", "1.10"), ("==12.6.*", "12.6"), ("<3", None), ("", None)],
+)
+def test_the_oldest_version_that_will_do(bounds: str, oldest: str | None) -> None:
+    assert gpu_packages.oldest(SpecifierSet(bounds)) == oldest
 
 
 def test_pytorch_and_numpy_must_come_with_the_machine(tmp_path: Path) -> None:
@@ -221,6 +254,11 @@ def prepare(
     return run
 
 
+def files_of(wheel: Path) -> dict[str, bytes]:
+    with ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
 def test_all_in_one_package(prepare: Callable[[int], tuple[Path, Any]]) -> None:
     folder, manifest = prepare(2_000_000)
     assert [package["folder"] for package in manifest["packages"]] == ["1"]
@@ -230,7 +268,7 @@ def test_all_in_one_package(prepare: Callable[[int], tuple[Path, Any]]) -> None:
 
 
 def test_decoders_and_tensorrt_in_the_second_package(
-    prepare: Callable[[int], tuple[Path, Any]], tmp_path: Path
+    prepare: Callable[[int], tuple[Path, Any]], wheels: dict[str, gpu_packages.Wheel], tmp_path: Path
 ) -> None:
     folder, manifest = prepare(870_000)
     assert [package["holds"] for package in manifest["packages"]] == [
@@ -246,10 +284,12 @@ def test_decoders_and_tensorrt_in_the_second_package(
     assert sizes == {package["folder"]: package["bytes"] for package in manifest["packages"]}
     assert max(sizes.values()) <= 870_000
     joined = gpu_carry.joined(folder / "2", rtx, tmp_path)
-    assert hashlib.sha256(joined.read_bytes()).hexdigest() == rtx["sha256"]
+    assert files_of(joined) == files_of(wheels[rtx["name"]].path)
 
 
-def test_what_fits_into_no_package_is_spread(prepare: Callable[[int], tuple[Path, Any]], tmp_path: Path) -> None:
+def test_what_fits_into_no_package_is_spread(
+    prepare: Callable[[int], tuple[Path, Any]], wheels: dict[str, gpu_packages.Wheel], tmp_path: Path
+) -> None:
     folder, manifest = prepare(300_000)
     *others, spread = manifest["packages"]
     assert [package["holds"] for package in others] == [["what all steps need", "av"], ["pynvvideocodec"]]
@@ -262,8 +302,8 @@ def test_what_fits_into_no_package_is_spread(prepare: Callable[[int], tuple[Path
     assert text.endswith(f"--carry {folder}/4 --steps versions,rtx")
     (rtx,) = gpu_carry.read_manifest(folder / "4")["wheels"]
     joined = gpu_carry.joined(folder / "4", rtx, tmp_path)
-    assert hashlib.sha256(joined.read_bytes()).hexdigest() == rtx["sha256"]
-    (folder / "3" / "wheels" / f"{rtx['file']}.part01").unlink()
+    assert files_of(joined) == files_of(wheels[rtx["name"]].path)
+    (folder / "3" / "wheels" / f"{rtx['file']}.xz.part01").unlink()
     with pytest.raises(gpu_carry.CarryError, match="part01 is missing"):
         gpu_carry.joined(folder / "4", rtx, tmp_path)
     with pytest.raises(gpu_packages.PrepareError, match="is not empty"):
@@ -309,17 +349,57 @@ def test_what_is_damaged_or_missing_does_not_keep_the_rest_out(
     broken.write_bytes(broken.read_bytes()[:-1] + b"x")
     next(parts.glob("av*.part01")).unlink()
     (folder / "1" / "video.mp4").unlink()
-    (parts / "plain-2.1-py3-none-any.whl").rename(tmp_path / "plain")
+    (parts / "plain-2.1-py3-none-any.whl.xz").rename(tmp_path / "plain")
     found = carry(folder / "1", tmp_path, {})
     assert found["failed"]["tensorrt-rtx-cu13-libs 1.8"].startswith("tensorrt_rtx_cu13_libs-1.8-py3-none-manylinux")
     assert "the SHA-256 is" in found["failed"]["tensorrt-rtx-cu13-libs 1.8"]
     assert found["failed"]["av 19.0"].endswith("part01 is missing")
-    assert found["failed"]["plain 2.1"].endswith("plain-2.1-py3-none-any.whl is missing")
+    assert found["failed"]["plain 2.1"].endswith("plain-2.1-py3-none-any.whl.xz is missing")
     assert found["failed"]["video"].endswith("video.mp4 is missing")
     assert "video" not in found
     assert "deep 2.5" in found["installed"]
     with pytest.raises(gpu_carry.CarryError, match="is no package of --prepare"):
         gpu_carry.read_manifest(tmp_path)
+    with pytest.raises(gpu_carry.CarryError, match=rf"holds them; give one of {folder}/1$"):
+        gpu_carry.read_manifest(folder)
+    (tmp_path / "manifest.json").write_text('{"wheels": []}')
+    with pytest.raises(gpu_carry.CarryError, match=r"its format is None, expected 2; run --prepare again"):
+        gpu_carry.read_manifest(tmp_path)
+    (tmp_path / "manifest.json").write_text("[]")
+    with pytest.raises(gpu_carry.CarryError, match="is no package of --prepare"):
+        gpu_carry.read_manifest(tmp_path)
+
+
+def test_a_python_without_lzma(prepare: Callable[[int], tuple[Path, Any]], tmp_path: Path) -> None:
+    folder, _ = prepare(2_000_000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "lzma", None)
+        found = carry(folder / "1", tmp_path, {})
+    assert "this Python has no lzma" in found["failed"]["av 19.0"]
+    assert found["installed"] == []
+
+
+def test_a_program_in_a_wheel_stays_one(tmp_path: Path) -> None:
+    path = tmp_path / "a-1-py3-none-any.whl"
+    with ZipFile(path, "w", ZIP_DEFLATED) as archive:
+        entry = ZipInfo("a/tool")
+        entry.external_attr = 0o755 << 16
+        archive.writestr(entry, b"x" * 10_000)
+    (into := tmp_path / "into").mkdir()
+    wheel = gpu_prepare.packed(gpu_packages.Wheel("a", "1", path), into)
+    with ZipFile(io.BytesIO(lzma.decompress(wheel.path.read_bytes()))) as archive:
+        (info,) = archive.infolist()
+        assert (info.filename, info.external_attr >> 16, info.file_size) == ("a/tool", 0o755, 10_000)
+
+
+def test_a_version_in_two_places_is_the_one_that_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder, version in (("first", "2"), ("second", "1")):
+        info = tmp_path / folder / f"of_nobody-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: of_nobody\nVersion: {version}\n")
+    monkeypatch.syspath_prepend(tmp_path / "second")
+    monkeypatch.syspath_prepend(tmp_path / "first")
+    assert gpu_have.installed()["of-nobody"] == "2"
 
 
 def test_a_wheel_of_another_platform_does_not_keep_the_rest_out(index: Path, tmp_path: Path) -> None:
@@ -331,20 +411,28 @@ def test_a_wheel_of_another_platform_does_not_keep_the_rest_out(index: Path, tmp
 
 
 @pytest.mark.parametrize(
-    ("name", "replaces", "installed", "expected"),
+    ("name", "replaces", "at_least", "installed", "expected"),
     [
-        ("av", None, {}, None),
-        ("av", None, {"av": "12.0"}, "av 12.0 is here already"),
-        ("cuda-core", "1.0.0", {"cuda-core": "1.0.0"}, None),
-        ("cuda-core", "1.0.0", {"cuda-core": "1.2"}, "cuda-core 1.2 is here already"),
-        ("torch", "2.3", {"torch": "2.3"}, "torch 2.3 is here already"),
-        ("opencv_python", None, {"opencv-python-headless": "5.0"}, "opencv-python-headless 5.0 is here already"),
+        ("av", None, "13.1", {}, None),
+        ("av", None, "13.1", {"av": "13.1"}, "av 13.1 is here already"),
+        ("av", None, None, {"av": "12.0"}, "av 12.0 is here already"),
+        ("cuda-core", None, "1.0.1", {"cuda-core": "0.9.12"}, None),
+        ("cuda-core", None, "1.0.1", {"cuda-core": "1.0"}, None),
+        ("cuda-core", None, "1.0.1", {"cuda-core": "1.0.1.post1"}, "cuda-core 1.0.1.post1 is here already"),
+        ("cuda-bindings", None, "13.0.2", {"cuda-bindings": "13.0.10"}, "cuda-bindings 13.0.10 is here already"),
+        ("cuda-core", "2.0", "1.0.1", {"cuda-core": "2.0"}, None),
+        ("cuda-core", "2.0", "1.0.1", {"cuda-core": "1.2"}, "cuda-core 1.2 is here already"),
+        ("torch", "2.3", "2.4", {"torch": "2.3"}, "torch 2.3 is here already"),
+        ("torchvision", None, "0.19", {"torchvision": "0.18"}, "torchvision 0.18 is here already"),
+        ("numpy", None, "1.23", {"numpy": "1.22"}, "numpy 1.22 is here already"),
+        ("opencv_python", None, "4.8", {"opencv-python-headless": "5.0"}, "opencv-python-headless 5.0 is here already"),
     ],
 )
-def test_what_the_machine_has_is_not_replaced(
-    name: str, replaces: str | None, installed: dict[str, str], expected: str | None
+def test_what_the_machine_has_is_replaced_only_if_too_old(
+    name: str, replaces: str | None, at_least: str | None, installed: dict[str, str], expected: str | None
 ) -> None:
-    assert gpu_carry.why_not({"name": name, "version": "1.2", "replaces": replaces}, installed) == expected
+    wheel = {"name": name, "version": "1.2", "replaces": replaces, "at_least": at_least}
+    assert gpu_carry.why_not(wheel, installed) == expected
 
 
 def test_markers_are_those_of_the_target() -> None:

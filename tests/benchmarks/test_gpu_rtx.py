@@ -33,7 +33,9 @@ def real_rtx() -> None:
 def test_each_stage_is_recorded(real_rtx: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     status, figures = run(monkeypatch, tmp_path / "rtx.json")
-    assert status == 0
+    failed = [row for row in figures["stages"] if "failed" in row]
+    assert status == (1 if failed and "skipped" not in figures else 0)
+    assert failed or find_gpu() is not None
     assert figures["tensorrt"].startswith("TensorRT-RTX 1.")
     stages = {(row["engine"], row["stage"]): row for row in figures["stages"]}
     for precision, megabytes in (("fp32", 8), ("fp16", 4), ("int8", 3)):
@@ -58,6 +60,32 @@ def test_a_file_that_tensorrt_cannot_parse_is_a_failure(
     assert "ModelFileError" in second["failed"]
     assert second["messages"]
     assert [row["stage"] for row in others[:3]] == ["onnx", "parse", "build"]  # of the other file
+
+
+@pytest.mark.parametrize(
+    ("rows", "status", "skipped"),
+    [
+        ([{"stage": "load", "failed": "UnsupportedGpuError: not listed"}], 0, "UnsupportedGpuError: not listed"),
+        ([{"stage": "load", "failed": "SsdEdgeError: no memory"}], 1, None),
+        ([{"stage": "run", "failed": "CudaError: lost"}], 1, None),
+        ([{"stage": "run", "ok": False}], 1, None),
+        ([{"stage": "run", "ok": True}], 0, None),
+        (
+            [{"stage": "load", "failed": "UnsupportedGpuError: a"}, {"stage": "build", "failed": "SsdEdgeError: b"}],
+            1,
+            "UnsupportedGpuError: a",
+        ),
+    ],
+)
+def test_what_fails_shows_in_the_exit_status(
+    rows: list[dict[str, Any]], status: int, skipped: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """But for a GPU that TensorRT-RTX does not support."""
+    monkeypatch.setattr(gpu_rtx, "load_tensorrt", lambda _: "TensorRT-RTX")
+    monkeypatch.setattr(gpu_rtx, "onnx_files", lambda *_: {str(number): row for number, row in enumerate(rows)})
+    monkeypatch.setattr(gpu_rtx, "try_stages", lambda found, trt, name, row, only_build: found.append(row))
+    ended, figures = run(monkeypatch, tmp_path / "rtx.json")
+    assert (ended, figures.get("skipped"), figures["stages"]) == (status, skipped, rows)
 
 
 def test_without_tensorrt_rtx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

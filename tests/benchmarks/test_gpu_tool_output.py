@@ -48,6 +48,42 @@ def test_tests_that_were_killed() -> None:
     assert found["running_when_killed"] == "test_gpu::test_hangs"
     assert found["failures"] == [{"test": "test_gpu::test_nms", "message": "see the log"}]
     assert found["tests"]["test_gpu::test_preprocess[a b]"] == "passed"
+    crash = "tests/runtime/test_gpu.py::test_x[a b] Fatal Python error: Aborted\n"
+    assert gpu_tool_output.outcomes(crash)["running_when_killed"] == "test_gpu::test_x[a b]"
+    assert gpu_tool_output.outcomes("tests/runtime/test_gpu.py::test_a PASSED [ 9%]\n")["running_when_killed"] is None
+
+
+def test_outcomes_of_two_runs() -> None:
+    one = {"passed": 1, "failed": 1, "skipped": 1, "failures": [{"test": "a"}], "skips": {"no GPU": 1, "x": 1}}
+    one["tests"] = {"a": "failed", "b": "passed", "c": "skipped"}
+    killed = {"passed": 1, "failed": 0, "skipped": 0, "failures": [], "running_when_killed": "e", "crashed": "by 6"}
+    killed["tests"] = {"d": "passed"}
+    both = {
+        "passed": 2,
+        "failed": 1,
+        "skipped": 1,
+        "failures": [{"test": "a"}],
+        "skips": {"no GPU": 1, "x": 1},
+        "tests": {"a": "failed", "b": "passed", "c": "skipped", "d": "passed"},
+        "running_when_killed": "e",
+        "crashed": "by 6",
+    }
+    assert gpu_tool_output.added(one, killed) == both
+    assert gpu_tool_output.added(killed, one) == both
+    assert gpu_tool_output.added(killed, killed)["crashed"] == "by 6; by 6"
+    assert gpu_tool_output.added(one, one)["skips"] == {"no GPU": 2, "x": 2}
+
+
+def test_metrics_have_their_public_names() -> None:
+    """Those of NVIDIA's documentation of Nsight Compute; one unknown name and ncu profiles nothing."""
+    assert set(gpu_tool_output.METRICS) == {
+        "gpu__time_duration.sum",
+        "dram__throughput.avg.pct_of_peak_sustained_elapsed",
+        "lts__throughput.avg.pct_of_peak_sustained_elapsed",
+        "sm__throughput.avg.pct_of_peak_sustained_elapsed",
+        "sm__warps_active.avg.pct_of_peak_sustained_active",
+        "launch__registers_per_thread",
+    }
 
 
 def test_sanitizer() -> None:

@@ -185,10 +185,14 @@ def test_what_is_absent_is_said_and_is_no_failure(video: Path, monkeypatch: pyte
     assert figures["rows"] == [{"decoder": "PyAV on the CPU", "not_run": "av not installed"}]
 
 
-@pytest.mark.parametrize("wrong", [0, 6])
-def test_the_whole_program(wrong: int, video: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("wrong", "engine"), [(0, "no engine"), (6, "no engine"), (0, "broken")])
+def test_the_whole_program(
+    wrong: int, engine: str, video: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Frames that differ, or a row that failed, are a failure; what is not installed is none."""
+
     def no_detector(_: Path) -> None:
-        raise gpu_nvdec.NotRunError("no engine")
+        raise RuntimeError("broken") if engine == "broken" else gpu_nvdec.NotRunError(engine)
 
     monkeypatch.setattr(gpu_nvdec, "why_not", lambda: None)
     monkeypatch.setattr(gpu_nvdec, "open_cuda", HostCuda)
@@ -196,10 +200,13 @@ def test_the_whole_program(wrong: int, video: Path, monkeypatch: pytest.MonkeyPa
     decoders = {"good": ("av", lambda path: decoded(path, wrong=wrong)), "other": ("of_this_name_is_nothing", decoded)}
     monkeypatch.setattr(gpu_nvdec, "DECODERS", decoders)
     status, figures = run(monkeypatch, tmp_path / "nvdec.json", video)
-    assert status == (1 if wrong else 0)
+    assert status == (1 if wrong or engine == "broken" else 0)
     rows = figures["rows"][1:]
     assert [row["decoder"] for row in rows] == ["good"] * 3 + ["other"] * 3
-    assert (rows[0]["ok"], rows[1]["frames"], rows[2]["not_run"]) == (not wrong, 16, "no engine")
+    assert (rows[0]["ok"], rows[1]["frames"]) == (not wrong, 16)
+    assert (rows[2].get("not_run"), rows[2].get("failed")) == (
+        (None, "RuntimeError: broken") if engine == "broken" else ("no engine", None)
+    )
     assert {row["not_run"] for row in rows[3:]} == {"of_this_name_is_nothing not installed"}
     assert "under_way" not in figures
 
