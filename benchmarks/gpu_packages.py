@@ -24,9 +24,9 @@ from packaging.version import Version
 PROJECT = "ssd-edge"
 EXTRAS = ("demo", "train", "export", "cuda13", "video", "rtx")
 OF_DEV = ("pytest",)  # all that the steps need of the extra `dev`
-# In the order in which they go into the second package. What finds no room there fills the first, which is for the main
-# run: av is of more use there, as it also decodes on the CPU, to compare with.
-DECODERS = ("pynvvideocodec", "av")
+# In the order in which they go into the first package, which is for the main run. av is of more use there, as it also
+# decodes on the CPU, to compare with.
+DECODERS = ("av", "pynvvideocodec")
 # Carried also where the machine has them in versions that the list does not give: nothing runs with one that is too
 # old, and their bounds are of the last year.
 YOUNG = ("cuda-core", "cuda-bindings", "cuda-pathfinder")

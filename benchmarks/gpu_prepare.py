@@ -1,10 +1,10 @@
 """Collect what a machine without a network lacks for `gpu_evidence.sh`: packages, images, a video.
 
 `gpu_evidence.sh --prepare DIR --budget-mib N` calls this. If all of it exceeds the budget, there are two packages:
-`DIR/1` without the decoders and TensorRT-RTX, `DIR/2` with what fits of these. What fits into neither, such as
-TensorRT-RTX, is spread over `DIR/3`, `DIR/4` and so on, all of which must be on the machine to use the last one. Wheels
-travel compressed by xz, which takes a third off a wheel, in parts of at most 15 MiB. `gpu_carry.py` puts a package to
-use.
+`DIR/1` with what all steps need and what fits of the decoders and TensorRT-RTX, `DIR/2` with the others. What fits into
+neither, such as TensorRT-RTX, is spread over further folders, all of which must be on the machine to use the last one.
+Wheels travel compressed by xz, which takes a third off a wheel, in parts of at most 15 MiB. `gpu_carry.py` puts a
+package to use.
 """
 
 from __future__ import annotations
@@ -74,8 +74,7 @@ def _kind(root: str) -> str:
 def place(base: int, both: int, optional: Sequence[int], budget: int) -> list[int | None]:
     """The package of each optional unit: 1, 2, or None where it fits into neither.
 
-    All go into package 1 if everything fits into it. Else they go into package 2, first come, first served; what does
-    not fit there fills package 1.
+    They go into package 1, first come, first served; what does not fit there goes into package 2.
 
     Args:
         base: bytes that package 1 has in any case, those of `both` included.
@@ -87,15 +86,27 @@ def place(base: int, both: int, optional: Sequence[int], budget: int) -> list[in
     """
     if base > budget:
         raise PrepareError(f"what all steps need takes {base / MIB:.1f} MiB; the budget is {budget / MIB:.1f} MiB")
-    if base + sum(optional) <= budget:
-        return [1] * len(optional)
-    room, placed = {2: budget - both, 1: budget - base}, list[int | None]()
+    room, placed = {1: budget - base, 2: budget - both}, list[int | None]()
     for size in optional:
         package = next((number for number, left in room.items() if size <= left), None)
         placed.append(package)
         if package is not None:
             room[package] -= size
     return placed
+
+
+def again(first: Sequence[Unit], second: Sequence[Unit], room: int) -> list[Unit]:
+    """Units of package 1 to take along in package 2, too: decoders are compared with each other.
+
+    Args:
+        room: bytes of wheels that package 2 may have.
+    """
+    left, found = room - sum(unit.bytes for unit in second), list[Unit]()
+    for unit in first:
+        if unit.step in {other.step for other in second} and unit.bytes <= left:
+            found.append(unit)
+            left -= unit.bytes
+    return found
 
 
 def prepare(folder: Path, budget_bytes: int, wheels: Sequence[Wheel], target: Target, *, images: int) -> Row:
@@ -119,10 +130,11 @@ def prepare(folder: Path, budget_bytes: int, wheels: Sequence[Wheel], target: Ta
         both = _size(work / "video.mp4") + MANIFEST_BYTES
         always, sizes = base.bytes + _size(work / "images") + both, [unit.bytes for unit in optional]
         placed = place(always, both, sizes, budget_bytes)
-        packages: list[Row] = []
-        for number in range(1, 1 + max([1, *filter(None, placed)])):
-            units = [base] * (number == 1) + [unit for unit, at in zip(optional, placed, strict=True) if at == number]
-            packages.append(_write_package(folder / str(number), units, work, target, with_images=number == 1))
+        first, second = ([unit for unit, at in zip(optional, placed, strict=True) if at == n] for n in (1, 2))
+        packages = [_write_package(folder / "1", [base, *first], work, target, with_images=True)]
+        if second:
+            units = [*second, *again(first, second, budget_bytes - both)]
+            packages.append(_write_package(folder / "2", units, work, target, with_images=False))
         for unit in (unit for unit, at in zip(optional, placed, strict=True) if at is None):
             packages.append(_spread(folder, unit, work, target, room=budget_bytes - both))
     manifest = {

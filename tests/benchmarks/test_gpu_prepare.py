@@ -151,8 +151,8 @@ def test_what_is_missing_is_collected_with_what_it_needs(wheels: dict[str, gpu_p
     base, optional = gpu_prepare.units_of(list(wheels.values()))
     assert {wheel.name for wheel in base.wheels} == {"plain", "zxing-cpp", "deep", "extra-less"}
     assert [(unit.name, unit.step, [wheel.name for wheel in unit.wheels]) for unit in optional] == [
-        ("pynvvideocodec", "nvdec", ["pynvvideocodec", "of-nvidia"]),
         ("av", "nvdec", ["av"]),
+        ("pynvvideocodec", "nvdec", ["pynvvideocodec", "of-nvidia"]),
         ("TensorRT-RTX", "rtx", ["tensorrt-rtx-cu13-libs"]),
     ]
 
@@ -217,15 +217,15 @@ def test_requirements_of_this_project_and_the_list_of_the_first_target() -> None
     ("budget", "placed"),
     [
         (110, [1, 1, 1]),  # 10 + 30 + 20 + 50
-        (109, [2, 2, 2]),  # two packages: all that is optional in the second
-        (102, [2, 2, 2]),
-        (101, [2, 2, 1]),  # 2 + 30 + 20 leaves 49, the first has 91
-        (60, [2, 2, 1]),
-        (52, [2, 2, None]),
-        (51, [2, 1, None]),
+        (109, [1, 1, 2]),
+        (60, [1, 1, 2]),
+        (59, [1, 2, None]),  # 10 + 30 leaves 19
+        (40, [1, 2, None]),
+        (39, [2, 1, None]),
         (32, [2, 1, None]),
-        (31, [None, 2, None]),
-        (10, [None, None, None]),
+        (31, [None, 1, None]),
+        (22, [None, 2, None]),
+        (21, [None, None, None]),
     ],
 )
 def test_places(budget: int, placed: list[int | None]) -> None:
@@ -267,24 +267,36 @@ def test_all_in_one_package(prepare: Callable[[int], tuple[Path, Any]]) -> None:
     assert command == f"bash benchmarks/gpu_evidence.sh --minutes 9 --out runs/evidence-1 --carry {folder}/1"
 
 
-def test_decoders_and_tensorrt_in_the_second_package(
+def test_tensorrt_in_the_second_package(
     prepare: Callable[[int], tuple[Path, Any]], wheels: dict[str, gpu_packages.Wheel], tmp_path: Path
 ) -> None:
     folder, manifest = prepare(870_000)
     assert [package["holds"] for package in manifest["packages"]] == [
-        ["what all steps need"],
-        ["pynvvideocodec", "av", "TensorRT-RTX"],
+        ["what all steps need", "av", "pynvvideocodec"],
+        ["TensorRT-RTX"],
     ]
     second = json.loads((folder / "2" / "manifest.json").read_text())
     (rtx,) = (wheel for wheel in second["wheels"] if wheel["name"] == "tensorrt-rtx-cu13-libs")
     assert [name[-7:] for name in rtx["parts"]] == [".part01", ".part02", ".part03", ".part04"]
     assert (second["images"], second["video"]) == (None, "video.mp4")
-    assert gpu_prepare.commands(folder, manifest)[1].endswith(f"--carry {folder}/2 --steps versions,nvdec,rtx")
+    assert gpu_prepare.commands(folder, manifest)[1].endswith(f"--carry {folder}/2 --steps versions,rtx")
     sizes = {each.name: sum(f.stat().st_size for f in each.rglob("*") if f.is_file()) for each in folder.glob("[12]")}
     assert sizes == {package["folder"]: package["bytes"] for package in manifest["packages"]}
     assert max(sizes.values()) <= 870_000
     joined = gpu_carry.joined(folder / "2", rtx, tmp_path)
     assert files_of(joined) == files_of(wheels[rtx["name"]].path)
+
+
+def test_decoders_meet_in_the_second_package(prepare: Callable[[int], tuple[Path, Any]]) -> None:
+    """The first has no room for both, and each is to be compared with the other."""
+    folder, manifest = prepare(400_000)
+    assert [package["holds"] for package in manifest["packages"]] == [
+        ["what all steps need", "av"],
+        ["pynvvideocodec", "av"],
+        ["TensorRT-RTX"],
+    ]
+    assert manifest["packages"][1]["bytes"] <= 400_000
+    assert gpu_prepare.commands(folder, manifest)[1].endswith(f"--carry {folder}/2 --steps versions,nvdec")
 
 
 def test_what_fits_into_no_package_is_spread(
