@@ -694,6 +694,7 @@ def test_a_machine_without_a_gpu(tmp_path: Path) -> None:
         pytest.skip("there is a GPU here")
     assert (ended.returncode, ended.stderr) == (1, "")
     assert ended.stdout.endswith("nvidia-smi shows no GPU\n")
+    assert written(tmp_path / "out")["source"] == gpu_source.source(ROOT)
     row = written(tmp_path / "out")["steps"]["versions"]
     assert row["figures"]["gpus"] == []
     assert row["commands"][0]["command"] == "python benchmarks/gpu_versions.py -o WORK/versions.json"
