@@ -197,6 +197,17 @@ def test_a_full_disk_ends_nothing(
     assert evidence.unsaved is not None
 
 
+def test_evidence_that_could_not_be_written_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(task: runner.Task) -> None:
+        (tmp_path / "gpu_evidence.json").unlink()
+        (tmp_path / "gpu_evidence.json").mkdir()  # no file can take its place
+        task.command("true")
+
+    monkeypatch.setattr(gpu_evidence, "STEPS", (steps.Step("versions", 5, "", fill),))
+    monkeypatch.setattr(gpu_evidence, "stop_on_signals", lambda: None)
+    assert gpu_evidence.take(gpu_evidence.parse_args(["--out", str(tmp_path)])) == 1
+
+
 def test_figures_of_later_commands_are_added(task: Callable[..., runner.Task], tmp_path: Path) -> None:
     one = task()
     for name, text in (("a", '{"a": 1, "gpu": "T"}'), ("b", '{"b": 2, "gpu": "T"}')):
