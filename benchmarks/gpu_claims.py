@@ -74,13 +74,18 @@ def tests(pattern: str) -> Callable[[Any], Verdict | None]:
         passed, failed = outcomes.count("passed"), outcomes.count("failed")
         if failed:
             return Verdict(FAILED, f"{failed} of {passed + failed} tests failed")
-        if "crashed" in figures:
+        if _concerns(pattern, figures.get("crashed")):
             return Verdict(FAILED, f"{_short(figures['crashed'])}; {passed} tests passed before")
-        if "running_when_killed" in figures:
+        if _concerns(pattern, figures.get("running_when_killed")):
             return Verdict(NOT_MEASURED, f"{passed} tests passed before pytest was killed")
         return Verdict(PASSED, f"{passed} tests") if passed else None
 
     return judge
+
+
+def _concerns(pattern: str, ended_early: str | None) -> bool:
+    """Whether tests of these names are in the file, named first, whose run ended early."""
+    return ended_early is not None and bool(re.search(pattern, f"{ended_early.partition(':')[0]}::test_"))
 
 
 def rows_of(section: str, **wanted: Any) -> Callable[[Any], list[Row]]:

@@ -132,10 +132,14 @@ def test_what_ended_early_is_not_passed_over() -> None:
         "mAP on the GPU against the CPU": f"**failed**: {lost['failed']}",
         "batch 32: share of what a half-precision matrix product reaches": "**failed**: RuntimeError: no",
     }
-    crashed = evidence(tests={"tests": {"test_gpu::test_a": "passed"}, "crashed": "exit status -11"})
-    assert results(crashed)["all GPU tests that need no TensorRT"] == (
-        "**failed**: exit status -11; 1 tests passed before"
-    )
+    outcomes = {"test_gpu::test_a": "passed", "test_cuda_gpu::test_b": "passed"}
+    assert results(evidence(tests={"tests": outcomes, "crashed": "test_gpu: signal SIGSEGV"})) == {
+        "all GPU tests that need no TensorRT": "**failed**: test_gpu: signal SIGSEGV; 2 tests passed before",
+        "calls, errors and freeing of CUDA": "passed: 1 tests",  # in the file that ran to its end
+        "frame to detections equals the CPU's; nothing is overwritten too early": (
+            "**failed**: test_gpu: signal SIGSEGV; 1 tests passed before"
+        ),
+    }
     steps = {"sanitizer": {"status": "failed", "reason": "no output"}, "ncu": {"status": "timeout", "reason": "60 s"}}
     steps["nvdec"] = {"status": "timeout", "reason": "killed after 60 s"}
     found = results({**evidence(), "steps": {**evidence()["steps"], **steps}})

@@ -1,5 +1,6 @@
 """INT8 export: one table for two targets, the bound on mAP held by giving layers back, and what is refused."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +20,27 @@ from ssd_edge.evaluation.evaluate import evaluate
 from ssd_edge.export import onnx_export
 from ssd_edge.export.int8 import Int8Options, int8_from_float
 from ssd_edge.export.onnx_export import export_onnx
+from ssd_edge.models.predict import Predictor
 from ssd_edge.parity.max_drop import MaxDrop
 from ssd_edge.runtime import backend_onnx, engine_cache
 from ssd_edge.runtime.detector import open_detector
+
+TRACED: dict[bytes, bytes] = {}  # graphs by the weights that they are of
+
+
+@pytest.fixture(autouse=True)
+def traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trace each model once for all tests here: tracing takes seconds, and test_onnx_export.py is about it."""
+    trace = onnx_export.onnx_from_predictor
+
+    def once(predictor: Predictor, size_hw: tuple[int, int]) -> onnx.ModelProto:
+        weights = b"".join(value.numpy().tobytes() for value in predictor.state_dict().values())
+        key = hashlib.sha256(weights).digest()
+        if key not in TRACED:
+            TRACED[key] = trace(predictor, size_hw).SerializeToString()
+        return onnx.load_from_string(TRACED[key])
+
+    monkeypatch.setattr(onnx_export, "onnx_from_predictor", once)
 
 
 @pytest.fixture(scope="module")
