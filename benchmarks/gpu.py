@@ -42,7 +42,7 @@ from gpu_inputs import (
     ssd300_checkpoint,
     ssd300_scores,
 )
-from gpu_models import Image, OnGpu, build, open_engine, write_onnx
+from gpu_models import Image, Model, OnGpu, build, open_engine, write_onnx
 from gpu_nms_cases import LEVELS, SIZES_HW, preprocess_levels
 from gpu_record import Row, Rows, attempt, is_absence, is_installed, is_lost, need, reason, write_figures
 from gpu_timing import Contender, captured, medians_ms, on_the_clock, on_the_gpu
@@ -119,7 +119,7 @@ def correctness(bench: Bench, rows: list[Row]) -> None:
         about = {"check": f"NMS of {case_name}, images that differ from the reference", "allowed": 0}
         attempt(rows, about, partial(_nms_differences, bench, make))
     for arch, model in bench.each_model(rows):
-        expected = cache(partial(expected_detections, bench, model))
+        expected = cache(partial(_reference, bench, model))
         for name, open_gpu in bench.detectors(arch, 1):
             if "int8" not in name:  # its ranges are made up
                 about = {"check": f"{arch}, {name}: share of the CPU's 20 best detections that it finds too"}
@@ -141,9 +141,20 @@ def _nms_differences(bench: Bench, make: Callable[[], NmsCase]) -> Row:
     return {"found": differing, "detections": sum(map(len, expected)), "ok": differing == 0 and len(expected[0]) > 0}
 
 
-def _found_share(bench: Bench, open_gpu: Callable[[], GpuDetector], expect: Callable[[], Detections]) -> Row:
+def _reference(bench: Bench, model: Model) -> tuple[str, Detections]:
+    """The CPU's detections: of the ONNX file, which is exported here if need be, or else of the checkpoint."""
+    try:
+        file = write_onnx(model, "fp32", bench.folder)
+    except Exception as error:
+        return f"PyTorch, for want of an ONNX file: {reason(error)}", expected_detections(bench, model.file)
+    return "ONNX Runtime", expected_detections(bench, file)
+
+
+def _found_share(
+    bench: Bench, open_gpu: Callable[[], GpuDetector], expect: Callable[[], tuple[str, Detections]]
+) -> Row:
     """Of the same class, each corner within a hundredth of the frame, the score within a hundredth."""
-    expected = expect()
+    reference, expected = expect()
     with open_gpu() as detector:
         for _ in range(3):  # as it comes, captured, replayed
             (found,) = detector([bench.frame])
@@ -157,7 +168,7 @@ def _found_share(bench: Bench, open_gpu: Callable[[], GpuDetector], expect: Call
         ).any()
         for i in best
     ]
-    return {"found": float(np.mean(hits)), "detections": len(best)}
+    return {"found": float(np.mean(hits)), "detections": len(best), "reference": reference}
 
 
 def _ap(bench: Bench, model_name: str, data: str, split: str) -> Row:

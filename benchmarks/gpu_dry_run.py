@@ -75,7 +75,7 @@ def _case(make: Callable[[], NmsCase]) -> Row:
 
 
 def _detections(inputs: Inputs, model: Model) -> Row:
-    return {"found": len(expected_detections(inputs, model))}
+    return {"found": len(expected_detections(inputs, model.file))}
 
 
 def _pair(model: str, data: str, split: str) -> Row:

@@ -139,9 +139,9 @@ def _outputs_of(inputs: Inputs, model: Model) -> NmsCase:
         return NmsCase(model.arch, *detector.infer(images), 0.001, card.nms_iou)
 
 
-def expected_detections(inputs: Inputs, model: Model) -> Detections:
+def expected_detections(inputs: Inputs, file: Path) -> Detections:
     """The CPU's, of the frame."""
-    with open_detector(model.file) as reference:
+    with open_detector(file) as reference:
         return reference([inputs.frame])[0]
 
 

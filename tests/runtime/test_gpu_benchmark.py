@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import gpu
 import gpu_dry_run
 import gpu_inputs
+import gpu_models
 import gpu_record
 import gpu_timing
 import numpy as np
@@ -225,6 +227,17 @@ def test_the_claims_read_what_is_written(quick_host: None, monkeypatch: pytest.M
     }
 
 
+def test_the_reference_where_nothing_can_be_exported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    without(monkeypatch, "onnxscript")
+    bundled = gpu_models.bundled()
+    model = replace(bundled, onnx=None)
+    bench = SimpleNamespace(folder=tmp_path, frame=gpu_models.synthetic_frame())
+    name, found = gpu._reference(bench, model)
+    assert name.startswith("PyTorch, for want of an ONNX file: {'not_run': ")
+    assert "onnxscript" in name
+    assert len(found) == len(gpu._reference(bench, bundled)[1]) == 11
+
+
 @pytest.mark.parametrize("section", ["correctness", "whole_graph", "end_to_end"])
 def test_a_section_alone(section: str, quick_host: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Peers that this machine cannot run leave ours their figures."""
@@ -244,7 +257,7 @@ def test_a_section_alone(section: str, quick_host: None, monkeypatch: pytest.Mon
     assert figures["weights"] == {"ssdlite320_mobilenet_v3_large": "bundled"}
     rows = [row for row in figures[section] if "PyTorch fp32" in str(row)]
     if section == "correctness":
-        assert (rows[0]["found"], rows[0]["detections"]) == (1.0, 11)
+        assert (rows[0]["found"], rows[0]["detections"], rows[0]["reference"]) == (1.0, 11, "ONNX Runtime")
     elif section == "whole_graph":
         assert min(rows[0]["from_pinned_ms"], rows[0]["engine_ms"]) > 0
         assert list(claims(figures)) == ["preprocess and NMS, on top of the engine's time"]
