@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Of the test suite. One more than two cores, as some tests wait for a process or a clock.
+WORKERS ?= 3
 
 .PHONY: demo test lint format clean
 
@@ -9,7 +11,7 @@ demo: $(VENV)/.demo  ## a light install (no torch), then ten seconds of codes th
 	$(BIN)/ssd-edge demo -o demo-output
 
 test: $(VENV)/.dev lint  ## lint, format check, types, the whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
