@@ -23,10 +23,11 @@ from gpu_models import (
     read_frame,
     write_onnx,
 )
-from gpu_record import NotRunError, Row, is_installed, need
+from gpu_record import NotRunError, Row, need
 
 from ssd_edge.detections import Detections
 from ssd_edge.errors import UsageError
+from ssd_edge.runtime.cuda import is_installed
 from ssd_edge.runtime.detector import open_detector
 from ssd_edge.runtime.preprocess import preprocess
 

@@ -5,7 +5,6 @@ A row holds what was measured, or `failed` with the error word for word, or `not
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import traceback
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from typing import Any
 
 from ssd_edge.errors import MissingDependencyError
 from ssd_edge.files import atomic_path
-from ssd_edge.runtime.cuda import CudaFatalError, cuda_failure
+from ssd_edge.runtime.cuda import CudaFatalError, cuda_failure, is_installed
 
 Row = dict[str, Any]
 
@@ -33,11 +32,6 @@ class Rows(list[Row]):
 
 class NotRunError(Exception):
     """A measurement that cannot be made on this machine; the message says what it lacks."""
-
-
-def is_installed(package: str) -> bool:
-    """Whether a top-level package can be imported."""
-    return importlib.util.find_spec(package) is not None
 
 
 def need(*packages: str) -> None:
