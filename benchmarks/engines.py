@@ -20,14 +20,14 @@ import onnx
 import torch
 from report import report
 
-from ssd_edge.calib.placement_tensorrt import place_for_tensorrt
+from ssd_edge.calib.placement.tensorrt import place_for_tensorrt
 from ssd_edge.card import ONNX_METADATA_KEY, ModelCard
 from ssd_edge.export.build import build_engine
-from ssd_edge.export.fp16 import half_graph
+from ssd_edge.export.fp16.convert import half_graph
 from ssd_edge.export.onnx_export import onnx_from_predictor
 from ssd_edge.models.create import COCO_CLASSES, create_model
 from ssd_edge.models.predict import Predictor
-from ssd_edge.runtime.engine_card import BatchSizes
+from ssd_edge.runtime.tensorrt.engine_card import BatchSizes
 
 ARCHITECTURES = ("ssdlite320_mobilenet_v3_large", "ssd300_vgg16", "ssd300_resnet50", "ssd512_vgg16")
 BATCHES = (BatchSizes(1, 1, 1), BatchSizes(1, 4, 16))

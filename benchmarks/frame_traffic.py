@@ -3,9 +3,9 @@
     python benchmarks/frame_traffic.py
 
 A model, not a measurement. It counts 32-byte sectors, the unit in which a GPU reads memory, for the loads of
-`preprocess_bgr` in runtime/kernels.cu: two rows per pixel, in each the one or two aligned 8-byte words that hold two
-pixels. A warp is 32 pixels along a row. In place, in mapped pinned memory, nothing is cached: every load instruction of
-a warp reads its sectors again. A copy reads and writes the frame once; then every sector is read once.
+`preprocess_bgr` in runtime/cuda/kernels.cu: two rows per pixel, in each the one or two aligned 8-byte words that hold
+two pixels. A warp is 32 pixels along a row. In place, in mapped pinned memory, nothing is cached: every load
+instruction of a warp reads its sectors again. A copy reads and writes the frame once; then every sector is read once.
 """
 
 from __future__ import annotations

@@ -47,16 +47,16 @@ from gpu_nms_cases import LEVELS, SIZES_HW, preprocess_levels
 from gpu_record import Row, Rows, attempt, is_absence, is_lost, need, reason, write_figures
 from gpu_timing import Contender, captured, medians_ms, on_the_clock, on_the_gpu
 
-from ssd_edge.bench.machine import describe_machine
 from ssd_edge.data.lint import lint
 from ssd_edge.data.readers import read_dataset
 from ssd_edge.detections import Detections
 from ssd_edge.errors import MissingDependencyError, UsageError
-from ssd_edge.runtime.cuda import Cuda, CudaError, is_installed, open_cuda
+from ssd_edge.machine import describe_machine
+from ssd_edge.runtime.backends.gpu_detector import GpuDetector
+from ssd_edge.runtime.cuda.base import Cuda, CudaError, is_installed, open_cuda
+from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS, Nms, preprocess_bgr
 from ssd_edge.runtime.detector import Detector, open_detector
-from ssd_edge.runtime.gpu_detector import GpuDetector
-from ssd_edge.runtime.kernels import KERNEL_SOURCE, KERNELS, Nms, preprocess_bgr
-from ssd_edge.runtime.tensorrt_api import load_tensorrt
+from ssd_edge.runtime.tensorrt.versions import load_tensorrt
 
 LARGE_BATCH = 32
 SUPPRESSED_BATCHES = (1, 16)

@@ -53,8 +53,8 @@ def _onnx_file(inputs: Inputs, name: str, find: Callable[[], Path]) -> Row:
     model = inputs.models.get(name)
     if model is not None and model.onnx is None:
         need(*EXPORT_PACKAGES)
-        import ssd_edge.calib.placement_tensorrt
-        import ssd_edge.export.fp16
+        import ssd_edge.calib.placement.tensorrt
+        import ssd_edge.export.fp16.convert
         import ssd_edge.export.onnx_export  # noqa: F401
 
         raise NotRunError("dry runs leave the export out; what it imports is here")

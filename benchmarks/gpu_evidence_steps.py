@@ -22,7 +22,7 @@ DRY_RUN = "dry run:"  # how a program says that only the GPU is missing
 SANITIZER_FINDS = 86  # exit status, apart from those of Python
 NVDEC_LIBRARY = "libnvcuvid.so.1"
 # All tests marked `gpu` but TensorRT's. A run each: one that hangs or loses the GPU leaves the other alone.
-GPU_TESTS = ("tests/runtime/test_cuda_gpu.py", "tests/runtime/test_gpu.py")
+GPU_TESTS = ("tests/runtime/cuda/test_cuda_gpu.py", "tests/runtime/backends/test_gpu.py")
 PYTEST_STATUSES = {0: "passed", 1: "tests failed", 5: "no test selected"}  # with any other, pytest did not finish
 TIMED = ("suppression", "preprocess", "whole_graph", "hardware_floor")
 # What the tools say where they are there and do not work.

@@ -27,7 +27,7 @@ from gpu_record import NotRunError, Row, need
 
 from ssd_edge.detections import Detections
 from ssd_edge.errors import UsageError
-from ssd_edge.runtime.cuda import is_installed
+from ssd_edge.runtime.cuda.base import is_installed
 from ssd_edge.runtime.detector import open_detector
 from ssd_edge.runtime.preprocess import preprocess
 

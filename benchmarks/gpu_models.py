@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from ssd_edge.bundled import bundled_model
 from ssd_edge.card import ONNX_METADATA_KEY, ModelCard
 from ssd_edge.images import load_image
-from ssd_edge.runtime.cuda import Memory
+from ssd_edge.runtime.backends.gpu_detector import GpuDetector
+from ssd_edge.runtime.cuda.base import Memory
 from ssd_edge.runtime.detector import open_detector
-from ssd_edge.runtime.engine_card import BatchSizes
-from ssd_edge.runtime.gpu_detector import GpuDetector
+from ssd_edge.runtime.tensorrt.engine_card import BatchSizes
 
 SSDLITE, SSD300 = "ssdlite320_mobilenet_v3_large", "ssd300_vgg16"
 EXPORT_PACKAGES = ("torch", "safetensors", "onnx", "onnxscript", "pycocotools", "zxingcpp")  # of ssd_edge.export
@@ -83,8 +83,8 @@ def write_onnx(model: Model, precision: str, folder: Path) -> Path:
     need("onnx")
     import onnx
 
-    from ssd_edge.calib.placement_tensorrt import place_for_tensorrt
-    from ssd_edge.export.fp16 import half_graph
+    from ssd_edge.calib.placement.tensorrt import place_for_tensorrt
+    from ssd_edge.export.fp16.convert import half_graph
 
     if precision == "fp32":
         need(*EXPORT_PACKAGES)

@@ -18,8 +18,8 @@ from gpu_cases import NmsCase, differing_images, found_by, hard_cases, ssd300_ca
 from numpy.typing import NDArray
 
 from ssd_edge.errors import SsdEdgeError
-from ssd_edge.runtime.cuda import Cuda, open_cuda
-from ssd_edge.runtime.kernels import KERNEL_SOURCE, KERNELS, preprocess_bgr, preprocess_nv12
+from ssd_edge.runtime.cuda.base import Cuda, open_cuda
+from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS, preprocess_bgr, preprocess_nv12
 from ssd_edge.runtime.preprocess import preprocess
 
 LEVELS = 1  # OpenCV rounds differently on different processors

@@ -27,11 +27,11 @@ from gpu_models import Image, build, bundled, open_engine
 from gpu_nms_cases import LEVELS
 from gpu_record import NotRunError, Row, Rows, attempt, need, write_figures
 
-from ssd_edge.bench.machine import describe_machine
-from ssd_edge.runtime.cuda import Cuda, find_gpu, is_installed, open_cuda
-from ssd_edge.runtime.device_frames import Nv12Frame, device_frame
-from ssd_edge.runtime.gpu_detector import GpuDetector
-from ssd_edge.runtime.kernels import BT601, BT601_FULL, BT709, BT709_FULL, KERNEL_SOURCE, KERNELS, preprocess_nv12
+from ssd_edge.machine import describe_machine
+from ssd_edge.runtime.backends.gpu_detector import GpuDetector
+from ssd_edge.runtime.cuda.base import Cuda, find_gpu, is_installed, open_cuda
+from ssd_edge.runtime.cuda.device_frames import Nv12Frame, device_frame
+from ssd_edge.runtime.cuda.kernels import BT601, BT601_FULL, BT709, BT709_FULL, KERNEL_SOURCE, KERNELS, preprocess_nv12
 from ssd_edge.runtime.preprocess import preprocess
 
 NVDEC_LIBRARY = "libnvcuvid.so.1"  # of the driver

@@ -13,7 +13,7 @@ from typing import Any
 
 from ssd_edge.errors import MissingDependencyError
 from ssd_edge.files import atomic_path
-from ssd_edge.runtime.cuda import CudaFatalError, cuda_failure, is_installed
+from ssd_edge.runtime.cuda.base import CudaFatalError, cuda_failure, is_installed
 
 Row = dict[str, Any]
 

@@ -24,15 +24,15 @@ from gpu_models import PRECISIONS, bundled, synthetic_frame, write_onnx
 from gpu_record import Row, Rows, reason, write_figures
 from numpy.typing import NDArray
 
-from ssd_edge.bench.machine import describe_machine
 from ssd_edge.errors import MissingDependencyError
-from ssd_edge.runtime.backend_tensorrt import TensorRTEngine
-from ssd_edge.runtime.cuda import find_gpu, open_cuda
+from ssd_edge.machine import describe_machine
+from ssd_edge.runtime.backends.gpu_detector import GpuDetector
+from ssd_edge.runtime.backends.tensorrt import TensorRTEngine
+from ssd_edge.runtime.cuda.base import find_gpu, open_cuda
 from ssd_edge.runtime.detector import open_detector
-from ssd_edge.runtime.engine_card import BatchSizes
-from ssd_edge.runtime.gpu_detector import GpuDetector
 from ssd_edge.runtime.preprocess import preprocess
-from ssd_edge.runtime.tensorrt_api import (
+from ssd_edge.runtime.tensorrt.engine_card import BatchSizes
+from ssd_edge.runtime.tensorrt.versions import (
     CompileOptions,
     TensorRT,
     UnsupportedGpuError,
@@ -148,7 +148,7 @@ def messages() -> Iterator[list[str]]:
         def emit(self, record: logging.LogRecord) -> None:
             said.append(record.getMessage())
 
-    log, handler = logging.getLogger("ssd_edge.runtime.tensorrt_api"), Keep()
+    log, handler = logging.getLogger("ssd_edge.runtime.tensorrt.versions"), Keep()
     level = log.level
     log.setLevel(logging.DEBUG)
     log.addHandler(handler)

@@ -11,8 +11,8 @@ import argparse
 from fractions import Fraction
 from pathlib import Path
 
-from ssd_edge.data.codes import write_coco
-from ssd_edge.data.codes_scenes import CodesScenes
+from ssd_edge.data.codes.scenes import CodesScenes
+from ssd_edge.data.codes.write import write_coco
 
 SEED = 20261201  # no training, no other figure
 VIDEO_SIZE_HW = (720, 1280)

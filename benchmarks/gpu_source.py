@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-KERNELS = Path("ssd_edge", "runtime", "kernels.cu")
+KERNELS = Path("ssd_edge", "runtime", "cuda", "kernels.cu")
 VERSION = Path("ssd_edge", "version.py")
 REFERENCE = "ref: "  # what HEAD begins with on a branch
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from ssd_edge.runtime.cuda import Cuda, Graph, Stream
+from ssd_edge.runtime.cuda.base import Cuda, Graph, Stream
 
 Contender = Callable[[], float]  # runs once; milliseconds
 WARM_UP = 20  # runs that are not counted

@@ -22,8 +22,8 @@ from ssd_edge.checkpoint import Checkpoint, load_checkpoint, model_from_checkpoi
 from ssd_edge.models.create import create_model
 from ssd_edge.models.predict import Predictor
 from ssd_edge.models.ssd import SSD
-from ssd_edge.runtime.cuda import open_cuda
-from ssd_edge.runtime.gpu_detector import GpuDetector
+from ssd_edge.runtime.backends.gpu_detector import GpuDetector
+from ssd_edge.runtime.cuda.base import open_cuda
 
 TORCHVISION = {SSDLITE: ssdlite320_mobilenet_v3_large, SSD300: ssd300_vgg16}
 
@@ -110,7 +110,7 @@ def open_on_torch(checkpoint: Path, *, half: bool, batch: int, score_threshold: 
     Raises:
         NotRunError: this PyTorch has no CUDA.
     """
-    from ssd_edge.runtime.backend_torch_cuda import TorchCudaDetector, TorchEngine
+    from ssd_edge.runtime.backends.torch_cuda import TorchCudaDetector, TorchEngine
 
     if not torch.cuda.is_available():
         raise NotRunError(f"PyTorch {torch.__version__} cannot use a GPU here")

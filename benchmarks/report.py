@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ssd_edge.bench.machine import describe_machine
+from ssd_edge.machine import describe_machine
 
 
 def report(figures: dict[str, Any], output: Path | None) -> None:

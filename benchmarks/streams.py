@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from report import report
 
 from ssd_edge.runtime.detector import Detector, open_detector
-from ssd_edge.runtime.sources import Frame, Place, Source, SourceOptions, open_source
-from ssd_edge.runtime.stream import run_stream
-from ssd_edge.runtime.stream_config import SourceConfig, StreamConfig
+from ssd_edge.runtime.sources.find import Frame, Place, Source, SourceOptions, open_source
+from ssd_edge.runtime.stream.config import SourceConfig, StreamConfig
+from ssd_edge.runtime.stream.run import run_stream
 
 SIZE_WH = (1280, 720)
 SOURCES, FPS = 4, 30.0

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ssd_edge.card import file_sha256
-from ssd_edge.data import coco, voc, yolo
 from ssd_edge.data.dataset import DetectionDataset, ImageRecord
+from ssd_edge.data.formats import coco, voc, yolo
 from ssd_edge.data.readers import find_split, list_splits, read_dataset
 from ssd_edge.errors import DatasetError, UsageError
 from ssd_edge.images import IMAGE_SUFFIXES, load_image

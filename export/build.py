@@ -1,7 +1,7 @@
 """ONNX to a TensorRT engine. The step only compiles: every precision is already in the graph.
 
 The engine is a raw plan, which trtexec, DeepStream and Triton load too; what it is stands beside it, in
-`model.engine.json` (`ssd_edge.runtime.engine_card`). Needs TensorRT alone, neither torch nor onnx.
+`model.engine.json` (`ssd_edge.runtime.tensorrt.engine_card`). Needs TensorRT alone, neither torch nor onnx.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from ssd_edge.export.engine_comparison import compare_precisions
 from ssd_edge.export.engine_layers import check_dla, check_precision, layer_shares
 from ssd_edge.export.engine_timing import measure_run_ms
 from ssd_edge.files import atomic_path
-from ssd_edge.runtime.backend_tensorrt import TensorRTEngine, check_contract
-from ssd_edge.runtime.cuda import CudaError, Gpu, find_gpu, open_cuda, read_gpu
-from ssd_edge.runtime.engine_card import BatchSizes, EngineCard, LayerShare, engine_card_path
-from ssd_edge.runtime.fixes import EXPORT_INT8_FOR_TENSORRT
-from ssd_edge.runtime.tensorrt_api import (
+from ssd_edge.runtime.backends.tensorrt import TensorRTEngine, check_contract
+from ssd_edge.runtime.cuda.base import CudaError, Gpu, find_gpu, open_cuda, read_gpu
+from ssd_edge.runtime.host.fixes import EXPORT_INT8_FOR_TENSORRT
+from ssd_edge.runtime.tensorrt.engine_card import BatchSizes, EngineCard, LayerShare, engine_card_path
+from ssd_edge.runtime.tensorrt.versions import (
     CompileOptions,
     LayerTimes,
     Progress,
@@ -175,7 +175,7 @@ def _check_output(onnx: Path, output: Path, timing_cache: Path | None) -> None:
 
 def _read_onnx_card(onnx: Path) -> tuple[ModelCard, str | None]:
     """The model's card and the fingerprint of its calibration, before anything else opens the file."""
-    from ssd_edge.runtime.onnx_file import check_onnx_file, contract_misfits
+    from ssd_edge.runtime.onnx_file.check import check_onnx_file, contract_misfits
 
     if onnx.suffix != ".onnx":
         raise UsageError(f"{onnx} does not end in .onnx; engines are built from what ssd-edge export writes")

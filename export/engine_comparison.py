@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ssd_edge.errors import ModelFileError
-from ssd_edge.runtime.engine_card import EngineCard, engine_card_path, read_engine_card
+from ssd_edge.runtime.tensorrt.engine_card import EngineCard, engine_card_path, read_engine_card
 
 OTHER = {"int8": "fp16", "fp16": "int8"}
 SAME_ENGINE = ("flavour", "tensorrt_version", "gpu_name", "compute_capability", "batch", "dla")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssd_edge.errors import GateFailedError
-from ssd_edge.runtime.engine_card import LayerShare
+from ssd_edge.runtime.tensorrt.engine_card import LayerShare
 
 # From the narrowest: a layer runs in the narrowest type that it reads. Integers that are no activations come last.
 PRECISIONS = (

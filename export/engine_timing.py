@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from functools import partial
 
 from ssd_edge.errors import SsdEdgeError
-from ssd_edge.runtime.cuda import CudaFatalError
-from ssd_edge.runtime.gpu_engine import Engine, capturing
+from ssd_edge.runtime.backends.gpu_engine import Engine, capturing
+from ssd_edge.runtime.cuda.base import CudaFatalError
 
 _log = logging.getLogger(__name__)
 

@@ -31,12 +31,12 @@ from torch import Tensor, nn
 
 from ssd_edge.card import ONNX_METADATA_KEY, file_sha256
 from ssd_edge.checkpoint import model_from_checkpoint
-from ssd_edge.data.codes import CodesScenes
+from ssd_edge.data.codes.write import CodesScenes
 from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.detections import Detections
 from ssd_edge.errors import GateFailedError, MissingDependencyError, UsageError
-from ssd_edge.export.fp16 import emulated_half, half_from_float
-from ssd_edge.export.int8 import (
+from ssd_edge.export.fp16.convert import emulated_half, half_from_float
+from ssd_edge.export.int8.convert import (
     Int8Options,
     Int8Result,
     add_metadata,
@@ -48,8 +48,8 @@ from ssd_edge.export.int8 import (
 from ssd_edge.files import atomic_path, check_folder
 from ssd_edge.images import load_image
 from ssd_edge.models.predict import Predictor
-from ssd_edge.runtime.backend_onnx import OnnxDetector
-from ssd_edge.runtime.backend_torch import TorchDetector
+from ssd_edge.runtime.backends.onnxruntime import OnnxDetector
+from ssd_edge.runtime.backends.torch import TorchDetector
 from ssd_edge.runtime.detector import Detector
 from ssd_edge.runtime.preprocess import preprocess
 

@@ -241,17 +241,17 @@ def open_detector(
                 f"--device {device}: engines run on the first GPU; leave it out, and set CUDA_VISIBLE_DEVICES to the "
                 "number of another GPU"
             )
-        from ssd_edge.runtime.backend_tensorrt import TensorRTDetector
+        from ssd_edge.runtime.backends.tensorrt import TensorRTDetector
 
         return TensorRTDetector.open(path, score_threshold=score_threshold, slots=slots)
     if path.suffix == ".onnx":
         if device not in (None, "cpu"):
             raise UsageError(f"--device {device}: ONNX files run on the CPU in this version; leave it out")
-        from ssd_edge.runtime.backend_onnx import OnnxDetector
+        from ssd_edge.runtime.backends.onnxruntime import OnnxDetector
 
         return OnnxDetector(path, threads=threads, score_threshold=score_threshold, spin=spin, parallel=parallel)
     try:
-        from ssd_edge.runtime.backend_torch import TorchDetector
+        from ssd_edge.runtime.backends.torch import TorchDetector
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("ssd_edge"):
             raise
@@ -260,7 +260,7 @@ def open_detector(
             extra="train",
         ) from error
     if device is not None and device.startswith("cuda"):
-        from ssd_edge.runtime.backend_torch_cuda import open_on_cuda
+        from ssd_edge.runtime.backends.torch_cuda import open_on_cuda
 
         return open_on_cuda(path, device, threads=threads, score_threshold=score_threshold, slots=slots)
     return TorchDetector.open(path, threads=threads, score_threshold=score_threshold, device=device)

@@ -2,6 +2,6 @@
 
 import sys
 
-from ssd_edge.cli import main
+from ssd_edge.cli.main import main
 
 sys.exit(main())

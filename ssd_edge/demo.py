@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_edge.data.codes import write_video
+from ssd_edge.data.codes.write import write_video
 from ssd_edge.data.readers import read_dataset
 from ssd_edge.detections import Detections
 from ssd_edge.evaluation.evaluate import Evaluation, evaluate_detections
 from ssd_edge.runtime.detector import open_detector
-from ssd_edge.runtime.overlay import draw
 from ssd_edge.runtime.results import Result
-from ssd_edge.runtime.sinks import VideoSink
-from ssd_edge.runtime.sources import open_source
+from ssd_edge.runtime.sinks.overlay import draw
+from ssd_edge.runtime.sinks.save import VideoSink
+from ssd_edge.runtime.sources.find import open_source
 from ssd_edge.runtime.stats import StreamStats
-from ssd_edge.runtime.stream import StreamConfig, run_stream
+from ssd_edge.runtime.stream.run import StreamConfig, run_stream
 
 FPS = 30.0
 SEED = 0

@@ -8,14 +8,18 @@ import os
 import re
 import sys
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ssd_edge.card import ONNX_METADATA_KEY
+from tests.detectors.colour_cells import COLOUR_CARD, colour_model
+
 if TYPE_CHECKING:
-    from exported_architectures import Exported
-    from tiny_detector import Tiny
+    from tests.detectors.exported_architectures import Exported
+    from tests.detectors.tiny_detector import Tiny
 
 # What the extras of pyproject.toml bring and test modules import at their top; a Jetson's install has none of it.
 OPTIONAL = (
@@ -72,7 +76,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """A tiny detector that is sure of what it finds, and a dataset of just that; skips without torch."""
     for package in ("torch", "safetensors"):
         pytest.importorskip(package)
-    from tiny_detector import Tiny  # imports torch
+    from tests.detectors.tiny_detector import Tiny  # imports torch
 
     return Tiny(tmp_path_factory.mktemp("tiny"))
 
@@ -80,8 +84,28 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 @pytest.fixture(scope="session")
 def export_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
     """The fp32 export of an architecture, made once for all tests and workers of this run."""
-    from exported_architectures import export_once  # imports torch
+    from tests.detectors.exported_architectures import export_once  # imports torch
 
     own = tmp_path_factory.getbasetemp()
     shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
     return lambda arch: export_once(shared, arch)
+
+
+@pytest.fixture
+def make_model(tmp_path: Path) -> Callable[..., Path]:
+    """Write a variant of the model: keyword arguments of `colour_model`, and changes to its card."""
+    onnx = pytest.importorskip("onnx")
+
+    def make(name: str = "colour.onnx", *, card: dict[str, Any] | None = None, **changes: Any) -> Path:
+        text = replace(COLOUR_CARD, **(card or {})).to_json()
+        path = tmp_path / name
+        onnx.save(colour_model(changes.pop("metadata", {ONNX_METADATA_KEY: text}), **changes), path)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def model_path(make_model: Callable[..., Path]) -> Path:
+    """The model as it should be."""
+    return make_model()

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from ssd_edge.errors import PIP_INSTALL
 from ssd_edge.runtime.doctor.finding import MISSING, NONE, OK, PROBLEM, Finding
-from ssd_edge.runtime.fixes import extra_command
-from ssd_edge.runtime.host import read_host
+from ssd_edge.runtime.host.fixes import extra_command
+from ssd_edge.runtime.host.kind import read_host
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +29,7 @@ QR_ROWS = (
 )
 QR_PIXELS, QR_QUIET = 10, 4  # a module's side; the white margin in modules
 TORCH_GIVES = "train, eval and parity of checkpoints; with '.[export]' export too"
-# The back-ends that ssd_edge.runtime.sources asks for, and what for.
+# The back-ends that ssd_edge.runtime.sources.find asks for, and what for.
 NEEDED_BACKENDS = {"FFMPEG": "video files and network cameras", "V4L2": "cameras"}
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from ssd_edge.errors import MissingDependencyError, SsdEdgeError
 from ssd_edge.runtime.doctor.base import installed_version
 from ssd_edge.runtime.doctor.finding import MISSING, NONE, OK, PROBLEM, Finding, problem
-from ssd_edge.runtime.fixes import container_fix, driver_fix, driver_library_fix, extra_command, tensorrt_fix
-from ssd_edge.runtime.host import DRIVER_OF_CUDA, Host, read_host, version_numbers
+from ssd_edge.runtime.host.fixes import container_fix, driver_fix, driver_library_fix, extra_command, tensorrt_fix
+from ssd_edge.runtime.host.kind import DRIVER_OF_CUDA, Host, read_host, version_numbers
 
 SMI_FIELDS = ("name", "driver_version", "memory.total", "memory.free", "compute_cap")
 SMI_SECONDS = 10.0
@@ -41,7 +41,7 @@ def gpu(root: Path = Path("/")) -> Finding:
 
 
 def _without_answer(host: Host, facts: dict[str, Any]) -> Finding:
-    from ssd_edge.runtime.gpu_use import NO_LIBRARY, driver_problem, without_library
+    from ssd_edge.runtime.host.gpu_use import NO_LIBRARY, driver_problem, without_library
 
     if host.driver and host.container:
         summary = f"driver {host.driver}, but no GPU in this container"
@@ -75,8 +75,8 @@ def _nvidia_smi() -> list[dict[str, Any]]:
 
 def cuda(root: Path = Path("/")) -> Finding:
     """The GPU as this package sees it, and what it sees it through."""
-    from ssd_edge.runtime.cuda import CudaError, read_gpu
-    from ssd_edge.runtime.gpu_use import NO_DEVICE, NO_LIBRARY, driver_problem, without_library
+    from ssd_edge.runtime.cuda.base import CudaError, read_gpu
+    from ssd_edge.runtime.host.gpu_use import NO_DEVICE, NO_LIBRARY, driver_problem, without_library
 
     host = read_host(root)
     facts: dict[str, Any] = {
@@ -128,7 +128,7 @@ def nvrtc(root: Path = Path("/")) -> Finding:
 
 def cuda_core(root: Path = Path("/")) -> Finding:
     """NVIDIA's cuda-core, the first choice of the CUDA layer."""
-    from ssd_edge.runtime.cuda_core import load_api
+    from ssd_edge.runtime.cuda.core import load_api
 
     version = installed_version("cuda-core")
     try:
@@ -159,7 +159,7 @@ def tensorrt_rtx(root: Path = Path("/")) -> Finding:
 
 
 def _tensorrt(flavour: str, root: Path) -> Finding:
-    from ssd_edge.runtime.tensorrt_api import MODULES, load_tensorrt
+    from ssd_edge.runtime.tensorrt.versions import MODULES, load_tensorrt
 
     host = read_host(root)
     try:
@@ -178,9 +178,9 @@ def _tensorrt(flavour: str, root: Path) -> Finding:
 
 def gpu_use(root: Path = Path("/")) -> Finding:
     """Whether models run on the GPU: what `stream` and `bench` ask, and then what it takes, imported."""
-    from ssd_edge.runtime.cuda import read_gpu
-    from ssd_edge.runtime.gpu_use import look_for_gpu
-    from ssd_edge.runtime.tensorrt_api import load_tensorrt
+    from ssd_edge.runtime.cuda.base import read_gpu
+    from ssd_edge.runtime.host.gpu_use import look_for_gpu
+    from ssd_edge.runtime.tensorrt.versions import load_tensorrt
 
     use = look_for_gpu(root)
     if not use.present:

@@ -9,10 +9,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from ssd_edge.bench.machine import describe_machine
+from ssd_edge.machine import describe_machine
 from ssd_edge.runtime.doctor.finding import NONE, OK, PROBLEM, Finding
-from ssd_edge.runtime.fixes import jetpack_fix
-from ssd_edge.runtime.host import OLDEST_JETPACK, read_host, read_text
+from ssd_edge.runtime.host.fixes import jetpack_fix
+from ssd_edge.runtime.host.kind import OLDEST_JETPACK, read_host, read_text
 
 GIB = 1 << 30
 LEAST_MEMORY_GIB = 0.5  # a warning, before the kernel ends what streams
@@ -63,7 +63,7 @@ def memory(root: Path = Path("/")) -> Finding:
 
 def disk() -> Finding:
     """Room in the current folder and in the one that engines are kept in, which has to be writable."""
-    from ssd_edge.runtime.engine_cache import CACHE_VARIABLE, engine_cache_folder
+    from ssd_edge.export.engine_cache import CACHE_VARIABLE, engine_cache_folder
 
     cache = engine_cache_folder()
     existing = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())

@@ -13,8 +13,6 @@ import numpy as np
 from ssd_edge.bench.advice import int8_advice
 from ssd_edge.bench.child import Child, ModelFailedError, Serve
 from ssd_edge.bench.figures import speed_of
-from ssd_edge.bench.machine import describe_machine
-from ssd_edge.bench.nvml import NvmlDevice, open_nvml
 from ssd_edge.bench.options import BenchOptions
 from ssd_edge.bench.power import PowerMeter, find_power_readers
 from ssd_edge.bench.prepare import prepared_model
@@ -24,6 +22,8 @@ from ssd_edge.bench.worker import Job, serve
 from ssd_edge.card import file_sha256
 from ssd_edge.data.dataset import DetectionDataset, ImageRecord
 from ssd_edge.errors import ModelFileError, SsdEdgeError, UsageError
+from ssd_edge.machine import describe_machine
+from ssd_edge.nvml import NvmlDevice, open_nvml
 
 log = logging.getLogger(__name__)
 

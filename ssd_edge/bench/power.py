@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from ssd_edge.bench.nvml import NvmlDevice
+from ssd_edge.nvml import NvmlDevice
 
 SAMPLE_SECONDS = 0.02
 # Rails that feed the whole module: Orin Nano and NX, Xavier NX, TX2; Nano. Others (AGX Xavier, AGX Orin) have none.

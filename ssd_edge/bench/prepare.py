@@ -7,8 +7,8 @@ from multiprocessing.connection import Connection
 
 from ssd_edge.bench.child import Child
 from ssd_edge.bench.worker import Job, Prepared, begin_process, failure_of
-from ssd_edge.runtime.engine_cache import prepare_model
-from ssd_edge.runtime.engine_card import BatchSizes
+from ssd_edge.export.engine_cache import prepare_model
+from ssd_edge.runtime.tensorrt.engine_card import BatchSizes
 
 
 def prepared_model(job: Job) -> Prepared:

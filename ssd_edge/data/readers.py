@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from ssd_edge.data import coco, voc, yolo
 from ssd_edge.data.dataset import DetectionDataset, merge_datasets
+from ssd_edge.data.formats import coco, voc, yolo
 from ssd_edge.errors import DatasetError
 
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ssd_edge.data.coco_json import coco_json
 from ssd_edge.data.dataset import DetectionDataset
+from ssd_edge.data.formats.coco_json import coco_json
 from ssd_edge.evaluation.voc_matching import Boxes
 
 # In the order of COCOeval.stats: https://cocodataset.org/#detection-eval

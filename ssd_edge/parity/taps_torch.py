@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ssd_edge.checkpoint import model_from_checkpoint
 from ssd_edge.models.ssd import RawOutputs
 from ssd_edge.parity.taps import RawTensors, Tap
-from ssd_edge.runtime.backend_torch import TorchDetector
+from ssd_edge.runtime.backends.torch import TorchDetector
 
 
 def tap_torch(path: Path) -> Tap:

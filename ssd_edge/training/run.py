@@ -28,18 +28,18 @@ from ssd_edge.models.freeze import freeze_backbone
 from ssd_edge.models.loss import Targets, multibox_loss
 from ssd_edge.models.matcher import match
 from ssd_edge.models.ssd import SSD
-from ssd_edge.runtime.backend_torch import TorchDetector
+from ssd_edge.runtime.backends.torch import TorchDetector
 from ssd_edge.training.config import TrainConfig
 from ssd_edge.training.distributed import Group, process_group, say
 from ssd_edge.training.ema import MovingAverage
 from ssd_edge.training.history import History
+from ssd_edge.training.initial_model import resumed_model, start_model, starts_from_detector, transform_of
 from ssd_edge.training.precision import choose_type
 from ssd_edge.training.recipes import Recipe, default_preset, recipe_for
 from ssd_edge.training.resume import check_recipe, load_earlier
 from ssd_edge.training.schedules import make_optimizer, make_schedule
 from ssd_edge.training.signals import leave_dead_children_to_the_loader, stop_requests
 from ssd_edge.training.splits import read_data
-from ssd_edge.training.start import resumed_model, start_model, starts_from_detector, transform_of
 
 SCORES = ("AP", "AP50", "AP75")  # of an evaluation that are kept
 

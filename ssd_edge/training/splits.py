@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from ssd_edge.card import file_sha256
-from ssd_edge.data.coco_json import coco_json
-from ssd_edge.data.codes import write_coco
+from ssd_edge.data.codes.write import write_coco
 from ssd_edge.data.dataset import DetectionDataset
+from ssd_edge.data.formats.coco_json import coco_json
 from ssd_edge.data.lint import lint
 from ssd_edge.data.readers import find_split, list_splits, read_dataset
 from ssd_edge.errors import DatasetError

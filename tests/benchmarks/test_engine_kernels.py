@@ -48,8 +48,8 @@ def test_another_log_is_told() -> None:
 def test_tensorrt_rtx_writes_that_log() -> None:
     pytest.importorskip("tensorrt_rtx_bindings")
     onnx = pytest.importorskip("onnx")
-    from ssd_edge.calib.placement_tensorrt import place_for_tensorrt
-    from ssd_edge.export.fp16 import half_graph
+    from ssd_edge.calib.placement.tensorrt import place_for_tensorrt
+    from ssd_edge.export.fp16.convert import half_graph
 
     helper, shape = onnx.helper, ["batch", 16, 16, 16]
     weights = np.random.default_rng(0).normal(0, 0.3, (16, 16, 3, 3)).astype(np.float32)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from ssd_edge.runtime.kernels import KERNEL_SOURCE
+from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE
 from ssd_edge.version import __version__
 
 ROOT = Path(__file__).parents[2]
@@ -398,8 +398,8 @@ def test_all_tests_for_a_gpu_are_run() -> None:
 
 
 TEST_FILES = {
-    "tests/runtime/test_cuda_gpu.py": "def test_a(): pass\n",
-    "tests/runtime/test_gpu.py": "def test_b(): pass\ndef test_tensorrt(): assert 0\n",
+    "tests/runtime/cuda/test_cuda_gpu.py": "def test_a(): pass\n",
+    "tests/runtime/backends/test_gpu.py": "def test_b(): pass\ndef test_tensorrt(): assert 0\n",
 }
 
 
@@ -409,10 +409,11 @@ def tested(task: Callable[..., runner.Task], tmp_path: Path) -> Callable[..., ru
 
     def make(**bodies: str) -> runner.Task:
         root = tmp_path / "repository"
-        (root / "tests" / "runtime").mkdir(parents=True)
+        root.mkdir()
         (root / "pytest.ini").write_text("[pytest]\nmarkers = gpu: needs a GPU\n")
         for name, body in TEST_FILES.items():
             head = "import os\nimport pytest\npytestmark = pytest.mark.gpu\n"
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_text(head + bodies.get(Path(name).stem, body))
         one = task(root=root, environment={"PATH": os.environ["PATH"]})
         steps.tests(one)

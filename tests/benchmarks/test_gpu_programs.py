@@ -92,7 +92,7 @@ def test_the_gpus_tests_are_collected_on_a_jetson() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     for test in ("test_cuda_gpu.py::test_kernels_run", "test_gpu.py::test_nms_of_hard_cases"):
         assert test in result.stdout
-    assert "test_onnx_file.py:0: onnx is not installed" in result.stdout
+    assert "onnx_file/test_check.py:0: onnx is not installed" in result.stdout
 
 
 def test_the_gpus_tests_have_their_model_on_a_machine_with_torch(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_the_gpus_tests_have_their_model_on_a_machine_with_torch(tmp_path: Path)
     for package in ("torch", "safetensors"):
         pytest.importorskip(package)
     code = (
-        "from pathlib import Path; sys.path.insert(0, 'tests/detectors'); from tiny_detector import Tiny; "
+        "from pathlib import Path; from tests.detectors.tiny_detector import Tiny; "
         "print(Tiny(Path(sys.argv[1])).checkpoint.stat().st_size)"
     )
     result = run_without((*TORCH_MACHINE, "onnx", "onnxscript"), code, str(tmp_path))

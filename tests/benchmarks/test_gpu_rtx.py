@@ -11,7 +11,7 @@ import gpu_rtx
 import pytest
 
 from ssd_edge.bundled import bundled_model
-from ssd_edge.runtime.cuda import find_gpu
+from ssd_edge.runtime.cuda.base import find_gpu
 
 
 def run(monkeypatch: pytest.MonkeyPatch, output: Path, *arguments: str) -> tuple[Any, dict[str, Any]]:

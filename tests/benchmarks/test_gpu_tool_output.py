@@ -39,18 +39,21 @@ def test_junit(tmp_path: Path) -> None:
 def test_tests_that_were_killed() -> None:
     found = gpu_tool_output.outcomes(
         "collecting ... collected 4 items\n\n"
-        "tests/runtime/test_gpu.py::test_preprocess[a b] PASSED [ 25%]\n"
-        "tests/runtime/test_gpu.py::test_nms FAILED [ 50%]\n"
-        "tests/runtime/test_gpu.py::test_x[pycuda] SKIPPED (no PyCUDA) [ 75%]\n"
-        "tests/runtime/test_gpu.py::test_hangs "
+        "tests/runtime/backends/test_gpu.py::test_preprocess[a b] PASSED [ 25%]\n"
+        "tests/runtime/backends/test_gpu.py::test_nms FAILED [ 50%]\n"
+        "tests/runtime/backends/test_gpu.py::test_x[pycuda] SKIPPED (no PyCUDA) [ 75%]\n"
+        "tests/runtime/backends/test_gpu.py::test_hangs "
     )
     assert [found[name] for name in ("passed", "failed", "skipped")] == [1, 1, 1]
     assert found["running_when_killed"] == "test_gpu::test_hangs"
     assert found["failures"] == [{"test": "test_gpu::test_nms", "message": "see the log"}]
     assert found["tests"]["test_gpu::test_preprocess[a b]"] == "passed"
-    crash = "tests/runtime/test_gpu.py::test_x[a b] Fatal Python error: Aborted\n"
+    crash = "tests/runtime/backends/test_gpu.py::test_x[a b] Fatal Python error: Aborted\n"
     assert gpu_tool_output.outcomes(crash)["running_when_killed"] == "test_gpu::test_x[a b]"
-    assert gpu_tool_output.outcomes("tests/runtime/test_gpu.py::test_a PASSED [ 9%]\n")["running_when_killed"] is None
+    assert (
+        gpu_tool_output.outcomes("tests/runtime/backends/test_gpu.py::test_a PASSED [ 9%]\n")["running_when_killed"]
+        is None
+    )
 
 
 def test_outcomes_of_two_runs() -> None:

@@ -3,11 +3,11 @@
 import numpy as np
 import onnx
 import pytest
-from miniature import SIDE, make_miniature
 from onnx import TensorProto, numpy_helper
 
 from ssd_edge.calib.activations import ActivationRunner, activation_tensors, check_tensors, first_non_finite
 from ssd_edge.errors import ModelFileError
+from tests.calib.miniature import SIDE, make_miniature
 
 SIZE = (SIDE, SIDE)
 NETWORK = ["float", "planes", "normal", "conv", "features", "head_out", "logits"]

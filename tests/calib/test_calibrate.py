@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from miniature import SIDE, make_miniature, write_colours
 from onnx import numpy_helper
 
 from ssd_edge.bundled import bundled_model
@@ -17,6 +16,7 @@ from ssd_edge.calib.calibrate import calibrate, calibrate_or_reuse, gather, grap
 from ssd_edge.calib.images import CalibrationImages
 from ssd_edge.calib.table import METHODS, CalibrationSettings, CalibrationTable
 from ssd_edge.errors import DatasetError, ModelFileError
+from tests.calib.miniature import SIDE, make_miniature, write_colours
 
 SIZE = (SIDE, SIDE)
 ARCHITECTURES = (

@@ -96,7 +96,7 @@ def let_an_image_vanish() -> None:
 
 
 if __name__ == "__main__":
-    from ssd_edge.cli import main
+    from ssd_edge.cli.main import main
 
     if "SSD_EDGE_TEST_VANISH" in os.environ:
         let_an_image_vanish()

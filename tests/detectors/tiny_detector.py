@@ -12,14 +12,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from tiny_arch import WITHOUT_NORM
 
 from ssd_edge.card import ONNX_METADATA_KEY, ModelCard, file_sha256
 from ssd_edge.checkpoint import Checkpoint, save_checkpoint
 from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.data.readers import read_dataset
 from ssd_edge.models.create import create_model
-from ssd_edge.runtime.backend_torch import TorchDetector
+from ssd_edge.runtime.backends.torch import TorchDetector
+from tests.detectors.tiny_arch import WITHOUT_NORM
 
 if TYPE_CHECKING:
     import onnx

@@ -16,13 +16,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from ssd_edge.card import ONNX_METADATA_KEY, ModelCard
-from ssd_edge.cli import main
+from ssd_edge.cli.main import main
 from ssd_edge.errors import GateFailedError, MissingDependencyError, ModelFileError, SinkError, SsdEdgeError, UsageError
 from ssd_edge.export import build
 from ssd_edge.export.build import BuildReport, build_engine
-from ssd_edge.runtime.cuda import CudaError, Gpu
-from ssd_edge.runtime.engine_card import BatchSizes, LayerShare, check_fresh, read_engine_card
-from ssd_edge.runtime.tensorrt_api import TensorRT, load_tensorrt
+from ssd_edge.runtime.cuda.base import CudaError, Gpu
+from ssd_edge.runtime.tensorrt.engine_card import BatchSizes, LayerShare, check_fresh, read_engine_card
+from ssd_edge.runtime.tensorrt.versions import TensorRT, load_tensorrt
 
 SIZE = 16
 CARD = ModelCard(

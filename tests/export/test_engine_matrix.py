@@ -8,11 +8,11 @@ from typing import Any
 import onnx
 import pytest
 
-from ssd_edge.calib.placement_tensorrt import place_for_tensorrt
+from ssd_edge.calib.placement.tensorrt import place_for_tensorrt
 from ssd_edge.card import ONNX_METADATA_KEY, ModelCard
 from ssd_edge.export.build import build_engine
-from ssd_edge.export.fp16 import half_graph
-from ssd_edge.runtime.engine_card import BatchSizes
+from ssd_edge.export.fp16.convert import half_graph
+from ssd_edge.runtime.tensorrt.engine_card import BatchSizes
 
 pytest.importorskip("tensorrt_rtx_bindings")
 

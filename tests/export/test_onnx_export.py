@@ -10,7 +10,6 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from exported_architectures import CLASSES, Exported
 from torch import Tensor, nn
 
 from ssd_edge.card import ONNX_METADATA_KEY, ModelCard, file_sha256
@@ -25,6 +24,7 @@ from ssd_edge.models.create import create_model
 from ssd_edge.models.default_boxes import DefaultBoxConfig
 from ssd_edge.models.head import ssd_head
 from ssd_edge.models.predict import Predictor
+from tests.detectors.exported_architectures import CLASSES, Exported
 
 ANCHORS = {
     "ssdlite320_mobilenet_v3_large": 3234,

@@ -204,7 +204,7 @@ def test_onnx_files_that_break_the_contract(make_model: Callable[..., Path], cha
 
 def test_checkpoint_without_torch_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.pt").touch()
-    monkeypatch.delitem(sys.modules, "ssd_edge.runtime.backend_torch", raising=False)
+    monkeypatch.delitem(sys.modules, "ssd_edge.runtime.backends.torch", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)  # an import of it raises ModuleNotFoundError
     with pytest.raises(MissingDependencyError, match=r"pip install .\.\[train\]"):
         open_detector(tmp_path / "a.pt")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import ssd_edge.runtime
-from ssd_edge.cli import COMMANDS
+from ssd_edge.cli.main import COMMANDS
 
 # What the extras bring; none of it comes with a base install.
 OPTIONAL = (
@@ -32,7 +32,7 @@ BASE_MODULES = (
     "ssd_edge",
     "ssd_edge.bundled",
     "ssd_edge.card",
-    "ssd_edge.cli",
+    "ssd_edge.cli.main",
     "ssd_edge.data.dataset",
     "ssd_edge.data.lint",
     "ssd_edge.data.readers",
@@ -70,7 +70,7 @@ def test_base_modules_import_no_extra_where_it_is_installed() -> None:
 
 def test_help_needs_nothing_heavy() -> None:
     code = (
-        "import sys; from ssd_edge.cli import build_parser; build_parser().format_help(); "
+        "import sys; from ssd_edge.cli.main import build_parser; build_parser().format_help(); "
         "print(*sorted({'numpy', 'cv2', 'torch', 'onnxruntime', 'tqdm'} & set(sys.modules)))"
     )
     result = run_python(code)
@@ -79,7 +79,7 @@ def test_help_needs_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_subcommand_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    from ssd_edge.cli import main
+    from ssd_edge.cli.main import main
 
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
@@ -99,7 +99,7 @@ def test_every_subcommand_has_help(command: str, capsys: pytest.CaptureFixture[s
     ],
 )
 def test_a_missing_package_is_named_with_its_extra(missing: str, command: list[str], extra: str) -> None:
-    code = without(missing) + "from ssd_edge.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = without(missing) + "from ssd_edge.cli.main import main; sys.exit(main(sys.argv[1:]))"
     result = run_python(code, *command)
     assert result.returncode == 1
     assert (

@@ -22,11 +22,11 @@ from ssd_edge.bench.memory import peak_memory_bytes
 from ssd_edge.bench.options import BenchOptions
 from ssd_edge.bench.worker import Job, Prepared, serve
 from ssd_edge.card import INT8_METADATA_KEY
-from ssd_edge.cli import main
+from ssd_edge.cli.main import main
 from ssd_edge.data.readers import read_dataset
 from ssd_edge.errors import ModelFileError, UsageError
-from ssd_edge.runtime import engine_cache
-from ssd_edge.runtime.gpu_use import GpuUse
+from ssd_edge.export import engine_cache
+from ssd_edge.runtime.host.gpu_use import GpuUse
 
 Write = Callable[..., Path]
 QUICK = BenchOptions(runs=5, warmup=1, threads=1, backend="onnxruntime")

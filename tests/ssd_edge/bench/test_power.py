@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ssd_edge.bench.nvml import open_nvml
 from ssd_edge.bench.power import EnergyCounter, Gauge, PowerMeter, find_power_readers
+from ssd_edge.nvml import open_nvml
 
 
 def write(root: Path, files: dict[str, str]) -> Path:

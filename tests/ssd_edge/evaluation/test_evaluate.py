@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ssd_edge.bundled import bundled_model
-from ssd_edge.data.codes import write_coco
+from ssd_edge.data.codes.write import write_coco
 from ssd_edge.data.dataset import DetectionDataset, ImageRecord
 from ssd_edge.data.readers import read_dataset
 from ssd_edge.detections import Detections

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ssd_edge.cli import main
+from ssd_edge.cli.main import main
 from ssd_edge.data.readers import read_dataset
 from ssd_edge.detections import Detections
 from ssd_edge.errors import SinkError
@@ -25,7 +25,7 @@ from ssd_edge.parity.html import FILE_NAME, write_html
 from ssd_edge.parity.pictures import side_by_side
 
 if TYPE_CHECKING:
-    from tiny_detector import Tiny
+    from tests.detectors.tiny_detector import Tiny
 
 NASTY = '<script>alert("1")</script>&\''
 MOVED = ((0.125, 0.125, 0.75, 0.75), (0.0, 0.0, 0.3, 0.3))

@@ -22,7 +22,7 @@ from ssd_edge.parity.taps_onnx import logits_name, offsets_name
 from ssd_edge.runtime.detector import Detector, open_detector
 
 if TYPE_CHECKING:
-    from tiny_detector import Tiny
+    from tests.detectors.tiny_detector import Tiny
 
 Change = Callable[[onnx.ModelProto], None]
 
@@ -335,7 +335,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[FakeEngine]:
     def open_it(path: Path, **options: Any) -> Detector:
         if path.suffix != ".engine":
             return open_detector(path, **options)
-        from ssd_edge.runtime.backend_onnx import OnnxDetector
+        from ssd_edge.runtime.backends.onnxruntime import OnnxDetector
 
         opened.append(FakeEngine(OnnxDetector(path, threads=1)))
         return opened[-1]

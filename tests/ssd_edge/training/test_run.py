@@ -15,11 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_arch import WITH_NORM, WITHOUT_NORM, write_yolo
 
 from ssd_edge.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ssd_edge.data.augment import Sample
-from ssd_edge.data.codes import write_coco
+from ssd_edge.data.codes.write import write_coco
 from ssd_edge.data.readers import read_dataset
 from ssd_edge.data.samples import EpochBatches, ImageSamples, Key
 from ssd_edge.errors import DatasetError, ModelFileError, SinkError, SsdEdgeError, UsageError
@@ -32,6 +31,7 @@ from ssd_edge.training.distributed import Group
 from ssd_edge.training.recipes import recipe_for
 from ssd_edge.training.run import Run, choose_recipe, train, train_on
 from ssd_edge.training.splits import hold_out, read_data, shared_images
+from tests.detectors.tiny_arch import WITH_NORM, WITHOUT_NORM, write_yolo
 
 TINY_ARCH = str(Path(__file__).parents[2] / "detectors" / "tiny_arch.py")
 
@@ -647,7 +647,7 @@ def test_published_detectors_keep_classes_by_name(config: TrainConfig, monkeypat
     weights = {"coco": PublishedWeights("https://example.org/w-00000000.pth", class_names=("N/A", "square", "cat"))}
     tiny = ARCHITECTURES[config.arch]
     monkeypatch.setitem(ARCHITECTURES, config.arch, replace(tiny, weights=weights))
-    monkeypatch.setattr("ssd_edge.training.start.fetch_weights", lambda _: published)
+    monkeypatch.setattr("ssd_edge.training.initial_model.fetch_weights", lambda _: published)
     still = replace(config, epochs=1, lr=1e-9, weight_decay=0.0, weights="coco")
     tuned = load_checkpoint(train(still))
     assert tuned.card.default_boxes is None  # the trained head's

@@ -1,0 +1,378 @@
+"""`GpuDetector`: frames are uploaded once, a short list of detections comes back, and nothing waits in between.
+
+    frame ─▶ pinned memory ─▶ GPU ─▶ preprocess kernel ─▶ engine ─▶ NMS kernels ─▶ pinned memory ─▶ `Detections`
+            └─── copy stream ──┘    └─ one per frame ─┘ └─────── one CUDA graph ───────┘
+                                   └──────────────── the engine's stream ──────────────┘
+
+An engine is not re-entrant, so batches compute one after the other on its stream. Uploads are the large copies: they
+have their own stream and memory, so that the next batch is uploaded while this one computes. With one slot nothing can
+overlap, and uploads share the engine's stream.
+
+Preprocess kernels write the engine's input, and everything after them works at fixed addresses. That part is one CUDA
+graph per batch size and slot; it serves frames of any size, at any address.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd_edge.card import ModelCard
+from ssd_edge.detections import Detections
+from ssd_edge.errors import SsdEdgeError, UsageError
+from ssd_edge.runtime.backends.gpu_engine import CaptureRefused, Engine, capturing
+from ssd_edge.runtime.cuda.base import Cuda, CudaError, CudaFatalError, Graph, Resource, Stream
+from ssd_edge.runtime.cuda.device_frames import DeviceFrame, device_frame, is_device_frame
+from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS, Nms, preprocess_bgr, preprocess_nv12
+from ssd_edge.runtime.detector import Detector, Timings, check_frame
+
+_log = logging.getLogger(__name__)
+
+Frame = NDArray[np.uint8] | DeviceFrame
+ALIGNMENT = 256  # bytes, between the starts of frames in one piece of memory
+FAILED_CAPTURES = 3  # in a row, after which captures are given up; one may fail because of another thread's work
+FRAMES_VARIABLE = "SSD_EDGE_FRAMES"
+FRAMES_MAPPED = {"": True, "mapped": True, "copied": False}  # by its value
+
+
+class GpuDetector(Detector):
+    """A `Detector` whose every step runs on the GPU. Use one detector per thread.
+
+    Frames are uint8 [H, W, 3] BGR: arrays in the processor's memory, or on the GPU (`device_frames`); there also
+    `Nv12Frame` and PyAV's frames. Frames on the GPU are read where they lie and must not change until their detections
+    are collected.
+
+    Each batch size is captured as a CUDA graph when it occurs for the second time; the first batch runs step by step.
+    If captures keep failing, all batches run step by step.
+
+    `collect` waits without spinning, which leaves the processor free and costs some tens of microseconds per batch.
+
+    After an error no batch is under way. After a `CudaFatalError` this process cannot use the GPU any more.
+
+    `timings` are wall-clock times: `preprocess_ms` of copying frames into pinned memory; `infer_ms` from there until
+    detections are back: upload, kernels, network, and earlier batches; `nms_ms` of making `Detections`.
+
+    Args:
+        engine: closed by the detector, and its GPU as well.
+        slots: batches that may be under way at once: 2 overlap, 1 gives the lowest latency.
+        mapped: whether a GPU that shares the processor's memory, such as a Jetson's, reads frames in mapped pinned
+            memory, which it does not cache, or in a copy in device memory (docs/gpu.md compares the traffic). None: as
+            the environment variable `SSD_EDGE_FRAMES` says, `mapped` (default) or `copied`. Other GPUs always copy.
+
+    Attributes:
+        engine: the network.
+
+    Raises:
+        UsageError: `score_threshold` or `SSD_EDGE_FRAMES` is out of range.
+        CudaMemoryError: not enough memory on the GPU.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        card: ModelCard,
+        *,
+        score_threshold: float | None = None,
+        slots: int = 2,
+        mapped: bool | None = None,
+    ) -> None:
+        cuda = engine.cuda
+        self._open = ExitStack()
+        self._open.push(cuda)
+        self._open.push(engine)
+        try:
+            super().__init__(card, score_threshold=score_threshold)
+            self.engine = engine
+            self._kernels = cuda.module(KERNEL_SOURCE, KERNELS)
+            sizes = (engine.batch[1], engine.anchors, engine.classes, card.candidates, card.detections)
+            self._nms = self._open.enter_context(Nms(cuda, self._kernels, *sizes))
+            self._copies = engine.stream if slots == 1 else self._open.enter_context(cuda.stream())
+            mapped = (_maps_frames() if mapped is None else mapped) and cuda.gpu.integrated
+            self._slots = [self._open.enter_context(_Slot(cuda, self._nms.output_bytes, mapped)) for _ in range(slots)]
+        except BaseException:
+            self._open.close()
+            raise
+        self.slots, self.batch = slots, engine.batch[1]
+        self._captures = cuda.has_graphs
+        self._failed_captures = 0  # in a row
+        self._met: set[int] = set()  # batch sizes that have run
+        self._graphs_threshold = self.score_threshold  # that graphs were captured with
+        self._free = deque(self._slots)
+        self._under_way: deque[tuple[_Slot, _Batch]] = deque()  # in the order of the engine's stream
+        self._batches: deque[_Batch] = deque()  # in the order of `submit`
+
+    def __call__(self, frames: Sequence[Any]) -> list[Detections]:
+        self._check_open()
+        if self._batches:
+            raise SsdEdgeError(
+                f"batches that were submitted and not collected: {len(self._batches)}; collect them before the "
+                "detector is called"
+            )
+        self.submit(frames)
+        return self.collect()
+
+    def submit(self, frames: Sequence[Any]) -> None:
+        self._check_open()
+        checked = [self._checked(index, frame) for index, frame in enumerate(frames)]
+        batch = _Batch(time.perf_counter())
+        self._batches.append(batch)
+        largest = self.engine.batch[1]
+        with self._all_or_nothing():
+            for start in range(0, len(checked), largest):
+                if not self._free:
+                    self._finish()
+                self._start(batch, checked[start : start + largest])
+
+    def collect(self) -> list[Detections]:
+        self._check_open()
+        if not self._batches:
+            raise SsdEdgeError("there is nothing to collect; submit frames first")
+        batch = self._batches[0]
+        with self._all_or_nothing():
+            while batch.parts:
+                self._finish()
+        self._batches.popleft()
+        self.timings = batch.timings()
+        return batch.detections
+
+    def infer(self, images_rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        self._check_open()
+        return self.engine.infer(images_rgb)
+
+    def _checked(self, index: int, frame: Any) -> Frame:
+        if is_device_frame(frame):
+            return device_frame(frame, self.engine.cuda, self.engine.stream)
+        check_frame(index, frame)
+        image: NDArray[np.uint8] = frame
+        return image
+
+    def _start(self, batch: _Batch, frames: Sequence[Frame]) -> None:
+        """Start frames, no more than the engine takes, in a free slot."""
+        slot = self._free.popleft()
+        self._under_way.append((slot, batch))
+        batch.parts += 1
+        begin = time.perf_counter()
+        placed = slot.place(frames)
+        batch.staging_s += time.perf_counter() - begin
+        self._enqueue(slot, placed)
+
+    def _enqueue(self, slot: _Slot, placed: _Placed) -> None:
+        """Put everything from the frames to the results on the streams."""
+        stream = self.engine.stream
+        if placed.upload_bytes:
+            slot.upload(self._copies, placed.upload_bytes)
+            if self._copies is not stream:
+                self._copies.record(slot.uploaded)
+                stream.wait(slot.uploaded)
+        for index, frame in enumerate(placed.frames):
+            self._preprocess(index, frame)
+        batch = len(placed.frames)
+        graph = self._graph(slot, batch) if batch in self._met else None
+        if graph is None:
+            self._enqueue_network(slot, batch)
+            self._met.add(batch)
+        else:
+            graph.launch(stream)
+        stream.record(slot.done)
+
+    def _preprocess(self, index: int, frame: DeviceFrame) -> None:
+        """Write one of the engine's images."""
+        stream, card = self.engine.stream, self.card
+        image = self.engine.images + index * 3 * card.height * card.width
+        pixels, frame_hw, size_hw = (frame.address, frame.pitch), (frame.height, frame.width), (card.height, card.width)
+        if frame.chroma is None:
+            preprocess_bgr(stream, self._kernels, *pixels, frame_hw, image, size_hw)
+        else:
+            chroma, chroma_pitch, colours = frame.chroma
+            planes = *pixels, chroma, chroma_pitch
+            preprocess_nv12(stream, self._kernels, *planes, frame_hw, image, size_hw, colours=colours)
+
+    def _enqueue_network(self, slot: _Slot, batch: int) -> None:
+        """Put everything from the engine's images to the results on its stream: the content of a graph."""
+        engine, stream = self.engine, self.engine.stream
+        engine.enqueue(max(batch, engine.batch[0]))
+        thresholds = {"score_threshold": self.score_threshold, "iou_threshold": self.card.nms_iou}
+        self._nms.launch(stream, engine.boxes, engine.scores, **thresholds, batch=batch)
+        stream.copy(slot.results.address, self._nms.output, self._nms.output_bytes)
+
+    def _graph(self, slot: _Slot, batch: int) -> Graph | None:
+        """A slot's graph for a batch size, captured where there is none; None: this batch runs step by step.
+
+        TensorRT and PyTorch must have run a batch size once before it can be captured.
+        """
+        if self.score_threshold != self._graphs_threshold:
+            self._forget_graphs()
+            self._graphs_threshold = self.score_threshold
+        if self._captures and batch not in slot.graphs:
+            self._capture(slot, batch)
+        return slot.graphs.get(batch)
+
+    def _capture(self, slot: _Slot, batch: int) -> None:
+        """Make a graph. If that fails, try again when the batch size occurs next, or give up captures altogether."""
+        try:
+            with capturing:
+                slot.graphs[batch] = self.engine.capture(partial(self._enqueue_network, slot, batch))
+            self._failed_captures = 0
+        except CudaFatalError:
+            raise
+        except SsdEdgeError as error:
+            self._failed_captures += 1
+            if self._failed_captures < FAILED_CAPTURES and not isinstance(error, CaptureRefused):
+                _log.debug("a CUDA graph was not captured: %s", error)
+                return
+            _log.warning("the detector runs without a CUDA graph: %s", error)
+            self._captures = False
+            self._forget_graphs()
+
+    def _forget_graphs(self) -> None:
+        self.engine.stream.synchronize()  # one may be running
+        for slot in self._slots:
+            slot.forget_graphs()
+
+    def _finish(self) -> None:
+        """Wait for the earliest part under way."""
+        slot, batch = self._under_way[0]
+        slot.done.synchronize()
+        begin = time.perf_counter()
+        batch.detections += self._nms.read(slot.results.array, slot.sizes_hw)
+        batch.reading_s += time.perf_counter() - begin
+        batch.parts -= 1
+        slot.frames = ()
+        self._under_way.popleft()
+        self._free.append(slot)
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """An error leaves nothing under way."""
+        try:
+            yield
+        except BaseException:
+            self._batches.clear()
+            self._under_way.clear()
+            self._free = deque(self._slots)
+            self._wait()
+            raise
+
+    def _wait(self) -> None:
+        """Until the GPU is done with our memory, which is about to be used for something else."""
+        with suppress(CudaError):  # the first error is the cause
+            self._copies.synchronize()
+            self.engine.stream.synchronize()
+
+    def _release(self) -> None:
+        self._wait()
+        self._open.close()
+
+
+class _Placed(NamedTuple):
+    """Frames where the GPU will find them, and how many bytes of them are still to be uploaded."""
+
+    frames: Sequence[DeviceFrame]
+    upload_bytes: int
+
+
+@dataclass
+class _Batch:
+    """What was submitted at once: its parts that are under way, and the detections of those that are done."""
+
+    begun_s: float
+    parts: int = 0
+    staging_s: float = 0.0
+    reading_s: float = 0.0
+    detections: list[Detections] = field(default_factory=list)
+
+    def timings(self) -> Timings:
+        """At the moment when it is collected."""
+        between_s = time.perf_counter() - self.begun_s - self.staging_s - self.reading_s
+        return Timings(1e3 * self.staging_s, 1e3 * between_s, 1e3 * self.reading_s)
+
+
+class _Slot(Resource):
+    """What one part of a batch uses alone while it is under way: memory, events and graphs.
+
+    Attributes:
+        frames: held until the GPU has read them.
+        results: pinned memory that results are copied to.
+        uploaded, done: events.
+        graphs: by batch size.
+
+    Args:
+        mapped: the GPU reads frames in the pinned memory itself.
+    """
+
+    def __init__(self, cuda: Cuda, results_bytes: int, mapped: bool) -> None:
+        self._cuda = cuda
+        self._mapped = mapped
+        self._open, self._staged = ExitStack(), ExitStack()
+        self._capacity = 0  # bytes of frames
+        self.frames: Sequence[DeviceFrame] = ()
+        self.graphs: dict[int, Graph] = {}
+        self.results = self._open.enter_context(cuda.host_memory(results_bytes))
+        self.uploaded = self._open.enter_context(cuda.event())
+        self.done = self._open.enter_context(cuda.event())
+
+    @property
+    def sizes_hw(self) -> list[tuple[int, int]]:
+        return [(frame.height, frame.width) for frame in self.frames]
+
+    def place(self, frames: Sequence[Frame]) -> _Placed:
+        """Copy those in the processor's memory into pinned memory."""
+        self._reserve(sum(_aligned(frame.nbytes) for frame in frames if isinstance(frame, np.ndarray)))
+        placed, end = [], 0
+        for frame in frames:
+            if isinstance(frame, np.ndarray):
+                height, width = frame.shape[:2]
+                np.copyto(self._staging.array[end : end + frame.nbytes].reshape(frame.shape), frame)
+                address, device = self._frames_address + end, self._cuda.ordinal
+                end += _aligned(frame.nbytes)
+                frame = DeviceFrame(address, 3 * width, height, width, device, owner=None)
+            placed.append(frame)
+        self.frames = placed
+        return _Placed(placed, 0 if self._mapped else end)
+
+    def upload(self, stream: Stream, size: int) -> None:
+        """Put the copy of the first bytes of pinned memory to the GPU on a stream."""
+        stream.copy(self._frames_address, self._staging.address, size)
+
+    def forget_graphs(self) -> None:
+        """Free them; none may be running."""
+        while self.graphs:
+            self.graphs.popitem()[1].close()
+
+    def close(self) -> None:
+        self.forget_graphs()
+        self._staged.close()
+        self._open.close()
+
+    def _reserve(self, size: int) -> None:
+        """Make memory for so many bytes of frames."""
+        if size <= self._capacity:
+            return
+        self._staged.close()
+        self._capacity = 0  # until all of it is there
+        self._staging = self._staged.enter_context(self._cuda.host_memory(size, mapped=self._mapped))
+        on_gpu = self._staging if self._mapped else self._staged.enter_context(self._cuda.memory(size))
+        self._frames_address = on_gpu.address
+        self._capacity = size
+
+
+def _maps_frames() -> bool:
+    """What the environment says."""
+    value = os.environ.get(FRAMES_VARIABLE, "")
+    if value not in FRAMES_MAPPED:
+        raise UsageError(f"{FRAMES_VARIABLE}={value}: expected mapped or copied, or nothing")
+    return FRAMES_MAPPED[value]
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT

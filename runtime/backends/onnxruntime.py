@@ -1,0 +1,184 @@
+"""Run an ONNX file with ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from ssd_edge.card import ONNX_METADATA_KEY, ModelCard, int8_target
+from ssd_edge.detections import Detections
+from ssd_edge.errors import ModelFileError
+from ssd_edge.runtime.detector import Detector, Timings
+from ssd_edge.runtime.onnx_file.check import REMEDY, OnnxFile, check_onnx_file, contract_misfits
+
+MOST_RUNS = 16  # at once: each has memory of its own for what is between layers
+PROVIDERS = ("CPUExecutionProvider",)
+
+
+class OnnxDetector(Detector):
+    """A `Detector` for files that obey the ONNX contract: uint8 `images` in, `boxes` and `scores` out.
+
+    The file is looked into before ONNX Runtime opens it (`check_onnx_file`), then checked against the contract and its
+    card, and run once, before it is trusted.
+
+    With several slots, each batch that is submitted goes through the network on a thread of its own; threads beyond
+    their number help them all.
+
+    Args:
+        threads: all together; None: one a core.
+        parallel: slots, as far as there are threads; None: one a thread.
+
+    Raises:
+        ModelFileError: no ONNX file, or one that `check_onnx_file` refuses; no card; inputs and outputs that break the
+            contract.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int | None = None,
+        score_threshold: float | None = None,
+        spin: bool = True,
+        parallel: int | None = 1,
+    ) -> None:
+        file = check_onnx_file(path)
+        super().__init__(_read_card(file), score_threshold=score_threshold)
+        runs = 1
+        if parallel != 1:
+            threads = threads or usable_cores()
+            runs = min(parallel or threads, threads, MOST_RUNS)
+            threads -= runs - 1  # ONNX Runtime counts the one that calls it, of which there are so many
+            self.slots = runs + (parallel is None)  # one waits already where another ends
+        self._session = _open_session(path, file, threads, spin)
+        _check_signature(file, self._session, self.card)
+        self._check_run(path)
+        self._pool = ThreadPoolExecutor(runs, "detector")  # starts threads when there is work
+        self._under_way: deque[Future[tuple[list[Detections], Timings]]] = deque()
+
+    def submit(self, frames: Sequence[NDArray[np.uint8]]) -> None:
+        if self.slots == 1:
+            super().submit(frames)
+            return
+        self._check_open()
+        buffer = np.empty((len(frames), self.card.height, self.card.width, 3), np.uint8)
+        future = self._pool.submit(self._detect, self._prepare(frames, buffer))
+        self._under_way.append(future)
+        future.add_done_callback(lambda _: self.on_done())
+
+    def wait(self, timeout_s: float = 0.0) -> bool:
+        try:
+            if self._under_way:
+                self._under_way[0].exception(timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    def collect(self) -> list[Detections]:
+        if self._closed or not self._under_way:
+            return super().collect()
+        detections, self.timings = self._under_way.popleft().result()
+        return detections
+
+    def infer(self, images_rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        boxes, scores = self._session.run(["boxes", "scores"], {"images": images_rgb})
+        return boxes, scores
+
+    def _release(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        del self._session
+
+    def _check_run(self, path: Path) -> None:
+        """One blank image: finds what a signature cannot show, and warms up."""
+        blank = np.zeros((1, self.card.height, self.card.width, 3), np.uint8)
+        try:
+            boxes, scores = self.infer(blank)
+        except Exception as error:  # ONNX Runtime's errors share no base but Exception
+            raise ModelFileError(f"{path} does not run: {_first_line(error)}; {REMEDY}") from error
+        anchors, classes = boxes.shape[1], len(self.card.class_names)
+        if boxes.shape != (1, anchors, 4) or scores.shape != (1, anchors, classes):
+            raise ModelFileError(
+                f"{path}: boxes {list(boxes.shape)} and scores {list(scores.shape)} for one image; expected "
+                f"[1, anchors, 4] and [1, anchors, {classes}], as its card has {classes} classes; {REMEDY}"
+            )
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on; in a container, as many as it may keep busy (cgroup v2, `cpu.max`)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # "max 100000": as many as there are
+        quota_us, period_us = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        cores = min(cores, max(1, int(quota_us) // int(period_us)))
+    return cores
+
+
+def leave_pairs_alone(options: ort.SessionOptions, metadata: Mapping[str, str]) -> None:
+    """Let ONNX Runtime compute Q/DQ pairs that were placed for TensorRT as they stand.
+
+    It has no kernels for them, and what it makes of pairs in half instead is garbage (1.32 on x86-64: convolutions give
+    values in the ten thousands).
+    """
+    if int8_target(metadata) == "tensorrt":
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+
+
+def _open_session(path: Path, file: OnnxFile, threads: int | None, spin: bool) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or 0  # 0: one a physical core
+    options.log_severity_level = 3  # errors only
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
+    leave_pairs_alone(options, file.metadata)
+    try:
+        return ort.InferenceSession(str(path), options, providers=list(PROVIDERS))
+    except Exception as error:  # ONNX Runtime's errors share no base but Exception
+        raise ModelFileError(
+            f"{path}: ONNX Runtime {ort.__version__} cannot load it: {_first_line(error)}; {REMEDY}"
+        ) from error
+
+
+def _read_card(file: OnnxFile) -> ModelCard:
+    if ONNX_METADATA_KEY not in file.metadata:
+        problems = "".join(f"; {problem}" for problem in contract_misfits(file))
+        raise ModelFileError(f"{file.path} has no model card ({ONNX_METADATA_KEY} in its metadata){problems}; {REMEDY}")
+    return ModelCard.from_json(file.metadata[ONNX_METADATA_KEY], source=str(file.path))
+
+
+def _check_signature(file: OnnxFile, session: ort.InferenceSession, card: ModelCard) -> None:
+    """Names, types and shapes; a size of None may be anything, "batch" must not be a fixed number."""
+    classes = len(card.class_names)
+    expected = {
+        "images": ("tensor(uint8)", ("batch", card.height, card.width, 3)),
+        "boxes": ("tensor(float)", ("batch", None, 4)),
+        "scores": ("tensor(float)", ("batch", None, classes)),
+    }
+    inputs = {tensor.name: tensor for tensor in session.get_inputs()}
+    outputs = {tensor.name: tensor for tensor in session.get_outputs()}
+    if set(inputs) != {"images"} or set(outputs) != {"boxes", "scores"}:
+        raise ModelFileError(f"{file.path} has {'; '.join(contract_misfits(file))}; {REMEDY}")
+    for name, tensor in (inputs | outputs).items():
+        kind, shape = expected[name]
+        if tensor.type != kind or not _shape_fits(tensor.shape, shape):
+            raise ModelFileError(
+                f"{file.path}: {name} is {tensor.type} {tensor.shape}, not {kind} {list(shape)}, batch dynamic; "
+                f"its card says {card.height}×{card.width} pixels and {classes} classes; {REMEDY}"
+            )
+
+
+def _shape_fits(shape: list[int | str | None], expected: tuple[int | str | None, ...]) -> bool:
+    """Whether a declared shape, in which a dynamic size is a name or None, is compatible."""
+    if len(shape) != len(expected) or isinstance(shape[0], int):
+        return False
+    sizes = zip(shape[1:], expected[1:], strict=True)
+    return all(wanted is None or not isinstance(size, int) or size == wanted for size, wanted in sizes)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

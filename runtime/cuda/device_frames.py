@@ -1,0 +1,319 @@
+"""`DeviceFrame`: a frame that is already on the GPU, taken from another library's arrays without a copy.
+
+PyTorch, CuPy, PyCUDA, PyAV, PyNvVideoCodec and jetson-utils offer such arrays through DLPack
+(https://dmlc.github.io/dlpack/latest/) or the CUDA array interface
+(https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ssd_edge.images import ImageError
+from ssd_edge.runtime.backends.gpu_engine import capturing
+from ssd_edge.runtime.cuda.base import Cuda, CudaError, Stream
+from ssd_edge.runtime.cuda.kernels import BT601, BT601_FULL, BT709, BT709_FULL, YuvColours, check_nv12_size
+
+DLPACK_CUDA, DLPACK_CUDA_MANAGED = 2, 13
+DLPACK_UINT8 = (1, 8, 1)  # code of unsigned integers, bits, lanes
+REFUSALS = (BufferError, RuntimeError, TypeError, ValueError)  # what exporters raise when they do not give their memory
+AVCOL_SPC_BT709, AVCOL_RANGE_JPEG = 1, 2  # of FFmpeg's libavutil/pixfmt.h
+
+
+@dataclass(frozen=True, eq=False)
+class Nv12Frame:
+    """A frame on the GPU in NV12, the format of video decoders, for detectors that run there.
+
+    Each array has `__dlpack__` or `__cuda_array_interface__`; its rows may lie any pitch apart.
+
+    Attributes:
+        luma: uint8 [H, W] or [H, W, 1], both even. Without chroma: uint8 [H·3/2, W], with the chroma in its last third.
+        chroma: uint8 [H/2, W/2, 2] or [H/2, W], u then v.
+        colours: what the video says of itself: `BT601`, `BT709`, `BT601_FULL`, `BT709_FULL` of runtime/cuda/kernels.py.
+    """
+
+    luma: Any
+    chroma: Any = None
+    colours: YuvColours = BT601
+
+
+class Chroma(NamedTuple):
+    """The chroma of an NV12 frame: uint8 [height / 2, width], u and v in turns, whose rows lie `pitch` bytes apart."""
+
+    address: int
+    pitch: int
+    colours: YuvColours
+
+
+@dataclass(frozen=True)
+class DeviceFrame:
+    """A frame on the GPU, whose rows lie `pitch` bytes apart: uint8 [height, width, 3] BGR, or [height, width] luma.
+
+    Attributes:
+        address: of its first byte.
+        pitch: bytes from row to row.
+        device: number of its GPU.
+        owner: what keeps the memory; to be held until the work on the frame is done.
+        chroma: of a frame in NV12; None: it is BGR.
+    """
+
+    address: int
+    pitch: int
+    height: int
+    width: int
+    device: int
+    owner: Any
+    chroma: Chroma | None = None
+
+
+def is_device_frame(frame: Any) -> bool:
+    """Whether an object offers memory of a GPU, or cannot tell, which `device_frame` then reports."""
+    if isinstance(frame, Nv12Frame) or _is_hardware_frame(frame):
+        return True
+    try:
+        return _has_cuda_dlpack(frame) or hasattr(frame, "__cuda_array_interface__")
+    except REFUSALS:
+        return True
+
+
+def device_frame(frame: Any, cuda: Cuda, stream: Stream) -> DeviceFrame:
+    """Take a frame that is on the GPU. What `stream` does from here on waits for the work that makes the frame.
+
+    Args:
+        frame: an `Nv12Frame`, PyAV's `VideoFrame` in format `cuda`, or uint8 [H, W, 3] BGR with `__dlpack__` or
+            `__cuda_array_interface__`; its rows may lie any pitch apart.
+
+    Raises:
+        ImageError: another type or shape, no pixels, pixels that are not side by side, memory of the processor, or of
+            another GPU, or memory that its owner does not give.
+        CudaError: work that makes the frame failed.
+    """
+    if _is_hardware_frame(frame):
+        frame = _nv12_of(frame)
+    if isinstance(frame, Nv12Frame):
+        return _from_nv12(frame, cuda, stream)
+    pixels = _take(frame, cuda, stream, "a BGR frame", ("height", "width", 3))
+    height, width, _ = pixels.shape
+    return DeviceFrame(pixels.address, pixels.pitch, height, width, cuda.ordinal, pixels.owner)
+
+
+def _is_hardware_frame(frame: Any) -> bool:
+    """Whether it is PyAV's `VideoFrame` on the GPU."""
+    return getattr(getattr(frame, "format", None), "name", None) == "cuda"
+
+
+def _nv12_of(frame: Any) -> Nv12Frame:
+    """PyAV's frame by its planes; colours that the video does not name are BT.601's, as libswscale takes them."""
+    planes = frame.planes
+    sw_format = getattr(frame, "sw_format", None)  # since PyAV 18; without it, the planes' types and shapes tell
+    if len(planes) != 2 or (sw_format is not None and sw_format.name != "nv12"):
+        found = f"{len(planes)} planes" if sw_format is None else sw_format.name
+        raise ImageError(
+            f"a frame of PyAV in {found} on the GPU; expected nv12: take a video of 8 bits with 4:2:0 chroma, or "
+            "decode on the processor"
+        )
+    luma, chroma = planes
+    limited, full = (BT709, BT709_FULL) if frame.colorspace == AVCOL_SPC_BT709 else (BT601, BT601_FULL)
+    return Nv12Frame(luma, chroma, full if frame.color_range == AVCOL_RANGE_JPEG else limited)
+
+
+def _from_nv12(frame: Nv12Frame, cuda: Cuda, stream: Stream) -> DeviceFrame:
+    shapes: tuple[Shape, ...] = (("height", "width"), ("height", "width", 1))  # the latter in PyNvVideoCodec
+    luma = _take(frame.luma, cuda, stream, "the luma of an NV12 frame", *shapes)
+    rows, width = luma.shape[:2]
+    if frame.chroma is not None:
+        height = rows
+        check_nv12_size((height, width))
+        shapes = (height // 2, width // 2, 2), (height // 2, width)
+        chroma = _take(frame.chroma, cuda, stream, "the chroma of an NV12 frame", *shapes)
+    else:
+        height = rows * 2 // 3
+        if rows % 3:
+            raise ImageError(
+                f"an NV12 frame in one array of shape {list(luma.shape)}; expected [height · 3/2, width]: luma, then "
+                "half as many rows of chroma; or give luma and chroma as two arrays"
+            )
+        check_nv12_size((height, width))
+        chroma = luma._replace(address=luma.address + height * luma.pitch)
+    owners = luma.owner, chroma.owner
+    where = Chroma(chroma.address, chroma.pitch, frame.colours)
+    return DeviceFrame(luma.address, luma.pitch, height, width, cuda.ordinal, owners, where)
+
+
+class _Array(NamedTuple):
+    """uint8 on the GPU: along the first axis `pitch` bytes apart, otherwise contiguous."""
+
+    address: int
+    pitch: int
+    shape: tuple[int, ...]
+    owner: Any
+
+
+Shape = tuple[int | str, ...]  # a word stands for any length
+
+
+def _take(array: Any, cuda: Cuda, stream: Stream, name: str, *shapes: Shape) -> _Array:
+    """
+    Args:
+        name: of the array in messages.
+        shapes: allowed ones.
+    """
+    with _asked(array):
+        is_dlpack = _has_cuda_dlpack(array)
+    if is_dlpack:
+        return _from_dlpack(array, cuda, stream, name, shapes)
+    if hasattr(array, "__cuda_array_interface__"):
+        return _from_array_interface(array, cuda, stream, name, shapes)
+    raise ImageError(
+        f"{name} is a {type(array).__name__} in the processor's memory, not on a GPU; give it as a NumPy array in BGR, "
+        "such as numpy.asarray(frame) or cv2.cvtColor(frame, cv2.COLOR_YUV2BGR_NV12)"
+    )
+
+
+def _has_cuda_dlpack(array: Any) -> bool:
+    return hasattr(array, "__dlpack_device__") and array.__dlpack_device__()[0] in (DLPACK_CUDA, DLPACK_CUDA_MANAGED)
+
+
+def _from_array_interface(array: Any, cuda: Cuda, stream: Stream, name: str, shapes: Sequence[Shape]) -> _Array:
+    with _asked(array):
+        interface = array.__cuda_array_interface__
+    kind, address = str(interface["typestr"]), int(interface["data"][0])
+    shape = tuple(int(length) for length in interface["shape"])
+    _check_shape(shape, kind[1:] == "u1", kind, name, shapes)
+    pitch = _pitch(shape, interface.get("strides"), name)
+    try:
+        device = cuda.device_of(address)
+    except CudaError as error:
+        raise ImageError(f"a {type(array).__name__} whose memory is on no GPU that CUDA knows: {error}") from error
+    _check_device(cuda.ordinal if device is None else device, cuda)
+    if interface.get("stream") is not None:  # 1 and 2, the default streams, are handles too
+        stream.wait_stream(int(interface["stream"]))
+    return _Array(address, pitch, shape, array)
+
+
+def _from_dlpack(array: Any, cuda: Cuda, stream: Stream, name: str, shapes: Sequence[Shape]) -> _Array:
+    _check_device(array.__dlpack_device__()[1], cuda)
+    capsule = _capsule(array, cuda, stream)
+    tensor = _tensor_of(capsule)
+    kind, shape = (tensor.code, tensor.bits, tensor.lanes), tuple(tensor.shape[: tensor.ndim])
+    _check_shape(shape, kind == DLPACK_UINT8, f"{kind} (DLPack)", name, shapes)
+    pitch = _pitch(shape, tensor.strides[: tensor.ndim] if tensor.strides else None, name)  # in elements: bytes
+    return _Array((tensor.data or 0) + tensor.byte_offset, pitch, shape, capsule)  # the capsule frees it at its end
+
+
+def _capsule(array: Any, cuda: Cuda, stream: Stream) -> Any:
+    """An array as a DLPack capsule whose memory `stream` may read from here on."""
+    for options in ({"max_version": (1, 0)}, {}):  # version 1 also exports read-only memory; older ones do not know it
+        try:
+            return array.__dlpack__(stream=stream.handle, **options)
+        except TypeError:
+            continue
+        except REFUSALS:
+            break
+    # PyAV's planes, among others, take no stream and do not say which stream writes them. So wait for all streams.
+    with capturing:
+        cuda.synchronize()
+    with _asked(array):
+        return array.__dlpack__()
+
+
+@contextmanager
+def _asked(array: Any) -> Iterator[None]:
+    """Turn refusals of another library's array into `ImageError`."""
+    try:
+        yield
+    except REFUSALS as error:
+        raise ImageError(f"a {type(array).__name__} that does not give its memory: {error}") from error
+
+
+def _check_device(device: int, cuda: Cuda) -> None:
+    if device != cuda.ordinal:
+        raise ImageError(
+            f"a frame on GPU {device}, and the detector runs on GPU {cuda.ordinal}; move it there, such as "
+            f"frame.to('cuda:{cuda.ordinal}')"
+        )
+
+
+def _check_shape(shape: tuple[int, ...], is_uint8: bool, kind: str, name: str, shapes: Sequence[Shape]) -> None:
+    def fits(wanted: Shape) -> bool:
+        pairs = zip(shape, wanted, strict=False)
+        return len(shape) == len(wanted) and all(isinstance(word, str) or word == length for length, word in pairs)
+
+    if not is_uint8 or 0 in shape or not any(map(fits, shapes)):
+        expected = " or ".join(f"[{', '.join(map(str, wanted))}]" for wanted in shapes)
+        raise ImageError(
+            f"{name} on the GPU of type {kind} and shape {list(shape)}; expected uint8 {expected} with at least one "
+            "pixel"
+        )
+
+
+def _pitch(shape: tuple[int, ...], strides: Sequence[int] | None, name: str) -> int:
+    """Bytes from row to row.
+
+    Args:
+        strides: in bytes; None: all values lie side by side.
+    """
+    row_bytes, *inner = wanted = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    pitch, *steps = strides or wanted
+    differ = any(step != one for step, one, length in zip(steps, inner, shape[1:], strict=True) if length > 1)
+    if differ or (pitch < row_bytes and shape[0] > 1):
+        raise ImageError(
+            f"{name} on the GPU of shape {list(shape)} with strides of {[pitch, *steps]} bytes; expected {inner} "
+            f"within rows at least {row_bytes} apart: make it contiguous, such as frame.contiguous() or "
+            "cupy.ascontiguousarray(frame)"
+        )
+    return max(pitch, row_bytes)
+
+
+class _Tensor(ctypes.Structure):
+    """`DLTensor` of dlpack.h."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+class _Versioned(ctypes.Structure):
+    """`DLManagedTensorVersioned`; `DLManagedTensor`, its older form, begins with the tensor."""
+
+    _fields_ = (
+        ("version", ctypes.c_uint32 * 2),
+        ("manager_context", ctypes.c_void_p),
+        ("deleter", ctypes.c_void_p),
+        ("flags", ctypes.c_uint64),
+        ("tensor", _Tensor),
+    )
+
+
+_capsule_name = ctypes.pythonapi.PyCapsule_GetName
+_capsule_name.restype, _capsule_name.argtypes = ctypes.c_char_p, (ctypes.py_object,)
+_capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+_capsule_pointer.restype, _capsule_pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+
+
+def _tensor_of(capsule: Any) -> _Tensor:
+    name = _capsule_name(capsule)
+    pointer = _capsule_pointer(capsule, name)
+    if name == b"dltensor_versioned":
+        managed = _Versioned.from_address(pointer)
+        if managed.version[0] != 1:
+            raise ImageError(f"a frame by DLPack {managed.version[0]}; expected version 0 or 1")
+        tensor: _Tensor = managed.tensor
+        return tensor
+    if name == b"dltensor":
+        return _Tensor.from_address(pointer)
+    raise ImageError(f"a DLPack capsule named {name!r}; expected one that nothing has consumed yet")

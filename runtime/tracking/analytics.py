@@ -1,0 +1,271 @@
+"""From the detections of one source's frames to what happens there: filters, tracks, zones and lines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssd_edge.detections import Detections
+from ssd_edge.errors import MissingDependencyError, UsageError
+from ssd_edge.runtime.results import NO_TRACK, Result
+from ssd_edge.runtime.sources.find import Frame
+from ssd_edge.runtime.tracking.zones import REFERENCE, Line, PlaceWatch, Seen, Zone, in_pixels, nearest
+
+FPS = 30.0  # that ByteTrack counts lost frames in, whatever the source's
+KEYS = ("classes", "min_size", "max_size", "track", "zone", "line")  # of a source's table, those that are read here
+
+Size = tuple[float, float]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TrackOptions:
+    """How detections become tracks.
+
+    Attributes:
+        score: a track begins with detections of at least this score; weaker ones only carry it on.
+        lost_s: how long a track goes on without a detection.
+        frames: successive frames with a detection that a track begins with; its id shows from the last of them on.
+
+    Raises:
+        UsageError: a value is out of range.
+    """
+
+    score: float = 0.5
+    lost_s: float = 1.0
+    frames: int = 2
+
+    def __post_init__(self) -> None:
+        for name, good, expected in (
+            ("score", _is_number(self.score) and 0 <= self.score <= 1, "a number from 0 to 1"),
+            ("lost_s", _is_number(self.lost_s) and 0 < self.lost_s < math.inf, "seconds above 0"),
+            ("frames", isinstance(self.frames, int) and self.frames >= 1, "a whole number from 1 up"),
+        ):
+            if not good:
+                raise UsageError(f"track: {name} must be {expected}, got {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True)
+class UnderstandingOptions:
+    """What is kept and watched of one source.
+
+    Attributes:
+        classes: names of the classes to keep; empty for all.
+        min_size: width and height that a box must have to be kept: as fractions of the picture's where neither is
+            above 1, else in pixels. One number means both.
+        max_size: that it must not exceed.
+        track: give ids; zones and lines do so in any case.
+        zones: parts of the picture.
+        lines: lines in it.
+
+    Raises:
+        UsageError: a value is out of range.
+    """
+
+    classes: tuple[str, ...] = ()
+    min_size: Size = (0.0, 0.0)
+    max_size: Size = (math.inf, math.inf)
+    track: TrackOptions | None = None
+    zones: tuple[Zone, ...] = ()
+    lines: tuple[Line, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", _names(self.classes))
+        for name in ("min_size", "max_size"):
+            object.__setattr__(self, name, _size(getattr(self, name), name))
+        if self.track is None and (self.zones or self.lines):
+            object.__setattr__(self, "track", TrackOptions())
+
+
+def understanding_options(table: Mapping[str, Any], where: str) -> UnderstandingOptions:
+    """The options of a source's table in a configuration file; `docs/tracking.md` shows one.
+
+    Args:
+        table: those of `KEYS` that are there.
+        where: what the table is called in messages.
+
+    Raises:
+        UsageError: a key or value is not as expected.
+    """
+    values = dict(table)
+    zones = _from_tables(Zone, values.pop("zone", []), f"{where}: zone")
+    lines = _from_tables(Line, values.pop("line", []), f"{where}: line")
+    if isinstance(track := values.pop("track", False), bool):
+        track = {} if track else None
+    if track is not None:
+        values["track"] = _from_table(TrackOptions, track, f"{where}: track")
+    if unknown := [key for key in values if key not in KEYS]:
+        raise UsageError(f"{where}: unknown key {unknown[0]!r}; {nearest(unknown[0], KEYS)}")
+    try:
+        return UnderstandingOptions(**values, zones=zones, lines=lines)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+
+
+class Understanding:
+    """Follows what is seen in the frames of one source.
+
+    Args:
+        class_names: what labels mean.
+        options: what to keep and watch.
+        fps: of a source that is no live one: time then goes by the number of the frame, not by when it was read.
+
+    Raises:
+        UsageError: the model has no such class, or two zones or lines have one name.
+        MissingDependencyError: tracks are wanted, and the package `trackers` is not there.
+    """
+
+    def __init__(
+        self, class_names: tuple[str, ...], options: UnderstandingOptions | None = None, *, fps: float | None = None
+    ) -> None:
+        self.options = options or UnderstandingOptions()
+        for name in self.options.classes:
+            if name not in class_names:
+                raise UsageError(f"the model has no class {name!r}; {nearest(name, class_names)}")
+        self._class_names = class_names
+        self._labels = [class_names.index(name) for name in self.options.classes]
+        self._fps = fps
+        self._watch = PlaceWatch(self.options.zones, self.options.lines)
+        self._tracker = Tracker(self.options.track) if self.options.track else None
+
+    def apply(self, source: str, frame: Frame, detections: Detections, age_ms: float) -> Result:
+        """The frame with the detections that are kept, their tracks, and what these did.
+
+        Args:
+            source: its name in outputs.
+            frame: of the one source that this object is for; frames come in order.
+            detections: in pixels of the frame.
+            age_ms: from capture to detections.
+        """
+        size_hw = frame.image_bgr.shape[:2]
+        kept = self._kept(detections, size_hw)
+        if self._tracker is None:
+            return Result(source, frame, kept, self._class_names, age_ms)
+        time_s = frame.captured_at if self._fps is None else frame.index / self._fps
+        boxes = kept.boxes_xyxy * (REFERENCE / max(size_hw))
+        tracks = self._tracker.update(Detections(boxes, kept.scores, kept.labels), time_s)
+        seen = {
+            int(track): Seen(int(label), box)
+            for track, label, box in zip(tracks, kept.labels, boxes, strict=True)
+            if track != NO_TRACK
+        }
+        events = self._watch.update(seen, self._tracker.alive, size_hw)
+        return Result(source, frame, kept, self._class_names, age_ms, tracks, events, self._watch.counts)
+
+    def _kept(self, detections: Detections, size_hw: tuple[int, int]) -> Detections:
+        sizes = detections.boxes_xyxy[:, 2:] - detections.boxes_xyxy[:, :2]  # [n, 2], width and height
+        smallest, largest = (in_pixels((size,), size_hw) for size in (self.options.min_size, self.options.max_size))
+        keep = ((sizes >= smallest) & (sizes <= largest)).all(axis=1)
+        if self._labels:
+            keep &= np.isin(detections.labels, self._labels)
+        return Detections(detections.boxes_xyxy[keep], detections.scores[keep], detections.labels[keep])
+
+
+class Tracker:
+    """ByteTrack, as the package `trackers` has it: Kalman filters, and boxes matched to them by overlap.
+
+    Zhang et al., ByteTrack: Multi-Object Tracking by Associating Every Detection Box, ECCV 2022.
+
+    Attributes:
+        alive: ids of the tracks that are not over, also of those without a detection in the last frame.
+
+    Raises:
+        MissingDependencyError: the package is not there.
+    """
+
+    def __init__(self, options: TrackOptions) -> None:
+        try:  # here, not above: it brings SciPy, and only those who track need it
+            import supervision
+            from trackers import ByteTrackTracker
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError(f"tracks, zones and lines need the package {error.name}", "track") from error
+        self._to_supervision = supervision.Detections
+        self._tracker = ByteTrackTracker(
+            lost_track_buffer=max(1, round(FPS * options.lost_s)),
+            frame_rate=FPS,
+            track_activation_threshold=options.score,
+            high_conf_det_threshold=options.score,
+            minimum_consecutive_frames=options.frames,
+        )
+        self._lost_s = self._tracker.maximum_time_without_update
+        self._time_s = self._step_s = self._clock_s = 0.0
+        self.alive: frozenset[int] = frozenset()
+
+    def update(self, detections: Detections, time_s: float) -> NDArray[np.int64]:
+        """int64 [detections]: the track of each, from 1 on, or `NO_TRACK`. No number is given twice.
+
+        Args:
+            detections: of one frame, in units of `REFERENCE`, so that the filters' noise fits every picture.
+            time_s: of the frame. One that lies back ends all tracks: the source has begun anew.
+        """
+        # One tracker for all classes, which are so far apart that their boxes never overlap: a track keeps its class.
+        apart = (4 * REFERENCE * detections.labels)[:, None]  # [n, 1]
+        found = self._to_supervision(
+            xyxy=detections.boxes_xyxy + apart,
+            confidence=detections.scores,
+            data={"index": np.arange(len(detections))},
+        )
+        matched = self._tracker.update(found, timestamp=self._clock(time_s))
+        tracks = np.full(len(detections), NO_TRACK, np.int64)
+        if matched.tracker_id is not None and len(matched):
+            tracks[matched.data["index"]] = np.where(matched.tracker_id < 0, NO_TRACK, matched.tracker_id + 1)
+        self.alive = frozenset(1 + track.tracker_id for track in self._tracker.tracks if track.tracker_id >= 0)
+        return tracks
+
+    def _clock(self, time_s: float) -> float:
+        """A clock that only goes forward, and in which a track outlives one interval of a slow source."""
+        last_step_s, self._step_s = self._step_s, time_s - self._time_s
+        self._time_s = time_s
+        if self._step_s <= 0:
+            self._clock_s += 2 * self._lost_s
+        elif min(last_step_s, self._step_s) > self._lost_s:  # twice in a row: the source is slow, not interrupted
+            self._clock_s += 0.99 * self._lost_s
+        else:
+            self._clock_s += self._step_s
+        return self._clock_s
+
+
+def _from_tables(kind: type[T], tables: Any, where: str) -> tuple[T, ...]:
+    if not isinstance(tables, (list, tuple)):
+        raise UsageError(f"{where}: expected tables in double brackets, [[…]], got {tables!r}")
+    return tuple(_from_table(kind, table, f"{where} {number}") for number, table in enumerate(tables, 1))
+
+
+def _from_table(kind: type[T], table: Any, where: str) -> T:
+    """The dataclass of that kind with the table's values."""
+    known = fields(kind)  # type: ignore[arg-type]
+    names = [field.name for field in known]
+    if not isinstance(table, Mapping):
+        raise UsageError(f"{where}: expected a table with {', '.join(names)}, got {table!r}")
+    if unknown := [key for key in table if key not in names]:
+        raise UsageError(f"{where}: unknown key {unknown[0]!r}; {nearest(unknown[0], names)}")
+    if lacking := [field.name for field in known if field.default is MISSING and field.name not in table]:
+        raise UsageError(f"{where}: it lacks {', '.join(lacking)}")
+    try:
+        return kind(**table)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
+        raise UsageError(f'classes: expected names such as ["person", "car"], got {value!r}')
+    return tuple(value)
+
+
+def _size(value: Any, name: str) -> Size:
+    pair = (value, value) if _is_number(value) else value
+    if not (
+        isinstance(pair, (list, tuple)) and len(pair) == 2 and all(_is_number(side) and side >= 0 for side in pair)
+    ):
+        raise UsageError(f"{name}: expected one number or [width, height], from 0 up, got {value!r}")
+    return float(pair[0]), float(pair[1])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,1 @@
+"""The command line: `ssd-edge COMMAND`, one file per command."""

@@ -1,0 +1,22 @@
+"""A source for tests of what takes its frames."""
+
+from pathlib import Path
+
+from ssd_edge.runtime.sources.find import Source
+
+
+class AnySource(Source):
+    """A source of which only what sinks ask for matters."""
+
+    name = "any"
+
+    def __init__(self, *, live: bool = False, fps: float | None = 10.0, paths: tuple[Path, ...] = ()) -> None:
+        self.live = live
+        self.fps = fps
+        self.paths = paths
+
+    def frames(self):
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
