@@ -24,7 +24,7 @@ from ssd_edge.calib.placement.tensorrt import place_for_tensorrt
 from ssd_edge.card import ONNX_METADATA_KEY, ModelCard
 from ssd_edge.export.build import build_engine
 from ssd_edge.export.fp16.convert import half_graph
-from ssd_edge.export.onnx_export import onnx_from_predictor
+from ssd_edge.export.trace import onnx_from_predictor
 from ssd_edge.models.create import COCO_CLASSES, create_model
 from ssd_edge.models.predict import Predictor
 from ssd_edge.runtime.tensorrt.engine_card import BatchSizes

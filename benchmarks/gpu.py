@@ -52,10 +52,11 @@ from ssd_edge.data.readers import read_dataset
 from ssd_edge.detections import Detections
 from ssd_edge.errors import MissingDependencyError, UsageError
 from ssd_edge.machine import describe_machine
+from ssd_edge.runtime.backends.base import Detector
 from ssd_edge.runtime.backends.gpu_detector import GpuDetector
 from ssd_edge.runtime.cuda.base import Cuda, CudaError, is_installed, open_cuda
 from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS, Nms, preprocess_bgr
-from ssd_edge.runtime.detector import Detector, open_detector
+from ssd_edge.runtime.detector import open_detector
 from ssd_edge.runtime.tensorrt.versions import load_tensorrt
 
 LARGE_BATCH = 32

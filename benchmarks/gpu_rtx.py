@@ -31,16 +31,11 @@ from ssd_edge.runtime.backends.tensorrt import TensorRTEngine
 from ssd_edge.runtime.cuda.base import find_gpu, open_cuda
 from ssd_edge.runtime.detector import open_detector
 from ssd_edge.runtime.preprocess import preprocess
+from ssd_edge.runtime.tensorrt.builder import CompileOptions, compile_network, parse_onnx
+from ssd_edge.runtime.tensorrt.engine import deserialise
 from ssd_edge.runtime.tensorrt.engine_card import BatchSizes
-from ssd_edge.runtime.tensorrt.versions import (
-    CompileOptions,
-    TensorRT,
-    UnsupportedGpuError,
-    compile_network,
-    deserialise,
-    load_tensorrt,
-    parse_onnx,
-)
+from ssd_edge.runtime.tensorrt.log import UnsupportedGpuError
+from ssd_edge.runtime.tensorrt.versions import TensorRT, load_tensorrt
 
 # Of scores: TF32 and half keep 10 bits behind the point. Ranges of int8 are made up, so its results are not judged.
 TOLERANCES = {"fp32": 5e-3, "fp16": 2e-2}
@@ -148,7 +143,7 @@ def messages() -> Iterator[list[str]]:
         def emit(self, record: logging.LogRecord) -> None:
             said.append(record.getMessage())
 
-    log, handler = logging.getLogger("ssd_edge.runtime.tensorrt.versions"), Keep()
+    log, handler = logging.getLogger("ssd_edge.runtime.tensorrt"), Keep()
     level = log.level
     log.setLevel(logging.DEBUG)
     log.addHandler(handler)

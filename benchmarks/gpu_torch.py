@@ -89,7 +89,7 @@ def _see_background(model: SSD, images: Tensor, threshold: float) -> None:
 
 def fp32_graph(model: Model) -> tuple[Any, ModelCard]:
     """The ONNX graph of a checkpoint, and its card."""
-    from ssd_edge.export.onnx_export import onnx_from_predictor
+    from ssd_edge.export.trace import onnx_from_predictor
 
     assert model.checkpoint is not None
     network, card = model_from_checkpoint(model.checkpoint)

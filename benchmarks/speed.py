@@ -27,7 +27,8 @@ from torchvision.models.detection import ssd300_vgg16, ssdlite320_mobilenet_v3_l
 
 from ssd_edge.checkpoint import load_checkpoint
 from ssd_edge.export.onnx_export import export_onnx
-from ssd_edge.runtime.detector import Detector, open_detector
+from ssd_edge.runtime.backends.base import Detector
+from ssd_edge.runtime.detector import open_detector
 
 TORCHVISION = {"ssd300_vgg16": ssd300_vgg16, "ssdlite320_mobilenet_v3_large": ssdlite320_mobilenet_v3_large}
 THRESHOLDS = (0.001, 0.4)

@@ -19,8 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from report import report
 
-from ssd_edge.runtime.detector import Detector, open_detector
-from ssd_edge.runtime.sources.find import Frame, Place, Source, SourceOptions, open_source
+from ssd_edge.runtime.backends.base import Detector
+from ssd_edge.runtime.detector import open_detector
+from ssd_edge.runtime.sources.base import Frame, Place, Source, SourceOptions
+from ssd_edge.runtime.sources.find import open_source
 from ssd_edge.runtime.stream.config import SourceConfig, StreamConfig
 from ssd_edge.runtime.stream.run import run_stream
 

@@ -26,18 +26,12 @@ from ssd_edge.files import atomic_path
 from ssd_edge.runtime.backends.tensorrt import TensorRTEngine, check_contract
 from ssd_edge.runtime.cuda.base import CudaError, Gpu, find_gpu, open_cuda, read_gpu
 from ssd_edge.runtime.host.fixes import EXPORT_INT8_FOR_TENSORRT
+from ssd_edge.runtime.tensorrt.builder import CompileOptions, Progress, compile_network, parse_onnx
+from ssd_edge.runtime.tensorrt.engine import LayerTimes
 from ssd_edge.runtime.tensorrt.engine_card import BatchSizes, EngineCard, LayerShare, engine_card_path
-from ssd_edge.runtime.tensorrt.versions import (
-    CompileOptions,
-    LayerTimes,
-    Progress,
-    TensorRT,
-    UnsupportedGpuError,
-    compile_network,
-    in_thread,
-    load_tensorrt,
-    parse_onnx,
-)
+from ssd_edge.runtime.tensorrt.log import UnsupportedGpuError
+from ssd_edge.runtime.tensorrt.threads import in_thread
+from ssd_edge.runtime.tensorrt.versions import TensorRT, load_tensorrt
 
 PROFILED_RUNS = 10
 ONE = BatchSizes(1, 1, 1)
@@ -175,7 +169,8 @@ def _check_output(onnx: Path, output: Path, timing_cache: Path | None) -> None:
 
 def _read_onnx_card(onnx: Path) -> tuple[ModelCard, str | None]:
     """The model's card and the fingerprint of its calibration, before anything else opens the file."""
-    from ssd_edge.runtime.onnx_file.check import check_onnx_file, contract_misfits
+    from ssd_edge.runtime.onnx_file.check import check_onnx_file
+    from ssd_edge.runtime.onnx_file.file import contract_misfits
 
     if onnx.suffix != ".onnx":
         raise UsageError(f"{onnx} does not end in .onnx; engines are built from what ssd-edge export writes")

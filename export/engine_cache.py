@@ -8,30 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from ssd_edge.card import file_sha256, int8_target
 from ssd_edge.errors import ModelFileError, SsdEdgeError, UsageError
+from ssd_edge.files import engine_cache_folder
 from ssd_edge.runtime.cuda.base import Gpu, read_gpu
 from ssd_edge.runtime.host.fixes import EXPORT_INT8_FOR_TENSORRT
 from ssd_edge.runtime.host.gpu_use import look_for_gpu
 from ssd_edge.runtime.onnx_file.check import check_onnx_file
 from ssd_edge.runtime.tensorrt.engine_card import BatchSizes, EngineCard, check_fresh, read_engine_card
-from ssd_edge.runtime.tensorrt.versions import TensorRT, UnsupportedGpuError, load_tensorrt, unsupported_remedy
+from ssd_edge.runtime.tensorrt.log import UnsupportedGpuError, unsupported_remedy
+from ssd_edge.runtime.tensorrt.versions import TensorRT, load_tensorrt
 
 _log = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "onnxruntime", "tensorrt")
-CACHE_VARIABLE = "SSD_EDGE_CACHE"
 ONE = BatchSizes(1, 1, 1)
-
-
-def engine_cache_folder() -> Path:
-    """Where engines are kept."""
-    named = os.environ.get(CACHE_VARIABLE)
-    return Path(named) if named else Path.home() / ".cache" / "ssd-edge" / "engines"
 
 
 def prepare_model(

@@ -12,59 +12,48 @@ is deprecated, and it derives the batch size anew in front of every reshape (12 
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import io
 import logging
-import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
+from ssd_edge.calib.recovery_report import remove_recovery, write_recovery
 from ssd_edge.card import ONNX_METADATA_KEY, file_sha256
 from ssd_edge.checkpoint import model_from_checkpoint
 from ssd_edge.data.codes.write import CodesScenes
 from ssd_edge.data.dataset import DetectionDataset
-from ssd_edge.detections import Detections
-from ssd_edge.errors import GateFailedError, MissingDependencyError, UsageError
-from ssd_edge.export.fp16.convert import emulated_half, half_from_float
-from ssd_edge.export.int8.convert import (
-    Int8Options,
-    Int8Result,
-    add_metadata,
-    finetuned_checkpoint,
-    int8_from_float,
-    remove_recovery,
-    write_recovery,
+from ssd_edge.errors import UsageError
+from ssd_edge.export.compare import (
+    INT8_SCORE,
+    INT8_TOLERANCE,
+    TOLERANCES,
+    confident,
+    equal_detections,
+    open_exported,
+    raw_differences,
+    refuse_departure,
+    refuse_other_detections,
 )
+from ssd_edge.export.fp16.convert import half_from_float
+from ssd_edge.export.int8.convert import Int8Result, add_metadata, finetuned_checkpoint, int8_from_float
+from ssd_edge.export.int8.options import Int8Options
+from ssd_edge.export.trace import OPSET, onnx_from_predictor
 from ssd_edge.files import atomic_path, check_folder
 from ssd_edge.images import load_image
 from ssd_edge.models.predict import Predictor
-from ssd_edge.runtime.backends.onnxruntime import OnnxDetector
 from ssd_edge.runtime.backends.torch import TorchDetector
-from ssd_edge.runtime.detector import Detector
 from ssd_edge.runtime.preprocess import preprocess
 
 log = logging.getLogger(__name__)
 
-OPSET = 18
-IR_VERSION = 8  # the one that came with opset 18, so that runtimes from 2023 on load the file
-TORCH_NEEDED = (2, 6)  # the first with torch.onnx.export(dynamo=True, dynamic_shapes=...) as used here
+
 # By precision, of scores, and of boxes as fractions of the image (relative for boxes larger than it). Half's is four
 # times the most that was measured: 5e-3, SSD300-VGG16 with random weights. A trained SSDlite320 stays below 2e-3.
 PRECISIONS = ("fp32", "fp16", "int8")
-TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2}
-# int8 is judged by the detections that matter: those above this score must be found again, their score and box (as a
-# share of the image) about the same, and most of them, else the calibration had nothing to do with these images.
-INT8_SCORE, INT8_TOLERANCE, INT8_FOUND = 0.4, 0.1, 0.5
 COMPARED_IMAGES = 8
 OVERFLOW_IMAGES = 64  # of fp16, that activations beyond half are looked for on
 
@@ -170,15 +159,15 @@ def export_onnx(
     onnx.checker.check_model(graph, full_check=True)
     with atomic_path(output) as part:
         part.write_bytes(graph.SerializeToString())
-        with TorchDetector(model, card) as reference, _open_exported(part, graph, precision) as exported:
-            boxes_difference, scores_difference = _raw_differences(reference, exported, images)
+        with TorchDetector(model, card) as reference, open_exported(part, graph, precision) as exported:
+            boxes_difference, scores_difference = raw_differences(reference, exported, images)
             pairs = list(zip(reference(images), exported(images), strict=True))
         if precision == "int8":
-            kept = [_equal_detections(_confident(expected), got, INT8_TOLERANCE) for expected, got in pairs]
-            _refuse_other_detections(output, kept)
+            kept = [equal_detections(confident(expected), got, INT8_TOLERANCE) for expected, got in pairs]
+            refuse_other_detections(output, kept)
         else:
-            kept = [_equal_detections(expected, got, TOLERANCES[precision]) for expected, got in pairs]
-            _refuse_departure(output, boxes_difference, scores_difference, TOLERANCES[precision])
+            kept = [equal_detections(expected, got, TOLERANCES[precision]) for expected, got in pairs]
+            refuse_departure(output, boxes_difference, scores_difference, TOLERANCES[precision])
     if int8 is None or result.recovery is None:
         remove_recovery(output)
     return ExportReport(
@@ -201,20 +190,6 @@ def _half(
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     half, report = half_from_float(graph, [preprocess(image, size_hw) for image in images])
     return half, tuple(str(report).splitlines())
-
-
-@contextlib.contextmanager
-def _open_exported(path: Path, graph: onnx.ModelProto, precision: str) -> Iterator[Detector]:
-    """A detector that computes as the file does on the device it is for; the file itself is run once at least."""
-    with OnnxDetector(path) as itself:
-        if precision != "fp16":
-            yield itself
-            return
-    with tempfile.TemporaryDirectory() as folder:
-        emulated = Path(folder) / path.with_suffix(".onnx").name
-        emulated.write_bytes(emulated_half(graph).SerializeToString())
-        with OnnxDetector(emulated) as detector:
-            yield detector
 
 
 def _export_finetuned(
@@ -244,75 +219,6 @@ def _export_finetuned(
     return replace(report, notes=(f"fine-tuned under int8 rounding: {tuned}", *report.notes))
 
 
-def onnx_from_predictor(predictor: Predictor, size_hw: tuple[int, int]) -> onnx.ModelProto:
-    """Trace a predictor into an ONNX graph with a dynamic batch dimension.
-
-    Raises:
-        MissingDependencyError: PyTorch is too old.
-    """
-    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    if version < TORCH_NEEDED:
-        raise MissingDependencyError(
-            f"export needs torch {TORCH_NEEDED[0]}.{TORCH_NEEDED[1]} or later, found {torch.__version__}",
-            extra="export",
-        )
-    predictor = copy.deepcopy(predictor)
-    _pool_by_mean(predictor)
-    example = torch.zeros(2, *size_hw, 3, dtype=torch.uint8)  # a batch of 1 would be taken for a constant
-    with _quiet():
-        program = torch.onnx.export(
-            predictor,
-            (example,),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["images"],
-            output_names=["boxes", "scores"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            verbose=False,
-        )
-    assert program is not None  # it is None only when the exporter writes a file itself
-    return _cleaned(program.model_proto)
-
-
-class _SpatialMean(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        """[batch, channels, rows, columns] -> [batch, channels, 1, 1]."""
-        return x.mean(dim=(2, 3), keepdim=True)
-
-
-def _pool_by_mean(module: nn.Module) -> None:
-    """Replace global average pooling, which the exporter turns into gathers, by the mean that it is."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size in (1, (1, 1)):
-            setattr(module, name, _SpatialMean())
-        else:
-            _pool_by_mean(child)
-
-
-def _cleaned(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph without what only its maker needs: stack traces with local paths, graph signatures."""
-    holders: list[Any] = [graph, graph.graph, *graph.graph.node, *graph.graph.initializer]
-    holders += [*graph.graph.value_info, *graph.graph.input, *graph.graph.output]
-    for holder in holders:
-        del holder.metadata_props[:]
-        holder.doc_string = ""
-    graph.ir_version = IR_VERSION
-    return graph
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress, warnings and logs from the user; its errors are exceptions."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-
-
 def _images(data: DetectionDataset | None, count: int) -> list[NDArray[np.uint8]]:
     """Images spread evenly over the dataset, uint8 [H, W, 3] BGR each; synthetic scenes where there is none."""
     if data is None:
@@ -324,53 +230,3 @@ def _images(data: DetectionDataset | None, count: int) -> list[NDArray[np.uint8]
 
 def _load(paths: Sequence[Path]) -> list[NDArray[np.uint8]]:
     return [load_image(path) for path in paths]
-
-
-def _raw_differences(
-    reference: Detector, exported: Detector, images: Sequence[NDArray[np.uint8]]
-) -> tuple[float, float]:
-    """Largest difference of boxes and of scores: over a single image, and over all of them in one batch."""
-    size_hw = (reference.card.height, reference.card.width)
-    batch = np.stack([preprocess(image, size_hw) for image in images])  # [batch, height, width, 3]
-    boxes_difference = scores_difference = 0.0
-    for part in (batch[:1], np.concatenate([batch, batch[:1]])):  # two at least, where one was given
-        boxes, scores = reference.infer(part)
-        exported_boxes, exported_scores = exported.infer(part)
-        apart = np.abs(exported_boxes - boxes) / np.maximum(1, np.abs(boxes))
-        boxes_difference = max(boxes_difference, float(apart.max()))
-        scores_difference = max(scores_difference, float(np.abs(exported_scores - scores).max()))
-    return boxes_difference, scores_difference
-
-
-def _refuse_departure(output: Path, boxes_difference: float, scores_difference: float, tolerance: float) -> None:
-    if not max(boxes_difference, scores_difference) <= tolerance:  # NaN is refused too
-        raise GateFailedError(
-            f"{output} is not written: its boxes differ by {boxes_difference:.1e} and its scores by "
-            f"{scores_difference:.1e} from PyTorch's, more than {tolerance:.0e}; a checkpoint that diverged in "
-            "training does this, else please report it"
-        )
-
-
-def _refuse_other_detections(output: Path, kept: Sequence[tuple[int, int]]) -> None:
-    total, equal = (sum(part) for part in zip(*kept, strict=True))
-    if equal < INT8_FOUND * total:
-        raise GateFailedError(
-            f"{output} is not written: of {total} objects that PyTorch finds on {len(kept)} images with scores "
-            f"above {INT8_SCORE} it finds {equal}; calibrate on images such as the model will see, try another "
-            "--method, or give --max-drop, which leaves layers in float until mAP holds"
-        )
-
-
-def _confident(found: Detections) -> Detections:
-    keep = found.scores > INT8_SCORE
-    return Detections(found.boxes_xyxy[keep], found.scores[keep], found.labels[keep])
-
-
-def _equal_detections(reference: Detections, exported: Detections, tolerance: float) -> tuple[int, int]:
-    """How many detections the reference has, and how many of them the exported model gives too."""
-    same_label = reference.labels[:, None] == exported.labels  # [reference, exported]
-    same_score = np.abs(reference.scores[:, None] - exported.scores) <= tolerance
-    extent = max(1.0, float(reference.boxes_xyxy.max(initial=0)))  # boxes are in pixels here
-    apart = np.abs(reference.boxes_xyxy[:, None] - exported.boxes_xyxy).max(axis=2)
-    equal = (same_label & same_score & (apart <= tolerance * extent)).any(axis=1)
-    return len(reference), int(equal.sum())

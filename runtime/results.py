@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_edge.detections import Detections
-from ssd_edge.runtime.sources.find import Frame
+from ssd_edge.runtime.sources.base import Frame
 
 NO_TRACK = -1
 UNIX_OFFSET_S = time.time() - time.monotonic()  # of this process: outputs never jump when the clock is set

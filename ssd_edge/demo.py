@@ -16,7 +16,7 @@ from ssd_edge.evaluation.evaluate import Evaluation, evaluate_detections
 from ssd_edge.runtime.detector import open_detector
 from ssd_edge.runtime.results import Result
 from ssd_edge.runtime.sinks.overlay import draw
-from ssd_edge.runtime.sinks.save import VideoSink
+from ssd_edge.runtime.sinks.video import VideoSink
 from ssd_edge.runtime.sources.find import open_source
 from ssd_edge.runtime.stats import StreamStats
 from ssd_edge.runtime.stream.run import StreamConfig, run_stream

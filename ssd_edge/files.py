@@ -1,4 +1,4 @@
-"""Writing files so that a reader never meets half of one."""
+"""Files: written so that a reader never meets half of one, and the folders where caches lie."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ssd_edge.errors import SinkError
+
+CACHE_VARIABLE = "SSD_EDGE_CACHE"
 
 
 @contextmanager
@@ -51,3 +53,15 @@ def check_folder(folder: Path) -> None:
         raise SinkError(
             f"cannot write to {folder}: {error.strerror or error}; give a folder that is writable"
         ) from error
+
+
+def engine_cache_folder() -> Path:
+    """Folder of engines: `$SSD_EDGE_CACHE`, or `~/.cache/ssd-edge/engines`."""
+    named = os.environ.get(CACHE_VARIABLE)
+    return Path(named) if named else Path.home() / ".cache" / "ssd-edge" / "engines"
+
+
+def kernel_cache_folder() -> Path:
+    """Folder of compiled CUDA kernels: `kernels` in `$SSD_EDGE_CACHE`, or in `~/.cache/ssd-edge`."""
+    named = os.environ.get(CACHE_VARIABLE)
+    return (Path(named) if named else Path.home() / ".cache" / "ssd-edge") / "kernels"

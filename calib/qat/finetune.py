@@ -38,7 +38,7 @@ from ssd_edge.training.config import TrainConfig
 from ssd_edge.training.distributed import Group, process_group
 from ssd_edge.training.history import History
 from ssd_edge.training.recipes import SMALL, Recipe, recipe_for
-from ssd_edge.training.run import SCORES, Run, _next
+from ssd_edge.training.trainer import SCORES, Run, _next
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from ssd_edge.card import ONNX_METADATA_KEY, ModelCard, int8_target
 from ssd_edge.detections import Detections
 from ssd_edge.errors import ModelFileError
-from ssd_edge.runtime.detector import Detector, Timings
-from ssd_edge.runtime.onnx_file.check import REMEDY, OnnxFile, check_onnx_file, contract_misfits
+from ssd_edge.runtime.backends.base import Detector, Timings
+from ssd_edge.runtime.onnx_file.check import check_onnx_file
+from ssd_edge.runtime.onnx_file.file import REMEDY, OnnxFile, contract_misfits
 
 MOST_RUNS = 16  # at once: each has memory of its own for what is between layers
 PROVIDERS = ("CPUExecutionProvider",)

@@ -10,21 +10,14 @@ from pathlib import Path
 
 from ssd_edge.card import ModelCard
 from ssd_edge.errors import MissingDependencyError, ModelFileError, SinkError, SsdEdgeError
-from ssd_edge.export.engine_cache import engine_cache_folder
-from ssd_edge.files import atomic_path
+from ssd_edge.files import atomic_path, engine_cache_folder
 from ssd_edge.runtime.backends.gpu_detector import GpuDetector
 from ssd_edge.runtime.backends.gpu_engine import CaptureRefused, Engine
 from ssd_edge.runtime.cuda.base import Cuda, Graph, Memory, find_gpu, open_cuda
+from ssd_edge.runtime.tensorrt.engine import ContextOptions, TensorSpec, deserialise
 from ssd_edge.runtime.tensorrt.engine_card import EngineCard, check_fresh, read_engine_card
-from ssd_edge.runtime.tensorrt.versions import (
-    ContextOptions,
-    IExecutionContext,
-    TensorRT,
-    TensorSpec,
-    deserialise,
-    load_tensorrt,
-    unsupported_gpu,
-)
+from ssd_edge.runtime.tensorrt.log import unsupported_gpu
+from ssd_edge.runtime.tensorrt.versions import IExecutionContext, TensorRT, load_tensorrt
 
 _log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from ssd_edge.checkpoint import model_from_checkpoint
 from ssd_edge.errors import UsageError
 from ssd_edge.models.predict import Predictor
 from ssd_edge.models.ssd import SSD
-from ssd_edge.runtime.detector import Detector
+from ssd_edge.runtime.backends.base import Detector
 
 
 class TorchDetector(Detector):

@@ -17,6 +17,7 @@ from ssd_edge.checkpoint import model_from_checkpoint
 from ssd_edge.errors import MissingDependencyError
 from ssd_edge.models.predict import Predictor
 from ssd_edge.models.ssd import SSD
+from ssd_edge.runtime.backends.base import Detector
 from ssd_edge.runtime.backends.gpu_detector import GpuDetector
 from ssd_edge.runtime.backends.gpu_engine import Engine, capturing
 from ssd_edge.runtime.backends.torch import TorchDetector, torch_device
@@ -30,7 +31,6 @@ from ssd_edge.runtime.cuda.base import (
     cuda_failure,
     open_cuda,
 )
-from ssd_edge.runtime.detector import Detector
 
 _log = logging.getLogger(__name__)
 

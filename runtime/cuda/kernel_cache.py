@@ -11,14 +11,11 @@ from __future__ import annotations
 import hashlib
 import importlib
 import logging
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ssd_edge.errors import MissingDependencyError, SinkError
-from ssd_edge.export.engine_cache import CACHE_VARIABLE
-from ssd_edge.files import atomic_path
+from ssd_edge.files import atomic_path, kernel_cache_folder
 from ssd_edge.runtime.cuda.base import CudaError
 from ssd_edge.runtime.host.fixes import extra_command
 from ssd_edge.runtime.host.kind import read_host
@@ -28,12 +25,6 @@ _log = logging.getLogger(__name__)
 # Without fused multiply-add the overlap of two boxes rounds as NumPy rounds it.
 OPTIONS = ("--std=c++17", "--fmad=false")
 DIGEST_BYTES = 32
-
-
-def kernel_cache_folder() -> Path:
-    """Where compiled kernels are kept."""
-    named = os.environ.get(CACHE_VARIABLE)
-    return (Path(named) if named else Path.home() / ".cache" / "ssd-edge") / "kernels"
 
 
 def compile_kernels(source: str, compute_capability: str, options: Sequence[str] = OPTIONS) -> bytes:

@@ -63,7 +63,7 @@ def memory(root: Path = Path("/")) -> Finding:
 
 def disk() -> Finding:
     """Room in the current folder and in the one that engines are kept in, which has to be writable."""
-    from ssd_edge.export.engine_cache import CACHE_VARIABLE, engine_cache_folder
+    from ssd_edge.files import CACHE_VARIABLE, engine_cache_folder
 
     cache = engine_cache_folder()
     existing = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from ssd_edge.errors import SinkError
 from ssd_edge.runtime.results import Result
+from ssd_edge.runtime.sinks.base import check_writable
 from ssd_edge.runtime.sinks.disk_space import FREE_FLOOR_BYTES, check_free, remove_oldest
-from ssd_edge.runtime.sinks.save import check_writable, letterbox
-from ssd_edge.runtime.sources.find import SourceInfo
+from ssd_edge.runtime.sinks.video import letterbox
+from ssd_edge.runtime.sources.base import SourceInfo
 
 logger = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from ssd_edge.errors import SinkError
 from ssd_edge.files import atomic_path, check_folder
 from ssd_edge.runtime.results import Result
+from ssd_edge.runtime.sinks.base import Sink
 from ssd_edge.runtime.sinks.disk_space import FREE_FLOOR_BYTES, check_free, remove_oldest
-from ssd_edge.runtime.sinks.save import Sink
-from ssd_edge.runtime.sources.find import SourceInfo
+from ssd_edge.runtime.sources.base import SourceInfo
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ssd_edge.errors import SinkError, SsdEdgeError
 from ssd_edge.runtime.redact import clean_text
 from ssd_edge.runtime.results import Result
-from ssd_edge.runtime.sinks.save import EndOfStream, Sink
+from ssd_edge.runtime.sinks.base import EndOfStream, Sink
 from ssd_edge.runtime.stats import StreamStats
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from ssd_edge.errors import SourceError
 from ssd_edge.images import quiet_opencv
-from ssd_edge.runtime.sources.find import Frame, Place, Source, SourceOptions, VideoSource
+from ssd_edge.runtime.sources.base import Frame, Place, Source, SourceOptions
+from ssd_edge.runtime.sources.video import VideoSource
 
 SIZE_WH, FPS = (1280, 720), 30.0  # where nothing else is asked for
 NEWEST = "drop=true max-buffers=1 sync=false"  # only the newest frame waits

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from ssd_edge.errors import SourceError
 from ssd_edge.runtime.redact import clean_text
-from ssd_edge.runtime.sources.find import TIMEOUT_S, Frame, Place, Source, is_image
+from ssd_edge.runtime.sources.base import TIMEOUT_S, Frame, Place, Source
+from ssd_edge.runtime.sources.images import is_image
 
 logger = logging.getLogger(__name__)
 

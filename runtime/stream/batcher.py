@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-from ssd_edge.runtime.sources.find import Frame
+from ssd_edge.runtime.sources.base import Frame
 from ssd_edge.runtime.sources.worker import SourceWorker
 
 POLL_S = 0.1  # how soon a waiting consumer sees that it is to stop

@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 
 from ssd_edge.errors import MissingDependencyError, SinkError
 from ssd_edge.runtime.results import Result
+from ssd_edge.runtime.sinks.base import Sink
+from ssd_edge.runtime.sinks.jsonl import JsonLinesSink
 from ssd_edge.runtime.sinks.overlay import draw_result
-from ssd_edge.runtime.sinks.save import JsonLinesSink, Sink, WindowSink, save_sink
+from ssd_edge.runtime.sinks.save import save_sink
 from ssd_edge.runtime.sinks.snapshots import SnapshotsSink
+from ssd_edge.runtime.sinks.window import WindowSink
 from ssd_edge.runtime.sinks.worker import SinkWorker
 from ssd_edge.runtime.sources.worker import SourceWorker
 from ssd_edge.runtime.stream.config import MqttConfig, StreamConfig, WebConfig

@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 from ssd_edge.detections import Detections
 from ssd_edge.errors import UsageError
 from ssd_edge.images import ImageError
+from ssd_edge.runtime.backends.base import Detector
 from ssd_edge.runtime.cuda.base import CudaFatalError
-from ssd_edge.runtime.detector import Detector, open_detector
+from ssd_edge.runtime.detector import open_detector
 from ssd_edge.runtime.results import Result
+from ssd_edge.runtime.sinks.base import Sink
 from ssd_edge.runtime.sinks.overlay import draw_result
-from ssd_edge.runtime.sinks.save import Sink
 from ssd_edge.runtime.sinks.worker import Picture, SinkWorker, close_sinks
-from ssd_edge.runtime.sources.find import Frame, Place, find_source
+from ssd_edge.runtime.sources.base import Frame, Place
+from ssd_edge.runtime.sources.find import find_source
 from ssd_edge.runtime.sources.worker import Retry, SourceWorker
 from ssd_edge.runtime.stats import Meter, StreamStats
 from ssd_edge.runtime.stream.batcher import POLL_S, Batch, Mixer

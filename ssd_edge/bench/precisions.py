@@ -16,7 +16,7 @@ from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.errors import UsageError
 
 if TYPE_CHECKING:
-    from ssd_edge.export.int8.convert import Int8Options
+    from ssd_edge.export.int8.options import Int8Options
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class CalibrationChoice:
             DatasetError: no images to calibrate on.
         """
         from ssd_edge.calib.images import calibration_images
-        from ssd_edge.export.int8.convert import Int8Options
+        from ssd_edge.export.int8.options import Int8Options
 
         return Int8Options(
             calibration_images(self.data), target=self.target, int8_heads=self.int8_heads, validation=validation

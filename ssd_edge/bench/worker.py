@@ -25,7 +25,8 @@ from ssd_edge.card import ModelCard
 from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.errors import SsdEdgeError
 from ssd_edge.images import load_image
-from ssd_edge.runtime.detector import Detector, open_detector
+from ssd_edge.runtime.backends.base import Detector
+from ssd_edge.runtime.detector import open_detector
 
 CHECKPOINTS = (".pt", ".safetensors")
 BACKEND_NAMES = {

@@ -19,8 +19,8 @@ from ssd_edge.version import __version__
 
 if TYPE_CHECKING:
     from ssd_edge.data.dataset import DetectionDataset
-    from ssd_edge.export.int8.convert import Int8Options
-    from ssd_edge.runtime.sinks.save import Recording
+    from ssd_edge.export.int8.options import Int8Options
+    from ssd_edge.runtime.sinks.base import Recording
     from ssd_edge.runtime.stream.config import MqttConfig, SnapshotsConfig, SourceConfig, StreamConfig, WebConfig
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -227,7 +227,7 @@ def _export(args: argparse.Namespace) -> None:
 def _int8_options(args: argparse.Namespace, validation: DetectionDataset | None) -> Int8Options:
     from ssd_edge.calib.images import calibration_images
     from ssd_edge.calib.table import CalibrationSettings
-    from ssd_edge.export.int8.convert import Int8Options, QatOptions
+    from ssd_edge.export.int8.options import Int8Options, QatOptions
     from ssd_edge.parity.max_drop import MaxDrop
 
     max_drop = MaxDrop.parse(args.max_drop) if args.max_drop else None  # before the long work
@@ -364,7 +364,8 @@ def _stream_config(args: argparse.Namespace) -> StreamConfig:
     """What the file says, and in its place what the options say."""
     from ssd_edge.bundled import bundled_model
     from ssd_edge.export.engine_cache import prepare_model
-    from ssd_edge.runtime.stream.config import StreamConfig, read_stream_file
+    from ssd_edge.runtime.stream.config import StreamConfig
+    from ssd_edge.runtime.stream.config_file import read_stream_file
 
     values = read_stream_file(args.config) if args.config else {}
     if sources := _sources_of_options(args):
@@ -384,9 +385,11 @@ def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
 
 
 def _sources_of_options(args: argparse.Namespace) -> list[SourceConfig]:
-    from ssd_edge.runtime.sources.find import SourceOptions
-    from ssd_edge.runtime.stream.config import SourceConfig, fourcc, size_wh
-    from ssd_edge.runtime.tracking.analytics import TrackOptions, UnderstandingOptions
+    from ssd_edge.runtime.sources.base import SourceOptions
+    from ssd_edge.runtime.stream.config import SourceConfig
+    from ssd_edge.runtime.tracking.analytics import UnderstandingOptions
+    from ssd_edge.runtime.tracking.tracker import TrackOptions
+    from ssd_edge.runtime.units import fourcc, size_wh
 
     opening = _given(args, "size_wh", "fps", "pixel_format", "transport", "realtime", "timeout_s")
     reading = _given(args, "loop", "retries")
@@ -416,8 +419,8 @@ def _converted(option: str, text: str, convert: Callable[[str], Any]) -> Any:
 
 
 def _recording_of_options(args: argparse.Namespace) -> dict[str, Recording]:
-    from ssd_edge.runtime.sinks.save import Recording
-    from ssd_edge.runtime.stream.config import byte_size, seconds
+    from ssd_edge.runtime.sinks.base import Recording
+    from ssd_edge.runtime.units import byte_size, seconds
 
     converts = {"segment": seconds, "keep": byte_size, "free_floor": byte_size}
     names = {"segment": "segment_s", "keep": "keep_bytes", "free_floor": "free_floor_bytes"}
@@ -429,7 +432,8 @@ def _recording_of_options(args: argparse.Namespace) -> dict[str, Recording]:
 
 
 def _snapshots_of_options(args: argparse.Namespace) -> dict[str, SnapshotsConfig]:
-    from ssd_edge.runtime.stream.config import SnapshotsConfig, byte_size
+    from ssd_edge.runtime.stream.config import SnapshotsConfig
+    from ssd_edge.runtime.units import byte_size
 
     names = {"snapshots_keep": "keep_bytes", "snapshots_free_floor": "free_floor_bytes"}
     given = {
@@ -529,7 +533,7 @@ def _codes_arguments(parser: argparse.ArgumentParser) -> None:
     add("--count", type=_positive_int, default=1000, help="scenes in the dataset (%(default)s)")
     add("--seconds", type=_positive_number, default=10.0, help="length of the video (%(default)g)")
     add("--seed", type=_whole_number, default=0, help="another seed gives other scenes (%(default)s)")
-    add("--size", type=_size_hw, metavar="WxH", help="frame size, such as 640x480 (dataset: all sizes)")
+    add("--size", type=size_hw, metavar="WxH", help="frame size, such as 640x480 (dataset: all sizes)")
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -837,7 +841,7 @@ def _host_port(text: str) -> tuple[str, int]:
     return host.strip("[]") or "127.0.0.1", int(number)
 
 
-def _size_hw(text: str) -> tuple[int, int]:
+def size_hw(text: str) -> tuple[int, int]:
     width, _, height = text.lower().partition("x")
     if not (width.isascii() and width.isdecimal() and height.isascii() and height.isdecimal()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 640x480")

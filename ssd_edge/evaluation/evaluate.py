@@ -24,7 +24,7 @@ from ssd_edge.evaluation.voc_matching import NONE, Matches, match_boxes
 from ssd_edge.images import load_image
 
 if TYPE_CHECKING:
-    from ssd_edge.runtime.detector import Detector
+    from ssd_edge.runtime.backends.base import Detector
 
 VOC_METRIC_NAMES = ("VOC07_AP50", "VOC_AP50")
 METRIC_NAMES = COCO_METRIC_NAMES + VOC_METRIC_NAMES

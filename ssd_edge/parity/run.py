@@ -19,7 +19,7 @@ from ssd_edge.images import load_image
 from ssd_edge.parity.max_drop import MaxDrop
 from ssd_edge.parity.report import ModelParity, ParityReport
 from ssd_edge.parity.stages import RunningComparison
-from ssd_edge.parity.taps import TappedDetector, open_tapped
+from ssd_edge.parity.tapped_detector import TappedDetector, open_tapped
 
 OPERATING_SCORE = 0.4  # as of `stream`
 

@@ -15,8 +15,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ssd_edge.parity.taps import RawTensors, Tap
+from ssd_edge.runtime.backends.base import Detector
 from ssd_edge.runtime.backends.onnxruntime import leave_pairs_alone
-from ssd_edge.runtime.detector import Detector
 
 # They tell of a tensor's shape, not of its values, so nothing is decoded through them.
 SHAPE_OPS = frozenset({"Shape", "Size"})

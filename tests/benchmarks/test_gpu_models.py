@@ -87,7 +87,7 @@ def test_the_bundled_model_in_every_precision(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     import onnxruntime
 
-    from ssd_edge.export.fp16.convert import emulated_half
+    from ssd_edge.export.fp16.emulate import emulated_half
 
     image = preprocess(synthetic_frame(), (320, 320))[None]
     scores = {}

@@ -19,7 +19,7 @@ from ssd_edge.runtime.cuda.base import Gpu
 from ssd_edge.runtime.host.fixes import tensorrt_fix
 from ssd_edge.runtime.host.gpu_use import GpuUse
 from ssd_edge.runtime.host.kind import Host
-from ssd_edge.runtime.tensorrt import versions as tensorrt_api
+from ssd_edge.runtime.tensorrt import log
 from ssd_edge.runtime.tensorrt.engine_card import BatchSizes, engine_card_path, read_engine_card
 from tests.fakes.host_cuda import HostEvent
 from tests.fakes.tensorrt import CARD, FakeCuda, Script, Severity, fake_tensorrt
@@ -80,10 +80,10 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     monkeypatch.setattr(build, "load_tensorrt", machine.load)
     monkeypatch.setattr(build, "measure_run_ms", machine.measure)
     monkeypatch.setattr(build, "open_cuda", lambda: FakeCuda(machine.script))
-    for module, name in ((build, "read_gpu"), (build, "find_gpu"), (tensorrt_api, "find_gpu")):
+    for module, name in ((build, "read_gpu"), (build, "find_gpu"), (log, "find_gpu")):
         monkeypatch.setattr(module, name, lambda: machine.gpu)
-    monkeypatch.setattr(tensorrt_api, "read_host", lambda: JETSON)
-    monkeypatch.setattr(tensorrt_api, "is_installed", lambda _: False)
+    monkeypatch.setattr(log, "read_host", lambda: JETSON)
+    monkeypatch.setattr(log, "is_installed", lambda _: False)
     return machine
 
 
@@ -246,9 +246,7 @@ def test_rtx_builds_for_other_gpus_and_names_the_one_that_it_refuses(machine: Ma
 
 def test_tensorrt_itself_writes_nothing_that_this_gpu_refuses(machine: Machine) -> None:
     says = [(Severity.ERROR, "Error Code 1: Cuda Runtime (no kernel image is available for execution on the device)")]
-    with pytest.raises(
-        tensorrt_api.UnsupportedGpuError, match=r"TensorRT 10\.3\.0 does not support Orin .*support matrix"
-    ):
+    with pytest.raises(log.UnsupportedGpuError, match=r"TensorRT 10\.3\.0 does not support Orin .*support matrix"):
         machine.build("fp16", script={"loads": False, "says": says})
     assert [path.name for path in machine.folder.iterdir()] == ["fp16.onnx"]
 

@@ -13,11 +13,12 @@ from ssd_edge.card import INT8_METADATA_KEY
 from ssd_edge.errors import GateFailedError, MissingDependencyError, ModelFileError, SsdEdgeError, UsageError
 from ssd_edge.export import build, engine_cache
 from ssd_edge.export.build import BuildReport
-from ssd_edge.export.engine_cache import engine_cache_folder, prepare_model
+from ssd_edge.export.engine_cache import prepare_model
+from ssd_edge.files import engine_cache_folder
 from ssd_edge.runtime.cuda.base import CudaError, Gpu
 from ssd_edge.runtime.host.gpu_use import GpuUse
 from ssd_edge.runtime.tensorrt.engine_card import BatchSizes, EngineCard, engine_card_path
-from ssd_edge.runtime.tensorrt.versions import UnsupportedGpuError
+from ssd_edge.runtime.tensorrt.log import UnsupportedGpuError
 from tests.fakes.tensorrt import CARD, Script, fake_tensorrt
 
 

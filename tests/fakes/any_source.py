@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ssd_edge.runtime.sources.find import Source
+from ssd_edge.runtime.sources.base import Source
 
 
 class AnySource(Source):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from ssd_edge.errors import SourceError
-from ssd_edge.runtime.sources.find import Frame, Place, Source
+from ssd_edge.runtime.sources.base import Frame, Place, Source
 
 Step = int | float | str | threading.Event | Exception | tuple[int, int]
 

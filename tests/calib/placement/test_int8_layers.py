@@ -8,7 +8,8 @@ import onnx
 
 from ssd_edge.calib.images import CalibrationImages
 from ssd_edge.calib.table import CalibrationTable
-from ssd_edge.export.int8.convert import Int8Options, Placement
+from ssd_edge.export.int8.options import Int8Options
+from ssd_edge.export.int8.placement import Placement
 from tests.calib.placement.small_graphs import make_model, node
 
 

@@ -43,7 +43,8 @@ from ssd_edge.models.head import ssd_head
 from ssd_edge.models.loss import Targets, multibox_loss
 from ssd_edge.models.ssd import SSD, SSDConfig
 from ssd_edge.training.config import TrainConfig
-from ssd_edge.training.run import Run, train_on
+from ssd_edge.training.run import train_on
+from ssd_edge.training.trainer import Run
 
 ARCH = "tiny_residual"
 SYMMETRIC, ASYMMETRIC = SCHEMES["tensorrt"], replace(SCHEMES["tensorrt"], symmetric=False)
@@ -366,7 +367,7 @@ def test_the_loss_under_quantisation_falls(
     trained: Path, squares: DetectionDataset, tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At four bits, where rounding hurts; and it falls more than by the same training at eight."""
-    monkeypatch.setattr("ssd_edge.training.run.transform_of", lambda *_: EvalTransform((64, 64)))
+    monkeypatch.setattr("ssd_edge.training.trainer.transform_of", lambda *_: EvalTransform((64, 64)))
     scheme = replace(SCHEMES[target], bits=4)
     before = loss_under(scheme, model_from_checkpoint(trained)[0], squares)
     assert before > 1.2 * loss_under(SCHEMES[target], model_from_checkpoint(trained)[0], squares)

@@ -18,8 +18,11 @@ from ssd_edge.checkpoint import Checkpoint, model_from_checkpoint, save_checkpoi
 from ssd_edge.cli.main import main
 from ssd_edge.errors import GateFailedError, ModelFileError, UsageError
 from ssd_edge.export import onnx_export
-from ssd_edge.export.fp16.convert import activation_maxima, emulated_half, half_from_float, half_graph
-from ssd_edge.export.onnx_export import ExportReport, export_onnx, onnx_from_predictor
+from ssd_edge.export.fp16.convert import half_from_float, half_graph
+from ssd_edge.export.fp16.emulate import emulated_half
+from ssd_edge.export.fp16.overflow import activation_maxima
+from ssd_edge.export.onnx_export import ExportReport, export_onnx
+from ssd_edge.export.trace import onnx_from_predictor
 from ssd_edge.models.architecture import ARCHITECTURES, Architecture, find_architecture
 from ssd_edge.models.backbone import Backbone
 from ssd_edge.models.create import create_model

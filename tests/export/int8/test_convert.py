@@ -17,7 +17,8 @@ from ssd_edge.cli.main import main
 from ssd_edge.errors import GateFailedError, ModelFileError, SsdEdgeError, UsageError
 from ssd_edge.evaluation.evaluate import evaluate
 from ssd_edge.export import engine_cache, onnx_export
-from ssd_edge.export.int8.convert import Int8Options, int8_from_float
+from ssd_edge.export.int8.convert import int8_from_float
+from ssd_edge.export.int8.options import Int8Options
 from ssd_edge.export.onnx_export import export_onnx
 from ssd_edge.models.predict import Predictor
 from ssd_edge.parity.max_drop import MaxDrop
@@ -231,7 +232,7 @@ def test_an_interrupted_export_leaves_nothing(
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(onnx_export, "_refuse_other_detections", interrupt)
+    monkeypatch.setattr(onnx_export, "refuse_other_detections", interrupt)
     with pytest.raises(KeyboardInterrupt):
         export_onnx(tiny.checkpoint, tmp_path / "int8.onnx", precision="int8", int8=Int8Options(images, target="cpu"))
     assert list(tmp_path.iterdir()) == []
@@ -277,7 +278,7 @@ def test_wrong_usage(
 def test_where_nothing_can_be_written_is_told_before_the_long_work(
     tiny: Tiny, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ssd_edge.export.onnx_export.onnx_from_predictor", lambda *_, **__: pytest.fail("too late"))
+    monkeypatch.setattr("ssd_edge.export.trace.onnx_from_predictor", lambda *_, **__: pytest.fail("too late"))
     text = tmp_path / "text"
     text.touch()
     where = option.format(text=text, tmp=tmp_path)
@@ -300,6 +301,6 @@ def test_images_of_another_domain_are_told(tiny: Tiny, tmp_path: Path, caplog: p
 def test_the_command_line_knows_the_methods() -> None:
     from ssd_edge.calib.table import METHODS
     from ssd_edge.cli import main as cli
-    from ssd_edge.export.int8.convert import DEFAULT_METHOD
+    from ssd_edge.export.int8.options import DEFAULT_METHOD
 
     assert (cli.METHODS, cli.DEFAULT_METHOD) == (METHODS, DEFAULT_METHOD)

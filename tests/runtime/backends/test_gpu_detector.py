@@ -15,11 +15,12 @@ from ssd_edge.detections import Detections
 from ssd_edge.errors import SsdEdgeError, UsageError
 from ssd_edge.images import ImageError
 from ssd_edge.runtime.backends import gpu_detector
+from ssd_edge.runtime.backends.base import Detector
 from ssd_edge.runtime.backends.gpu_detector import GpuDetector
 from ssd_edge.runtime.cuda.base import CudaFatalError, CudaMemoryError, Stream
 from ssd_edge.runtime.cuda.device_frames import DLPACK_CUDA, Nv12Frame
 from ssd_edge.runtime.cuda.kernels import BT601, BT709
-from ssd_edge.runtime.detector import Detector, open_detector
+from ssd_edge.runtime.detector import open_detector
 from ssd_edge.runtime.stream import run as stream
 from ssd_edge.runtime.stream.run import StreamConfig, run_stream
 from tests.fakes.host_cuda import GARBAGE, HostCuda, HostStream

@@ -15,9 +15,9 @@ from ssd_edge.runtime.backends import tensorrt as backend_tensorrt
 from ssd_edge.runtime.backends.tensorrt import TensorRTDetector, TensorRTEngine
 from ssd_edge.runtime.cuda.base import CudaError, CudaMemoryError, Gpu, find_gpu
 from ssd_edge.runtime.detector import open_detector
-from ssd_edge.runtime.tensorrt import versions as tensorrt_api
+from ssd_edge.runtime.tensorrt import log
 from ssd_edge.runtime.tensorrt.engine_card import BatchSizes, EngineCard, engine_card_path
-from ssd_edge.runtime.tensorrt.versions import UnsupportedGpuError
+from ssd_edge.runtime.tensorrt.log import UnsupportedGpuError
 from tests.fakes.host_cuda import HostCuda
 from tests.fakes.tensorrt import CARD, FakeCuda, Script, Severity, fake_tensorrt
 
@@ -119,7 +119,7 @@ def test_no_context() -> None:
 
 
 def test_rtx_refuses_the_gpu_when_it_compiles_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensorrt_api, "find_gpu", lambda: Gpu("NVIDIA H200", "9.0", "13.0"))
+    monkeypatch.setattr(log, "find_gpu", lambda: Gpu("NVIDIA H200", "9.0", "13.0"))
     script = Script(has_context=False, says=[(Severity.ERROR, "The engine cannot run on this GPU, which has 9.0")])
     rtx = fake_tensorrt(script, "1.7.1", "rtx")
     with pytest.raises(UnsupportedGpuError, match=r"TensorRT-RTX 1\.7\.1 does not support NVIDIA H200 .*use TensorRT"):

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from ssd_edge.errors import MissingDependencyError
+from ssd_edge.files import kernel_cache_folder
 from ssd_edge.runtime.cuda import kernel_cache
 from ssd_edge.runtime.cuda.base import REFUSED_KERNELS, CudaError, cuda_failure
-from ssd_edge.runtime.cuda.kernel_cache import compile_kernels, is_machine_code, kernel_cache_folder
+from ssd_edge.runtime.cuda.kernel_cache import compile_kernels, is_machine_code
 
 ROOT = Path(__file__).resolve().parents[3]
 SOURCE = 'extern "C" __global__ void fma_or_not(float* x) { x[0] = x[1] * x[2] + x[3]; }'

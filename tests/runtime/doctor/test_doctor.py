@@ -30,7 +30,7 @@ from ssd_edge.runtime.doctor.isolation import run_isolated
 from ssd_edge.runtime.doctor.v4l2 import Camera, Mode, read_camera
 from ssd_edge.runtime.host import fixes, gpu_use
 from ssd_edge.runtime.host.kind import JETPACK_OF_L4T, JETPACK_OF_L4T_MAJOR, Host, read_host
-from ssd_edge.runtime.tensorrt import versions as tensorrt_api
+from ssd_edge.runtime.tensorrt import versions
 from tests.fakes.scripted_sources import wait_for
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "doctor.md"
@@ -586,7 +586,7 @@ def no_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(_: str) -> None:
         raise MissingDependencyError("neither", extra="rtx")
 
-    monkeypatch.setattr(tensorrt_api, "load_tensorrt", missing)
+    monkeypatch.setattr(versions, "load_tensorrt", missing)
     monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda _: None)
 
 
@@ -620,7 +620,7 @@ def test_a_tensorrt_that_is_there_and_one_too_old(
     module("tensorrt", __version__="10.3.0", Builder=object)
     assert gpu.tensorrt(machine(ORIN)) == Finding(OK, "10.3.0", {"version": "10.3.0"})
     module("tensorrt", __version__="8.5.2", Builder=object)
-    monkeypatch.setattr(tensorrt_api, "read_host", lambda: read_host(machine(ORIN)))
+    monkeypatch.setattr(versions, "read_host", lambda: read_host(machine(ORIN)))
     with pytest.raises(SsdEdgeError) as raised:
         gpu.tensorrt(machine(ORIN))
     found = problem(raised.value)
@@ -644,8 +644,8 @@ def test_whether_models_run_on_the_gpu(
 ) -> None:
     bindings(Gpu("Orin", "8.7", "12.6"))
     monkeypatch.setattr(gpu_use, "look_for_gpu", lambda root: use)
-    trt = tensorrt_api.TensorRT("tensorrt", "10.3.0", sys)
-    monkeypatch.setattr(tensorrt_api, "load_tensorrt", lambda: trt)
+    trt = versions.TensorRT("tensorrt", "10.3.0", sys)
+    monkeypatch.setattr(versions, "load_tensorrt", lambda: trt)
     assert gpu.gpu_use() == found
 
 

@@ -14,8 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 from ssd_edge.bundled import bundled_model
 from ssd_edge.errors import ModelFileError
 from ssd_edge.runtime.detector import open_detector
-from ssd_edge.runtime.onnx_file import check as onnx_file
-from ssd_edge.runtime.onnx_file.check import OnnxTensor, check_onnx_file, contract_misfits
+from ssd_edge.runtime.onnx_file import walk
+from ssd_edge.runtime.onnx_file.check import check_onnx_file
+from ssd_edge.runtime.onnx_file.file import OnnxTensor, contract_misfits
 
 FLOAT = TensorProto.FLOAT
 
@@ -324,7 +325,7 @@ def test_what_two_parsers_may_read_in_two_ways_is_refused(write: Write) -> None:
 
 
 def test_a_flood_of_fields_ends_soon(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_file, "MOST_FIELDS", 1000)
+    monkeypatch.setattr(walk, "MOST_FIELDS", 1000)
     with pytest.raises(ModelFileError, match="more than 1,000 protobuf fields"):
         check_onnx_file(write(make_model().SerializeToString() + b"\x28\x01" * 2000))  # model_version
     dims = bytes([1 << 3 | 2]) + varint(2000) + b"\x01" * 2000
@@ -340,7 +341,7 @@ def with_large_initializer(tensor: bytes) -> bytes:
 
 
 def test_a_text_that_is_no_name(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_file, "LONGEST_TEXT", 10)
+    monkeypatch.setattr(walk, "LONGEST_TEXT", 10)
     model = make_model()
     helper.set_model_props(model, {"key": "x" * 11})
     with pytest.raises(ModelFileError, match="a name or text of"):
@@ -409,7 +410,7 @@ def test_flipped_bytes_give_an_answer_or_our_error_and_soon(tmp_path: Path) -> N
             data[position] = random.integers(0, 256)
         begin = time.perf_counter()
         try:
-            onnx_file._Walk(tmp_path / "model.onnx", bytes(data)).model()
+            walk.Walk(tmp_path / "model.onnx", bytes(data)).model()
         except ModelFileError:
             refused += 1
         slowest = max(slowest, time.perf_counter() - begin)

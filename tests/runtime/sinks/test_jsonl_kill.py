@@ -16,8 +16,8 @@ import pytest
 from ssd_edge.detections import Detections
 from ssd_edge.runtime.results import Result
 from ssd_edge.runtime.sinks import save as sinks
-from ssd_edge.runtime.sinks.save import JsonLinesSink
-from ssd_edge.runtime.sources.find import Frame
+from ssd_edge.runtime.sinks.jsonl import JsonLinesSink
+from ssd_edge.runtime.sources.base import Frame
 
 DETECTIONS = 100  # in some frames: a line of 10 kB, longer than any buffer on its way
 

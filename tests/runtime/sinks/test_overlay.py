@@ -6,7 +6,7 @@ import pytest
 from ssd_edge.detections import Detections
 from ssd_edge.runtime.results import Result
 from ssd_edge.runtime.sinks.overlay import BUSY, LIGHT, draw, draw_result
-from ssd_edge.runtime.sources.find import Frame
+from ssd_edge.runtime.sources.base import Frame
 from ssd_edge.runtime.tracking.zones import Line, Zone
 
 NAMES = ("a class with quite a long name", "b")

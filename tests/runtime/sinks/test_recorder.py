@@ -22,7 +22,7 @@ from ssd_edge.detections import Detections
 from ssd_edge.errors import SinkError
 from ssd_edge.runtime import results
 from ssd_edge.runtime.results import Result
-from ssd_edge.runtime.sources.find import Frame
+from ssd_edge.runtime.sources.base import Frame
 from tests.fakes.any_source import AnySource
 
 av = pytest.importorskip("av")

@@ -15,17 +15,15 @@ import pytest
 from ssd_edge.detections import Detections
 from ssd_edge.errors import SinkError
 from ssd_edge.runtime.results import Result
-from ssd_edge.runtime.sinks.save import (
-    EndOfStream,
-    ImageSink,
-    ImagesSink,
-    JsonLinesSink,
-    Sink,
-    VideoSink,
-    WindowSink,
-    save_sink,
-)
-from ssd_edge.runtime.sources.find import Frame, ImageSource, open_source
+from ssd_edge.runtime.sinks.base import EndOfStream, Sink
+from ssd_edge.runtime.sinks.images import ImageSink, ImagesSink
+from ssd_edge.runtime.sinks.jsonl import JsonLinesSink
+from ssd_edge.runtime.sinks.save import save_sink
+from ssd_edge.runtime.sinks.video import VideoSink
+from ssd_edge.runtime.sinks.window import WindowSink
+from ssd_edge.runtime.sources.base import Frame
+from ssd_edge.runtime.sources.find import open_source
+from ssd_edge.runtime.sources.images import ImageSource
 from tests.fakes.any_source import AnySource
 
 FOUND = Detections(np.array([[1, 2.5, 30, 40.123]]), np.array([0.75]), np.array([1]))

@@ -20,8 +20,9 @@ from ssd_edge.runtime import results
 from ssd_edge.runtime.results import Event, Result
 from ssd_edge.runtime.sinks.disk_space import remove_oldest
 from ssd_edge.runtime.sinks.snapshots import SnapshotsSink
-from ssd_edge.runtime.sources.find import Frame
-from ssd_edge.runtime.stream.config import SnapshotsConfig, SourceConfig, StreamConfig, read_stream_file
+from ssd_edge.runtime.sources.base import Frame
+from ssd_edge.runtime.stream.config import SnapshotsConfig, SourceConfig, StreamConfig
+from ssd_edge.runtime.stream.config_file import read_stream_file
 from ssd_edge.runtime.stream.run import run_stream
 from ssd_edge.runtime.tracking.analytics import UnderstandingOptions
 from ssd_edge.runtime.tracking.zones import Zone

@@ -13,9 +13,9 @@ from ssd_edge.detections import Detections
 from ssd_edge.errors import SinkError
 from ssd_edge.runtime.results import Result
 from ssd_edge.runtime.sinks import worker as sink_worker
-from ssd_edge.runtime.sinks.save import EndOfStream, Sink
+from ssd_edge.runtime.sinks.base import EndOfStream, Sink
 from ssd_edge.runtime.sinks.worker import Picture, SinkWorker, close_sinks
-from ssd_edge.runtime.sources.find import Frame
+from ssd_edge.runtime.sources.base import Frame
 from tests.fakes.scripted_sources import wait_for
 
 

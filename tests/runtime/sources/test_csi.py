@@ -15,8 +15,9 @@ import pytest
 
 from ssd_edge.errors import SourceError
 from ssd_edge.runtime.sources import csi
+from ssd_edge.runtime.sources.base import Frame, SourceOptions
 from ssd_edge.runtime.sources.csi import GStreamerSource, csi_pipeline
-from ssd_edge.runtime.sources.find import Frame, SourceOptions, find_source
+from ssd_edge.runtime.sources.find import find_source
 
 DEBIANS = Path("/usr/lib/python3/dist-packages/gi")  # for Debian's Python, and any other of the same version
 RED = "videotestsrc is-live=true num-buffers=5 pattern=red ! video/x-raw, format=BGRx, width=322, height=24"

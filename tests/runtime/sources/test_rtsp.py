@@ -15,7 +15,8 @@ from urllib.parse import quote
 
 import pytest
 
-from ssd_edge.runtime.sources.find import SourceOptions, find_source
+from ssd_edge.runtime.sources.base import SourceOptions
+from ssd_edge.runtime.sources.find import find_source
 from ssd_edge.runtime.sources.worker import OK, RECONNECTING, Retry, SourceWorker
 from ssd_edge.runtime.stream.config import SourceConfig
 from ssd_edge.runtime.stream.run import StreamConfig, run_stream

@@ -16,14 +16,10 @@ import pytest
 from PIL import Image
 
 from ssd_edge.errors import SourceError
-from ssd_edge.runtime.sources.find import (
-    ImageSource,
-    SourceOptions,
-    VideoSource,
-    _camera_index,
-    find_source,
-    open_source,
-)
+from ssd_edge.runtime.sources.base import SourceOptions
+from ssd_edge.runtime.sources.find import find_source, open_source
+from ssd_edge.runtime.sources.images import ImageSource
+from ssd_edge.runtime.sources.video import VideoSource, _camera_index
 
 
 def write_video(path: Path, frames: int = 30) -> Path:

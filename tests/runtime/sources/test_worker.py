@@ -15,7 +15,7 @@ import pytest
 
 from ssd_edge.errors import SourceError
 from ssd_edge.runtime.sources import worker as source_worker
-from ssd_edge.runtime.sources.find import Frame
+from ssd_edge.runtime.sources.base import Frame
 from ssd_edge.runtime.sources.worker import Retry, SourceWorker
 from ssd_edge.runtime.stream.batcher import Mixer
 from tests.fakes.scripted_sources import ScriptedPlace, ScriptedSource, wait_for

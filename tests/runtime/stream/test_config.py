@@ -7,17 +7,11 @@ from typing import Any
 import pytest
 
 from ssd_edge.errors import UsageError
-from ssd_edge.runtime.sinks.save import Recording
-from ssd_edge.runtime.sources.find import SourceOptions
-from ssd_edge.runtime.stream.config import (
-    MqttConfig,
-    SourceConfig,
-    StreamConfig,
-    WebConfig,
-    byte_size,
-    read_stream_file,
-    seconds,
-)
+from ssd_edge.runtime.sinks.base import Recording
+from ssd_edge.runtime.sources.base import SourceOptions
+from ssd_edge.runtime.stream.config import MqttConfig, SourceConfig, StreamConfig, WebConfig
+from ssd_edge.runtime.stream.config_file import read_stream_file
+from ssd_edge.runtime.units import byte_size, seconds
 
 if sys.version_info < (3, 11):
     pytest.importorskip("tomli")

@@ -24,14 +24,16 @@ from PIL import Image
 from ssd_edge.detections import Detections
 from ssd_edge.errors import ModelFileError, SinkError, SourceError, UsageError
 from ssd_edge.images import ImageError
+from ssd_edge.runtime.backends.base import Detector
 from ssd_edge.runtime.cuda.base import CudaFatalError
-from ssd_edge.runtime.detector import Detector, open_detector
+from ssd_edge.runtime.detector import open_detector
 from ssd_edge.runtime.host.gpu_use import look_for_gpu
 from ssd_edge.runtime.results import Result
-from ssd_edge.runtime.sinks.save import EndOfStream, Sink
-from ssd_edge.runtime.sources.find import Frame, Place, Source, SourceOptions
+from ssd_edge.runtime.sinks.base import EndOfStream, Sink
+from ssd_edge.runtime.sources.base import Frame, Place, Source, SourceOptions
 from ssd_edge.runtime.stream import run as stream
-from ssd_edge.runtime.stream.config import SourceConfig, read_stream_file
+from ssd_edge.runtime.stream.config import SourceConfig
+from ssd_edge.runtime.stream.config_file import read_stream_file
 from ssd_edge.runtime.stream.run import StreamConfig, run_stream
 from ssd_edge.runtime.stream.stop import END_S, Stop
 from tests.fakes.scripted_sources import ScriptedPlace
@@ -510,7 +512,7 @@ def test_tracks_zones_and_lines_come_from_the_file(tmp_path: Path, model_path: P
 STREAM_SCRIPT = """
 import sys
 from pathlib import Path
-from ssd_edge.runtime.sinks.save import Sink
+from ssd_edge.runtime.sinks.base import Sink
 from ssd_edge.runtime.stream.run import StreamConfig, run_stream
 
 class Pace(Sink):  # as slow as a camera, so that the signal comes in the middle
@@ -572,7 +574,7 @@ def test_the_second_signal_ends_at_once(tmp_path: Path, model_path: Path) -> Non
     script = """
         import sys, threading
         from pathlib import Path
-        from ssd_edge.runtime.sinks.save import Sink
+        from ssd_edge.runtime.sinks.base import Sink
         from ssd_edge.runtime.stream.run import StreamConfig, run_stream
 
         class Stuck(Sink):
@@ -648,7 +650,7 @@ def test_memory_stays_flat(tmp_path: Path, model_path: Path) -> None:
     script = """
         import json, os, sys
         from pathlib import Path
-        from ssd_edge.runtime.sinks.save import Sink
+        from ssd_edge.runtime.sinks.base import Sink
         from ssd_edge.runtime.stream.run import StreamConfig, run_stream
 
         class Memory(Sink):

@@ -6,6 +6,7 @@ What the code asks is read from the code: `binding_uses.py`. The bindings are NV
 import ast
 import importlib.util
 import inspect
+import re
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from tests.runtime.tensorrt.real_bindings import describe, tensorrt_bindings
 from tests.runtime.tensorrt.stand_in_surplus import class_surplus, module_surplus
 
 ROOT = Path(__file__).resolve().parents[3]
-API = "ssd_edge.runtime.tensorrt.versions"
+API = re.compile(r"ssd_edge[.]runtime[./]tensorrt[./](versions|log|threads|builder|engine)\b")
 RTX = "tensorrt_rtx_bindings"
 VERSIONS = ("10.3.0", "10.13.3.9", "10.16.1.11", "11.4.0.106")  # JetPack 6.1 and 6.2, 7.1, 7.2, and the newest
 INSTALLED = (*VERSIONS, RTX)
@@ -42,12 +43,10 @@ def flavour(version: str) -> str:
 
 @cache
 def sources() -> dict[str, str]:
-    """The modules that work with TensorRT: tensorrt_api.py, and those that import it."""
+    """The modules that work with TensorRT: those of `runtime/tensorrt/`, and those that import them."""
     files = [file for folder in ("ssd_edge", "export", "calib", "runtime") for file in (ROOT / folder).rglob("*.py")]
     texts = {str(file.relative_to(ROOT)): file.read_text(encoding="utf-8") for file in sorted(set(files))}
-    return {
-        name: text for name, text in texts.items() if name == "runtime/tensorrt/versions.py" or API in imported(text)
-    }
+    return {name: text for name, text in texts.items() if any(map(API.match, [f"ssd_edge.{name}", *imported(text)]))}
 
 
 def imported(text: str) -> set[str]:

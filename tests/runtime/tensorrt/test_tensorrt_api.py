@@ -16,19 +16,12 @@ from onnx import TensorProto, helper
 from ssd_edge.errors import MissingDependencyError, ModelFileError, SsdEdgeError, UsageError
 from ssd_edge.runtime.cuda.base import Gpu
 from ssd_edge.runtime.host.kind import Host
-from ssd_edge.runtime.tensorrt import versions as tensorrt_api
+from ssd_edge.runtime.tensorrt import log, versions
+from ssd_edge.runtime.tensorrt.builder import CompileOptions, _Phases, compile_network, parse_onnx
+from ssd_edge.runtime.tensorrt.engine import deserialise
 from ssd_edge.runtime.tensorrt.engine_card import BatchSizes
-from ssd_edge.runtime.tensorrt.versions import (
-    CompileOptions,
-    MessageLog,
-    TensorRT,
-    UnsupportedGpuError,
-    _Phases,
-    compile_network,
-    deserialise,
-    load_tensorrt,
-    parse_onnx,
-)
+from ssd_edge.runtime.tensorrt.log import MessageLog, UnsupportedGpuError
+from ssd_edge.runtime.tensorrt.versions import TensorRT, load_tensorrt
 from tests.fakes.tensorrt import Builder, IBuilderConfig, Script, Severity, fake_tensorrt
 
 ONE = BatchSizes(1, 1, 1)
@@ -98,7 +91,7 @@ def test_no_tensorrt_names_the_one_for_this_machine(
     installed: Callable[..., None], monkeypatch: pytest.MonkeyPatch, host: Host, flavour: str | None, message: str
 ) -> None:
     installed()
-    monkeypatch.setattr(tensorrt_api, "read_host", lambda: host)
+    monkeypatch.setattr(versions, "read_host", lambda: host)
     with pytest.raises(MissingDependencyError) as error:
         load_tensorrt(flavour)
     assert str(error.value) == message
@@ -112,7 +105,7 @@ def test_an_old_tensorrt_is_refused(
     installed: Callable[..., None], monkeypatch: pytest.MonkeyPatch, host: Host, fix: str, version: str
 ) -> None:
     installed(tensorrt=version)
-    monkeypatch.setattr(tensorrt_api, "read_host", lambda: host)
+    monkeypatch.setattr(versions, "read_host", lambda: host)
     with pytest.raises(SsdEdgeError) as error:
         load_tensorrt()
     assert str(error.value).startswith(f"TensorRT {version} is too old; 10.3 or later is needed: {fix}")
@@ -145,7 +138,7 @@ def test_ctrl_c_while_it_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(_: str) -> None:
         raise ImportError("initialization failed") from KeyboardInterrupt()
 
-    monkeypatch.setattr(tensorrt_api.importlib, "import_module", interrupted)
+    monkeypatch.setattr(versions.importlib, "import_module", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load_tensorrt()
 
@@ -264,7 +257,7 @@ def test_timing_caches(caplog: pytest.LogCaptureFixture) -> None:
     ],
 )
 def test_failures_quote_tensorrt_and_name_the_remedy(monkeypatch: pytest.MonkeyPatch, says: str, message: str) -> None:
-    monkeypatch.setattr(tensorrt_api, "find_gpu", lambda: None)
+    monkeypatch.setattr(log, "find_gpu", lambda: None)
     script = Script(plan=None, says=[(Severity.VERBOSE, "out of memory"), (Severity.ERROR, says)])
     with pytest.raises(SsdEdgeError, match=message):
         compiled(script, CompileOptions(ONE, workspace_bytes=2 << 30))
@@ -388,9 +381,9 @@ def test_the_words_of_a_refusal_are_those_of_the_library() -> None:
 
 @pytest.fixture
 def h200(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensorrt_api, "find_gpu", lambda: H200)
-    monkeypatch.setattr(tensorrt_api, "read_host", lambda: DESKTOP)
-    monkeypatch.setattr(tensorrt_api, "is_installed", lambda _: False)
+    monkeypatch.setattr(log, "find_gpu", lambda: H200)
+    monkeypatch.setattr(log, "read_host", lambda: DESKTOP)
+    monkeypatch.setattr(log, "is_installed", lambda _: False)
 
 
 UNSUPPORTED = (
@@ -448,8 +441,8 @@ def test_rtx_refuses_a_gpu_when_it_starts() -> None:
 def test_a_gpu_that_rtx_refuses_gets_the_tensorrt_for_its_machine(
     monkeypatch: pytest.MonkeyPatch, host: Host, there: bool, fix: str
 ) -> None:
-    monkeypatch.setattr(tensorrt_api, "read_host", lambda: host)
-    monkeypatch.setattr(tensorrt_api, "is_installed", lambda _: there)
+    monkeypatch.setattr(log, "read_host", lambda: host)
+    monkeypatch.setattr(log, "is_installed", lambda _: there)
     with pytest.raises(UnsupportedGpuError, match=re.escape(f"use TensorRT {fix}, or run")):
         deserialise(refusing_rtx(REFUSAL[1]), b"plan", source="m.engine")
 

@@ -14,8 +14,9 @@ import pytest
 from ssd_edge.detections import Detections
 from ssd_edge.errors import MissingDependencyError, UsageError
 from ssd_edge.runtime.results import NO_TRACK, Result
-from ssd_edge.runtime.sources.find import Frame
-from ssd_edge.runtime.tracking.analytics import TrackOptions, Understanding, UnderstandingOptions, understanding_options
+from ssd_edge.runtime.sources.base import Frame
+from ssd_edge.runtime.tracking.analytics import Understanding, UnderstandingOptions, understanding_options
+from ssd_edge.runtime.tracking.tracker import TrackOptions
 from ssd_edge.runtime.tracking.zones import Line, Zone
 
 needs_trackers = pytest.mark.skipif(

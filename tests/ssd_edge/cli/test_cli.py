@@ -22,8 +22,8 @@ from ssd_edge.cli.main import build_parser, main
 from ssd_edge.errors import UsageError
 from ssd_edge.models.create import create_model
 from ssd_edge.runtime.results import Result
-from ssd_edge.runtime.sinks.save import Recording
-from ssd_edge.runtime.sources.find import SourceOptions
+from ssd_edge.runtime.sinks.base import Recording
+from ssd_edge.runtime.sources.base import SourceOptions
 from ssd_edge.runtime.stream.config import MqttConfig, StreamConfig, WebConfig
 from ssd_edge.training.config import TrainConfig
 

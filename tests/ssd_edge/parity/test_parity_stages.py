@@ -19,7 +19,8 @@ from ssd_edge.parity import MaxDrop, ParityReport, parity
 from ssd_edge.parity import run as parity_run
 from ssd_edge.parity.stages import Stage, StagedComparison
 from ssd_edge.parity.taps_onnx import logits_name, offsets_name
-from ssd_edge.runtime.detector import Detector, open_detector
+from ssd_edge.runtime.backends.base import Detector
+from ssd_edge.runtime.detector import open_detector
 
 if TYPE_CHECKING:
     from tests.detectors.tiny_detector import Tiny
@@ -340,7 +341,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[FakeEngine]:
         opened.append(FakeEngine(OnnxDetector(path, threads=1)))
         return opened[-1]
 
-    monkeypatch.setattr("ssd_edge.parity.taps.open_detector", open_it)
+    monkeypatch.setattr("ssd_edge.parity.tapped_detector.open_detector", open_it)
     return opened
 
 
@@ -416,7 +417,7 @@ def test_the_json_has_every_stage(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def test_each_network_runs_once_an_image(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ssd_edge.parity.taps import TappedDetector
+    from ssd_edge.parity.tapped_detector import TappedDetector
 
     calls = []
     infer = TappedDetector.infer

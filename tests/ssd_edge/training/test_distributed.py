@@ -17,7 +17,7 @@ from ssd_edge.errors import UsageError
 from ssd_edge.models.create import create_model
 from ssd_edge.training.config import TrainConfig
 from ssd_edge.training.distributed import process_group
-from ssd_edge.training.run import _check_parts
+from ssd_edge.training.trainer import _check_parts
 from tests.detectors.tiny_arch import WITH_NORM, WITHOUT_NORM, write_yolo
 
 TINY_ARCH = str(Path(__file__).parents[2] / "detectors" / "tiny_arch.py")

@@ -29,8 +29,9 @@ from ssd_edge.training.boxes import compare_boxes
 from ssd_edge.training.config import TrainConfig
 from ssd_edge.training.distributed import Group
 from ssd_edge.training.recipes import recipe_for
-from ssd_edge.training.run import Run, choose_recipe, train, train_on
+from ssd_edge.training.run import choose_recipe, train, train_on
 from ssd_edge.training.splits import hold_out, read_data, shared_images
+from ssd_edge.training.trainer import Run
 from tests.detectors.tiny_arch import WITH_NORM, WITHOUT_NORM, write_yolo
 
 TINY_ARCH = str(Path(__file__).parents[2] / "detectors" / "tiny_arch.py")
@@ -360,7 +361,7 @@ class KilledSamples(ImageSamples):
 
 
 def test_a_killed_worker_is_named_and_the_steps_are_kept(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssd_edge.training.run.ImageSamples", KilledSamples)
+    monkeypatch.setattr("ssd_edge.training.trainer.ImageSamples", KilledSamples)
     with pytest.raises(SsdEdgeError, match=r"a data-loading process is gone \(.*--workers 0"):
         train(replace(config, epochs=8, workers=1))
     assert 1 <= load_checkpoint(config.output / "last.pt").training["step"] < 10  # it had fetched ahead

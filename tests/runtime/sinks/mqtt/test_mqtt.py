@@ -24,7 +24,7 @@ import pytest
 from ssd_edge.detections import Detections
 from ssd_edge.errors import SinkError
 from ssd_edge.runtime.results import Event, Result
-from ssd_edge.runtime.sources.find import Frame
+from ssd_edge.runtime.sources.base import Frame
 
 pytest.importorskip("paho.mqtt.enums", reason="needs paho-mqtt 2: pip install '.[mqtt]'")
 from paho.mqtt.client import Client

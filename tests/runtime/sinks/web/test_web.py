@@ -27,7 +27,7 @@ from ssd_edge.runtime.results import Event, Result
 from ssd_edge.runtime.sinks.web import board, server
 from ssd_edge.runtime.sinks.web.access import Token, choose_token
 from ssd_edge.runtime.sinks.web.server import WebPreview
-from ssd_edge.runtime.sources.find import Frame
+from ssd_edge.runtime.sources.base import Frame
 from ssd_edge.runtime.stats import StreamStats
 from tests.runtime.sinks.web.chromium import Chromium
 from tests.runtime.sinks.web.web_scenes import Codes, play

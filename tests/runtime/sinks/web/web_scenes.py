@@ -14,7 +14,7 @@ from ssd_edge.detections import Detections
 from ssd_edge.runtime.results import Event, Result
 from ssd_edge.runtime.sinks.overlay import draw
 from ssd_edge.runtime.sinks.web.server import WebPreview
-from ssd_edge.runtime.sources.find import Frame
+from ssd_edge.runtime.sources.base import Frame
 from ssd_edge.runtime.stats import StreamStats
 
 ZONE = "loading bay"

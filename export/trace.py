@@ -1,0 +1,91 @@
+"""A PyTorch predictor traced into an ONNX graph that every back-end runs."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from ssd_edge.errors import MissingDependencyError
+from ssd_edge.models.predict import Predictor
+
+OPSET = 18
+IR_VERSION = 8  # the one that came with opset 18, so that runtimes from 2023 on load the file
+TORCH_NEEDED = (2, 6)  # the first with torch.onnx.export(dynamo=True, dynamic_shapes=...) as used here
+
+
+def onnx_from_predictor(predictor: Predictor, size_hw: tuple[int, int]) -> onnx.ModelProto:
+    """Trace a predictor into an ONNX graph with a dynamic batch dimension.
+
+    Raises:
+        MissingDependencyError: PyTorch is too old.
+    """
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    if version < TORCH_NEEDED:
+        raise MissingDependencyError(
+            f"export needs torch {TORCH_NEEDED[0]}.{TORCH_NEEDED[1]} or later, found {torch.__version__}",
+            extra="export",
+        )
+    predictor = copy.deepcopy(predictor)
+    _pool_by_mean(predictor)
+    example = torch.zeros(2, *size_hw, 3, dtype=torch.uint8)  # a batch of 1 would be taken for a constant
+    with _quiet():
+        program = torch.onnx.export(
+            predictor,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["images"],
+            output_names=["boxes", "scores"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+    assert program is not None  # it is None only when the exporter writes a file itself
+    return _cleaned(program.model_proto)
+
+
+class _SpatialMean(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, channels, rows, columns] -> [batch, channels, 1, 1]."""
+        return x.mean(dim=(2, 3), keepdim=True)
+
+
+def _pool_by_mean(module: nn.Module) -> None:
+    """Replace global average pooling, which the exporter turns into gathers, by the mean that it is."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size in (1, (1, 1)):
+            setattr(module, name, _SpatialMean())
+        else:
+            _pool_by_mean(child)
+
+
+def _cleaned(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph without what only its maker needs: stack traces with local paths, graph signatures."""
+    holders: list[Any] = [graph, graph.graph, *graph.graph.node, *graph.graph.initializer]
+    holders += [*graph.graph.value_info, *graph.graph.input, *graph.graph.output]
+    for holder in holders:
+        del holder.metadata_props[:]
+        holder.doc_string = ""
+    graph.ir_version = IR_VERSION
+    return graph
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress, warnings and logs from the user; its errors are exceptions."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

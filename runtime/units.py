@@ -1,0 +1,58 @@
+"""Sizes, times and codes as people write them: `640x480`, `10GB`, `10m`, `MJPG`."""
+
+from __future__ import annotations
+
+import re
+
+from ssd_edge.errors import UsageError
+
+
+def size_wh(text: str) -> tuple[int, int]:
+    """`1280x720` as (1280, 720).
+
+    Raises:
+        UsageError: it is no size.
+    """
+    if not (found := re.fullmatch(r"([1-9]\d{0,4})[x×]([1-9]\d{0,4})", str(text))):
+        raise UsageError(f"got {text!r}, expected a size such as 1280x720")
+    return int(found[1]), int(found[2])
+
+
+def byte_size(text: str) -> int:
+    """`10GB`, `500 MiB` or `1e9` in bytes; powers of 1000, with an i of 1024.
+
+    Raises:
+        UsageError: it is no size.
+    """
+    found = re.fullmatch(r"([\d.]+(?:e\d+)?)\s*(?:([KMGT])(i?))?B?", str(text), re.IGNORECASE)
+    try:
+        number = float(found[1]) if found else 0.0
+    except ValueError:
+        number = 0.0
+    if not found or number <= 0:
+        raise UsageError(f"got {text!r}, expected a size such as 10GB")
+    power = "KMGT".index(found[2].upper()) + 1 if found[2] else 0
+    return round(number * float(1024 if found[3] else 1000) ** power)
+
+
+def seconds(text: str) -> float:
+    """`90`, `10m` or `1h` in seconds.
+
+    Raises:
+        UsageError: it is no time.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", str(text))
+    if not found or float(found[1]) <= 0:
+        raise UsageError(f"got {text!r}, expected a time such as 90s, 10m or 1h")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def fourcc(text: str) -> str:
+    """The name of a pixel format.
+
+    Raises:
+        UsageError: it has not four characters.
+    """
+    if not isinstance(text, str) or len(text) != 4 or not text.isascii():
+        raise UsageError(f"got {text!r}, expected four characters such as MJPG or YUYV")
+    return text
