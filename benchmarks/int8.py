@@ -21,15 +21,15 @@ import onnx
 from report import report
 
 from ssd_edge.calib.images import CalibrationImages, calibration_images
-from ssd_edge.calib.table import METHODS
 from ssd_edge.card import ONNX_METADATA_KEY, file_sha256
 from ssd_edge.checkpoint import load_checkpoint
+from ssd_edge.choices import METHODS, TARGETS
 from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.data.lint import lint
 from ssd_edge.data.readers import read_dataset
 from ssd_edge.evaluation.evaluate import evaluate
 from ssd_edge.export.int8.convert import add_metadata, int8_from_float
-from ssd_edge.export.int8.options import TARGETS, Int8Options
+from ssd_edge.export.int8.options import Int8Options
 from ssd_edge.export.onnx_export import export_onnx
 from ssd_edge.runtime.detector import open_detector
 

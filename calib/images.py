@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ssd_edge.card import file_sha256
+from ssd_edge.choices import CALIBRATION_IMAGES
 from ssd_edge.data.dataset import DetectionDataset, ImageRecord
 from ssd_edge.data.formats import coco, voc, yolo
 from ssd_edge.data.readers import find_split, list_splits, read_dataset
@@ -25,7 +26,6 @@ from ssd_edge.runtime.preprocess import preprocess
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_COUNT = 512
 # Sides of COCO's small and medium objects (cocoeval.py), in an image of COCO's usual 640×480.
 SMALL, MEDIUM = 32 / math.sqrt(640 * 480), 96 / math.sqrt(640 * 480)
 
@@ -65,7 +65,7 @@ class CalibrationImages:
 
 
 def calibration_images(
-    source: Path, count: int = DEFAULT_COUNT, *, split: str | None = None, seed: int = 0, progress: bool = True
+    source: Path, count: int = CALIBRATION_IMAGES, *, split: str | None = None, seed: int = 0, progress: bool = True
 ) -> CalibrationImages:
     """Choose images from a dataset (COCO, VOC, YOLO), an unlabelled folder with all below it, or one image file.
 
@@ -96,7 +96,7 @@ def calibration_images(
 
 
 def choose_images(
-    source: DetectionDataset | Sequence[Path], count: int = DEFAULT_COUNT, *, seed: int = 0, progress: bool = True
+    source: DetectionDataset | Sequence[Path], count: int = CALIBRATION_IMAGES, *, seed: int = 0, progress: bool = True
 ) -> CalibrationImages:
     """Choose `count` images; the same ones in the same order for one seed, whatever the order of `source`.
 

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_edge.calib.observers import TensorStatistics
-from ssd_edge.calib.table import METHODS, CalibrationSettings
+from ssd_edge.calib.table import CalibrationSettings
+from ssd_edge.choices import METHODS
 
 Range = tuple[float, float]
 
@@ -28,7 +29,7 @@ MSE_ROUNDS = 4  # of improving one end of the range while the other stands
 
 
 def all_ranges(statistics: TensorStatistics, settings: CalibrationSettings) -> dict[str, Range]:
-    """(low, high) by each of `ssd_edge.calib.table.METHODS`."""
+    """(low, high) by each of `ssd_edge.choices.METHODS`."""
     return {method: range_by(method, statistics, settings) for method in METHODS}
 
 

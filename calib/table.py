@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ssd_edge.choices import METHODS
 from ssd_edge.errors import ModelFileError, UsageError
 from ssd_edge.files import atomic_path
 
-METHODS = ("minmax", "moving_average", "percentile", "entropy", "mse")
 TABLE_VERSION = 1
 REMEDY = "delete the table and calibrate again"
 

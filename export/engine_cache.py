@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ssd_edge.card import file_sha256, int8_target
+from ssd_edge.choices import BACKENDS
 from ssd_edge.errors import ModelFileError, SsdEdgeError, UsageError
 from ssd_edge.files import engine_cache_folder
 from ssd_edge.runtime.cuda.base import Gpu, read_gpu
@@ -24,7 +25,6 @@ from ssd_edge.runtime.tensorrt.versions import TensorRT, load_tensorrt
 
 _log = logging.getLogger(__name__)
 
-BACKENDS = ("auto", "onnxruntime", "tensorrt")
 ONE = BatchSizes(1, 1, 1)
 
 

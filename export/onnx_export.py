@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from ssd_edge.calib.recovery_report import remove_recovery, write_recovery
 from ssd_edge.card import ONNX_METADATA_KEY, file_sha256
 from ssd_edge.checkpoint import model_from_checkpoint
+from ssd_edge.choices import PRECISIONS
 from ssd_edge.data.codes.write import CodesScenes
 from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.errors import UsageError
@@ -53,7 +54,6 @@ log = logging.getLogger(__name__)
 
 # By precision, of scores, and of boxes as fractions of the image (relative for boxes larger than it). Half's is four
 # times the most that was measured: 5e-3, SSD300-VGG16 with random weights. A trained SSDlite320 stays below 2e-3.
-PRECISIONS = ("fp32", "fp16", "int8")
 COMPARED_IMAGES = 8
 OVERFLOW_IMAGES = 64  # of fp16, that activations beyond half are looked for on
 

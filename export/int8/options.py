@@ -7,13 +7,11 @@ from pathlib import Path
 
 from ssd_edge.calib.calibrate import DEFAULT_SETTINGS
 from ssd_edge.calib.images import CalibrationImages
-from ssd_edge.calib.table import METHODS, CalibrationSettings
+from ssd_edge.calib.table import CalibrationSettings
+from ssd_edge.choices import DEFAULT_METHOD, DEFAULT_TARGET, METHODS, TARGETS
 from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.errors import UsageError
 from ssd_edge.parity.max_drop import MaxDrop
-
-TARGETS = ("tensorrt", "cpu")
-DEFAULT_METHOD = "minmax"
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Int8Options:
     """
 
     images: CalibrationImages
-    target: str = "tensorrt"
+    target: str = DEFAULT_TARGET
     method: str = DEFAULT_METHOD
     int8_heads: bool = False
     table: Path | None = None

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ssd_edge.card import ModelCard, file_sha256
+from ssd_edge.choices import FLAVOURS
 from ssd_edge.errors import ModelFileError, UsageError
 from ssd_edge.runtime.cuda.base import Gpu
 
 ENGINE_CARD_VERSION = 1
-FLAVOURS = ("tensorrt", "rtx")
 MAX_BATCH = 1024
 
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, TypeAlias
 
+from ssd_edge.choices import FLAVOURS
 from ssd_edge.errors import MissingDependencyError, SsdEdgeError, UsageError
 from ssd_edge.runtime.host.fixes import extra_command, jetpack_fix, tensorrt_fix, tensorrt_load_fix
 from ssd_edge.runtime.host.kind import read_host
-from ssd_edge.runtime.tensorrt.engine_card import FLAVOURS
 
 MODULES = {"tensorrt": ("tensorrt",), "rtx": ("tensorrt_rtx_bindings", "tensorrt_rtx")}
 OLDEST = {"tensorrt": (10, 3), "rtx": (1, 7)}

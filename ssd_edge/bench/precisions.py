@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ssd_edge.bench.measure import unique_names
 from ssd_edge.bench.worker import CHECKPOINTS
+from ssd_edge.choices import PRECISIONS
 from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.errors import UsageError
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TORCH = "torch"  # the checkpoint itself
-PRECISIONS = (TORCH, "fp32", "fp16", "int8")
+MEASURED = (TORCH, *PRECISIONS)
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class PrecisionOptions:
     """What to make of each checkpoint.
 
     Attributes:
-        precisions: of `PRECISIONS`, in the order in which they are to be measured; `torch` is the checkpoint itself.
+        precisions: of `MEASURED`, in the order in which they are to be measured; `torch` is the checkpoint itself.
         int8: needed for `int8`.
         keep: folder that the files stay in; None: they are removed in the end.
 
@@ -73,9 +74,9 @@ class PrecisionOptions:
     keep: Path | None = None
 
     def __post_init__(self) -> None:
-        if unknown := [precision for precision in self.precisions if precision not in PRECISIONS]:
+        if unknown := [precision for precision in self.precisions if precision not in MEASURED]:
             raise UsageError(
-                f"unknown precision {', '.join(map(repr, unknown))}; expected some of {', '.join(PRECISIONS)}"
+                f"unknown precision {', '.join(map(repr, unknown))}; expected some of {', '.join(MEASURED)}"
             )
         if "int8" in self.precisions and self.int8 is None:
             raise UsageError("int8 needs images to calibrate on; give --calib DATA")

@@ -14,7 +14,8 @@ from ssd_edge.bundled import bundled_model
 from ssd_edge.calib import calibrate as calibrate_module
 from ssd_edge.calib.calibrate import calibrate, calibrate_or_reuse, gather, graph_fingerprint, ranges_warning
 from ssd_edge.calib.images import CalibrationImages
-from ssd_edge.calib.table import METHODS, CalibrationSettings, CalibrationTable
+from ssd_edge.calib.table import CalibrationSettings, CalibrationTable
+from ssd_edge.choices import METHODS
 from ssd_edge.errors import DatasetError, ModelFileError
 from tests.calib.miniature import SIDE, make_miniature, write_colours
 

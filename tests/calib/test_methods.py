@@ -16,7 +16,8 @@ from ssd_edge.calib.methods import (
     percentile_range,
 )
 from ssd_edge.calib.observers import TensorStatistics
-from ssd_edge.calib.table import METHODS, CalibrationSettings
+from ssd_edge.calib.table import CalibrationSettings
+from ssd_edge.choices import METHODS
 
 RANDOM = np.random.default_rng(0)
 LAPLACE = RANDOM.laplace(size=1_000_000).astype(np.float32)

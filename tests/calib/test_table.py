@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from ssd_edge.calib.table import METHODS, CalibrationSettings, CalibrationTable
+from ssd_edge.calib.table import CalibrationSettings, CalibrationTable
+from ssd_edge.choices import METHODS
 from ssd_edge.errors import ModelFileError, SinkError, UsageError
 
 RANGES = {method: (-0.1 * i, 1 / 3 + i) for i, method in enumerate(METHODS)}
