@@ -17,7 +17,6 @@ import torch
 
 from ssd_edge import demo
 from ssd_edge.checkpoint import Checkpoint, save_checkpoint
-from ssd_edge.cli import main as cli
 from ssd_edge.cli.main import build_parser, main
 from ssd_edge.errors import UsageError
 from ssd_edge.models.create import create_model
@@ -385,7 +384,7 @@ def test_an_unexpected_error_is_one_line_unless_debug(
     def explode(_: object) -> None:
         raise ZeroDivisionError("a bug\nwith more lines")
 
-    monkeypatch.setitem(cli.COMMANDS, "demo", (explode, *cli.COMMANDS["demo"][1:]))
+    monkeypatch.setattr("ssd_edge.cli.demo.run", explode)
     assert main(["demo"]) == 1
     expected = "ssd-edge: unexpected ZeroDivisionError: a bug (run with --debug for the traceback)"
     assert complaint(capsys) == expected
@@ -399,7 +398,7 @@ def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch, capsys: py
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(cli.COMMANDS, "demo", (interrupt, *cli.COMMANDS["demo"][1:]))
+    monkeypatch.setattr("ssd_edge.cli.demo.run", interrupt)
     assert main(["demo"]) == 130
     assert complaint(capsys) == "ssd-edge: interrupted"
 

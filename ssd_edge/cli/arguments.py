@@ -1,0 +1,117 @@
+"""Arguments that several commands share, and the types of arguments.
+
+A type turns the text of an argument into its value, and raises `ArgumentTypeError` where it is none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ssd_edge.data.dataset import DetectionDataset
+
+DATA_HELP = "dataset folder or file (COCO, VOC, YOLO)"
+INT8_HEADS_ON_CPU = (
+    "--int8-heads is for --target tensorrt; a file for the target cpu has int8 heads in any case: leave the option out"
+)
+
+
+def add_arch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--arch",
+        default="ssdlite320_mobilenet_v3_large",
+        help="or ssd300_vgg16, ssd512_vgg16, ssd300_resnet50 (%(default)s)",
+    )
+
+
+def add_split(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--split", help="part of the dataset, such as test or train+val (all)")
+
+
+def add_threads(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--threads", type=positive_int, metavar="N", help="threads of computation (automatic)")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON too")
+
+
+def positive_int(text: str) -> int:
+    return int(_number(text, int, "a whole number from 1", lambda value: value >= 1))
+
+
+def whole_number(text: str) -> int:
+    return int(_number(text, int, "a whole number from 0", lambda value: value >= 0))
+
+
+def positive_number(text: str) -> float:
+    return _number(text, float, "a positive number", lambda value: 0 < value < float("inf"))
+
+
+def number_from_0(text: str) -> float:
+    return _number(text, float, "a number from 0", lambda value: 0 <= value < float("inf"))
+
+
+def probability(text: str) -> float:
+    return _number(text, float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
+
+
+def score(text: str) -> float:
+    return _number(text, float, "a number from 0 to below 1", lambda value: 0 <= value < 1)
+
+
+def _number(text: str, kind: type[int | float], expected: str, fits: Callable[[float], bool]) -> float:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = float("nan")  # fits nothing
+    if not fits(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
+    return value
+
+
+def byte_size(text: str) -> int:
+    number = text.upper().removesuffix("IB").removesuffix("B")
+    unit = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(number[-1:], 1)
+    number = number if unit == 1 else number[:-1]
+    return int(unit * _number(number, float, "a size such as 2G or 512M", lambda value: 1 <= value * unit < 1 << 50))
+
+
+def camera(text: str) -> int | str:
+    return int(text) if text.isascii() and text.isdecimal() else f"camera:{text}"
+
+
+def host_port(text: str) -> tuple[str, int]:
+    """`8080`, `0.0.0.0:8080` or `[::]:8080`."""
+    host, _, port = text.rpartition(":")
+    number = _number(port, int, "a port or HOST:PORT", lambda value: 0 <= value < 65536)
+    return host.strip("[]") or "127.0.0.1", int(number)
+
+
+def size_hw(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    if not (width.isascii() and width.isdecimal() and height.isascii() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 640x480")
+    return int(height), int(width)
+
+
+def class_names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError(f"{text!r} names no class; give names such as cat,dog")
+    return names
+
+
+def usable_dataset(args: argparse.Namespace) -> DetectionDataset:
+    """The dataset that --data and --split name, without what lint leaves out; says what that is."""
+    from ssd_edge.data.lint import lint
+    from ssd_edge.data.readers import read_dataset
+
+    dataset, report = lint(read_dataset(args.data, args.split))
+    if not report.ok:
+        print(report, file=sys.stderr)
+    return dataset

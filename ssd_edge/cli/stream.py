@@ -1,0 +1,254 @@
+"""`ssd-edge stream`: detect in a camera, network stream, video or images."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ssd_edge.cli.arguments import (
+    add_threads,
+    camera,
+    class_names,
+    host_port,
+    positive_int,
+    positive_number,
+    score,
+    whole_number,
+)
+from ssd_edge.cli.errors import explain
+from ssd_edge.errors import UsageError
+
+if TYPE_CHECKING:
+    from ssd_edge.runtime.sinks.base import Recording
+    from ssd_edge.runtime.stream.config import MqttConfig, SnapshotsConfig, SourceConfig, StreamConfig, WebConfig
+
+SUMMARY = "detect in a camera, network stream, video or images"
+
+# Options that are arguments of StreamConfig by the same name.
+STREAM_OPTIONS = (
+    *("model", "show", "save", "jsonl", "score_threshold", "threads", "latency", "max_frames", "log_format"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_source_arguments(parser)
+    _add_detection_arguments(parser)
+    _add_output_arguments(parser)
+    _add_mqtt_arguments(parser)
+
+
+def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sources", "each as often as there are sources; they share the detector")
+    add: Callable[..., object] = group.add_argument
+    source = {"action": "append", "dest": "sources"}
+    add("--camera", type=camera, metavar="N|NAME", help="camera by number, from 0, or by name", **source)
+    add("--csi", type="csi:{}".format, metavar="N", help="camera of a Jetson by number, from 0", **source)
+    add("--video", type=Path, metavar="FILE", help="video file", **source)
+    add("--rtsp", metavar="URL", help="network camera", **source)
+    add("--source", metavar="URI", help="any of these; or an image, a folder, a glob pattern", **source)
+    add("--config", type=Path, metavar="FILE", help="sources and all else as TOML; options take its place")
+    add("--size", dest="size_wh", metavar="WxH", help="ask cameras for this size, such as 1280x720")
+    add("--fps", type=positive_number, help="ask cameras for this rate; pace of --realtime")
+    add("--pixel-format", metavar="CODE", help="ask cameras for this, such as MJPG")
+    add("--transport", choices=("tcp", "udp"), help="of RTSP (tcp)")
+    add("--loop", action="store_const", const=True, help="begin files anew at their end")
+    add("--realtime", action="store_const", const=True, help="play files at their own pace, as if they were cameras")
+    add("--timeout", type=positive_number, dest="timeout_s", metavar="S", help="to open and to read (8 s)")
+    retries_help = "end a source after so many failures in a row (cameras and network: never; files: at once)"
+    add("--retries", type=whole_number, metavar="N", help=retries_help)
+
+
+def _add_detection_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("detection")
+    add = group.add_argument
+    add("--model", type=Path, help="model file (the bundled one)")
+    add(
+        "--backend",
+        choices=("auto", "onnxruntime", "tensorrt"),
+        default="auto",
+        help="what runs an .onnx file: TensorRT builds and keeps an engine (auto: that where there is a GPU)",
+    )
+    add("--score", type=score, dest="score_threshold", metavar="S", help="detections need a score above this (0.4)")
+    add("--classes", type=class_names, metavar="A,B", help="keep these classes only")
+    add("--track", action="store_const", const=True, help="give what is seen ids that stay; zones and lines: --config")
+    add("--latency", action="store_const", const=True, help="lowest age of a frame, rather than most frames")
+    add_threads(group)
+    add("--max-frames", type=positive_int, metavar="N", help="end after so many frames (all)")
+
+
+def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("outputs").add_argument
+    add("--show", action="store_const", const=True, help="show a window; q closes it")
+    add("--save", type=Path, metavar="PATH", help="write an annotated video, image, or folder of images")
+    add("--segment", metavar="TIME", help="begin a new file of the video so often, such as 10m")
+    add("--keep", metavar="SIZE", help="remove the oldest of these files above this, such as 10GB")
+    add("--free-floor", metavar="SIZE", help="pause the video when less is free on the disk (256MiB)")
+    add(
+        "--snapshots",
+        type=Path,
+        metavar="DIR",
+        help="write a picture of each event, and its JSON object, to this folder",
+    )
+    add("--snapshots-keep", metavar="SIZE", help="remove the oldest of these files above this, such as 1GB")
+    add("--snapshots-free-floor", metavar="SIZE", help="pause snapshots when less is free on the disk (256MiB)")
+    add(
+        "--jsonl",
+        metavar="FILE",
+        help="write detections, a JSON object a frame and line, those of live sources to the file's end; - for "
+        "standard output",
+    )
+    add("--web", type=host_port, nargs="?", const=("127.0.0.1", 8080), metavar="HOST:PORT", help="show a web page")
+    add("--web-token", metavar="FILE|auto", help="file with what opens that page from elsewhere; auto to make one")
+    add("--log-format", choices=("human", "json"), help="of messages and progress (human)")
+
+
+def _add_mqtt_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("MQTT").add_argument
+    add("--mqtt", metavar="URL", help="publish to this broker: mqtt://[USER@]HOST[:PORT], mqtts:// for TLS")
+    add("--mqtt-prefix", metavar="TOPIC", help="first levels of all topics (ssd-edge)")
+    add("--mqtt-qos", type=int, choices=(0, 1, 2), help="of results and events (1)")
+    add("--mqtt-buffer", type=positive_int, metavar="N", help="messages that wait while it is away (10000)")
+    add("--mqtt-client-id", metavar="ID", help="who we are to it (made of this machine's name)")
+    add(
+        "--mqtt-password-file", type=Path, metavar="FILE", help="its first line; or the variable SSD_EDGE_MQTT_PASSWORD"
+    )
+    add("--mqtt-ca", type=Path, metavar="PEM", help="authorities to trust (the system's)")
+    add("--mqtt-cert", type=Path, metavar="PEM", help="certificate that proves who we are")
+    add("--mqtt-key", type=Path, metavar="PEM", help="key of that certificate")
+
+
+def run(args: argparse.Namespace) -> None:
+    from ssd_edge.runtime.cuda.base import CudaFatalError
+    from ssd_edge.runtime.logs import set_up_logs
+    from ssd_edge.runtime.stream.run import hangs, run_stream
+
+    config = _stream_config(args)
+    set_up_logs(config.log_format)
+    args.log_format = config.log_format  # of the file too
+    try:
+        run_stream(config)
+    except Exception as error:
+        if not (hangs() or isinstance(error, CudaFatalError)):
+            raise
+        _leave(explain(error, args))
+    if hangs():
+        _leave(0)
+
+
+def _leave(status: int) -> NoReturn:
+    """End the process where a driver hangs or the GPU is lost: what libraries do at a normal exit could hang too."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _stream_config(args: argparse.Namespace) -> StreamConfig:
+    """What the file says, and in its place what the options say."""
+    from ssd_edge.bundled import bundled_model
+    from ssd_edge.export.engine_cache import prepare_model
+    from ssd_edge.runtime.stream.config import StreamConfig
+    from ssd_edge.runtime.stream.config_file import read_stream_file
+
+    values = read_stream_file(args.config) if args.config else {}
+    if sources := _sources_of_options(args):
+        values["source"] = sources
+    elif "source" not in values:
+        raise UsageError(
+            "no source; give --camera, --csi, --rtsp, --video or --source, or --config FILE that names one"
+        )
+    values |= _given(args, *STREAM_OPTIONS) | _recording_of_options(args) | _snapshots_of_options(args)
+    values |= _mqtt_of_options(args) | _web_of_options(args)
+    model = prepare_model(values.pop("model", None) or bundled_model(), backend=args.backend)
+    return StreamConfig(model=model, **values)
+
+
+def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    return {name: value for name in names if (value := getattr(args, name)) is not None}
+
+
+def _sources_of_options(args: argparse.Namespace) -> list[SourceConfig]:
+    from ssd_edge.runtime.sources.base import SourceOptions
+    from ssd_edge.runtime.stream.config import SourceConfig
+    from ssd_edge.runtime.tracking.analytics import UnderstandingOptions
+    from ssd_edge.runtime.tracking.tracker import TrackOptions
+    from ssd_edge.runtime.units import fourcc, size_wh
+
+    opening = _given(args, "size_wh", "fps", "pixel_format", "transport", "realtime", "timeout_s")
+    reading = _given(args, "loop", "retries")
+    watched = _given(args, "classes", "track")
+    if not args.sources:
+        if given := [*opening, *reading, *watched]:
+            names = {"size_wh": "size", "timeout_s": "timeout"}
+            option = names.get(given[0], given[0]).replace("_", "-")
+            raise UsageError(f"--{option} is about sources that are given as options; write it into {args.config}")
+        return []
+    for name, option, convert in (("size_wh", "--size", size_wh), ("pixel_format", "--pixel-format", fourcc)):
+        if name in opening:
+            opening[name] = _converted(option, opening[name], convert)
+    understanding = None
+    if watched:
+        understanding = UnderstandingOptions(tuple(args.classes or ()), track=TrackOptions() if args.track else None)
+    options = SourceOptions(**opening)
+    return [SourceConfig(uri, options=options, understanding=understanding, **reading) for uri in args.sources]
+
+
+def _converted(option: str, text: str, convert: Callable[[str], Any]) -> Any:
+    """The value of an option, whose check is in a module that `--help` does without."""
+    try:
+        return convert(text)
+    except UsageError as error:
+        raise UsageError(f"{option}: {error}") from None
+
+
+def _recording_of_options(args: argparse.Namespace) -> dict[str, Recording]:
+    from ssd_edge.runtime.sinks.base import Recording
+    from ssd_edge.runtime.units import byte_size, seconds
+
+    converts = {"segment": seconds, "keep": byte_size, "free_floor": byte_size}
+    names = {"segment": "segment_s", "keep": "keep_bytes", "free_floor": "free_floor_bytes"}
+    given = {
+        names[option]: _converted(f"--{option.replace('_', '-')}", text, converts[option])
+        for option, text in _given(args, *names).items()
+    }
+    return {"recording": Recording(**given)} if given else {}
+
+
+def _snapshots_of_options(args: argparse.Namespace) -> dict[str, SnapshotsConfig]:
+    from ssd_edge.runtime.stream.config import SnapshotsConfig
+    from ssd_edge.runtime.units import byte_size
+
+    names = {"snapshots_keep": "keep_bytes", "snapshots_free_floor": "free_floor_bytes"}
+    given = {
+        names[option]: _converted(f"--{option.replace('_', '-')}", text, byte_size)
+        for option, text in _given(args, *names).items()
+    }
+    if given and not args.snapshots:
+        raise UsageError("--snapshots-keep and --snapshots-free-floor need --snapshots DIR too")
+    return {"snapshots": SnapshotsConfig(args.snapshots, **given)} if args.snapshots else {}
+
+
+def _mqtt_of_options(args: argparse.Namespace) -> dict[str, MqttConfig]:
+    from ssd_edge.runtime.stream.config import MqttConfig
+
+    names = ("prefix", "qos", "buffer", "client_id", "password_file", "ca", "cert", "key")
+    given = {
+        name.removeprefix("mqtt_"): value for name, value in _given(args, *(f"mqtt_{one}" for one in names)).items()
+    }
+    if given and not args.mqtt:
+        raise UsageError(f"--mqtt-{next(iter(given)).replace('_', '-')} is about a broker; give --mqtt URL too")
+    return {"mqtt": MqttConfig(args.mqtt, **given)} if args.mqtt else {}
+
+
+def _web_of_options(args: argparse.Namespace) -> dict[str, WebConfig]:
+    from ssd_edge.runtime.stream.config import WebConfig
+
+    if args.web is None:
+        if args.web_token:
+            raise UsageError("--web-token is about the web page; give --web too")
+        return {}
+    host, port = args.web
+    return {"web": WebConfig(host, port, args.web_token)}
