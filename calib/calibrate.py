@@ -22,6 +22,7 @@ from ssd_edge.calib.observers import TensorStatistics
 from ssd_edge.calib.table import CalibrationSettings, CalibrationTable
 from ssd_edge.errors import DatasetError, ModelFileError
 from ssd_edge.images import load_image
+from ssd_edge.picks import spread_evenly
 from ssd_edge.runtime.preprocess import preprocess
 
 logger = logging.getLogger(__name__)
@@ -175,9 +176,8 @@ def ranges_warning(
     """
     if not images:
         raise DatasetError("no validation images to compare the calibration with; give some")
-    picks = np.linspace(0, len(images) - 1, min(DOMAIN_IMAGES, len(images))).round().astype(int)
     names = check_tensors(model, table.ranges)
-    paths = [images[pick] for pick in picks]
+    paths = spread_evenly(images, DOMAIN_IMAGES)
     statistics = gather(
         model, paths, names, size_hw=size_hw, settings=table.settings, threads=threads, progress=progress
     )

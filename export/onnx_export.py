@@ -46,6 +46,7 @@ from ssd_edge.export.trace import OPSET, onnx_from_predictor
 from ssd_edge.files import atomic_path, check_folder
 from ssd_edge.images import load_image
 from ssd_edge.models.predict import Predictor
+from ssd_edge.picks import spread_evenly
 from ssd_edge.runtime.backends.torch import TorchDetector
 from ssd_edge.runtime.preprocess import preprocess
 
@@ -224,8 +225,7 @@ def _images(data: DetectionDataset | None, count: int) -> list[NDArray[np.uint8]
     if data is None:
         scenes = CodesScenes(seed=0)
         return [scenes.scene(index).image_bgr for index in range(count)]
-    picks = np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int)
-    return _load([data.records[pick].path for pick in picks])
+    return _load([record.path for record in spread_evenly(data.records, count)])
 
 
 def _load(paths: Sequence[Path]) -> list[NDArray[np.uint8]]:

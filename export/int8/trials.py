@@ -21,6 +21,7 @@ from ssd_edge.export.fp16.emulate import emulated_half
 from ssd_edge.export.int8.options import Int8Options
 from ssd_edge.export.int8.placement import Placement
 from ssd_edge.images import load_image
+from ssd_edge.picks import spread_evenly
 from ssd_edge.runtime.backends.onnxruntime import OnnxDetector
 from ssd_edge.runtime.preprocess import preprocess
 
@@ -52,8 +53,8 @@ def ap_of(card: ModelCard, data: DetectionDataset, options: Int8Options) -> Call
 
 def error_images(data: DetectionDataset, card: ModelCard) -> NDArray[np.uint8]:
     """Images spread over the data, uint8 [n, height, width, 3]."""
-    picks = np.linspace(0, len(data) - 1, min(ERROR_IMAGES, len(data))).round().astype(int)
-    return np.stack([preprocess(load_image(data.records[pick].path), (card.height, card.width)) for pick in picks])
+    records = spread_evenly(data.records, ERROR_IMAGES)
+    return np.stack([preprocess(load_image(record.path), (card.height, card.width)) for record in records])
 
 
 def error_of(

@@ -8,8 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from ssd_edge.bench.advice import int8_advice
 from ssd_edge.bench.child import Child, ModelFailedError, Serve
 from ssd_edge.bench.figures import speed_of
@@ -24,6 +22,7 @@ from ssd_edge.data.dataset import DetectionDataset, ImageRecord
 from ssd_edge.errors import ModelFileError, SsdEdgeError, UsageError
 from ssd_edge.machine import describe_machine
 from ssd_edge.nvml import NvmlDevice, open_nvml
+from ssd_edge.picks import spread_evenly
 
 log = logging.getLogger(__name__)
 
@@ -235,8 +234,7 @@ def _frames(dataset: DetectionDataset, batch: int) -> list[ImageRecord]:
         raise UsageError(f"{dataset.name}: no images to measure on; give a folder or split that has some")
     largest = max(3 * height * width for height, width in (record.size_hw for record in dataset.records))
     count = max(batch, min(MOST_FRAMES, MOST_FRAME_BYTES // max(1, largest)))
-    picks = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)
-    return [dataset.records[pick] for pick in picks]
+    return spread_evenly(dataset.records, count)
 
 
 def _sizes_text(frames: Sequence[ImageRecord]) -> str:

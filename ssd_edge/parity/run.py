@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from ssd_edge.card import ModelCard, file_sha256
@@ -20,6 +19,7 @@ from ssd_edge.parity.max_drop import MaxDrop
 from ssd_edge.parity.report import ModelParity, ParityReport
 from ssd_edge.parity.stages import RunningComparison
 from ssd_edge.parity.tapped_detector import TappedDetector, open_tapped
+from ssd_edge.picks import spread_evenly
 
 OPERATING_SCORE = 0.4  # as of `stream`
 
@@ -104,8 +104,7 @@ def _spread(dataset: DetectionDataset, images: int | None) -> DetectionDataset:
         return dataset
     if images < 1:
         raise UsageError(f"{images} images to compare on; expected at least 1")
-    picks = np.linspace(0, len(dataset) - 1, min(images, len(dataset))).round().astype(int)
-    return replace(dataset, records=tuple(dataset.records[pick] for pick in picks))
+    return replace(dataset, records=tuple(spread_evenly(dataset.records, images)))
 
 
 def _run(
