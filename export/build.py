@@ -24,7 +24,9 @@ from ssd_edge.export.engine_layers import check_dla, check_precision, layer_shar
 from ssd_edge.export.engine_timing import measure_run_ms
 from ssd_edge.files import atomic_path
 from ssd_edge.runtime.backends.tensorrt import TensorRTEngine, check_contract
-from ssd_edge.runtime.cuda.base import CudaError, Gpu, find_gpu, open_cuda, read_gpu
+from ssd_edge.runtime.cuda.base import Gpu
+from ssd_edge.runtime.cuda.errors import CudaError
+from ssd_edge.runtime.cuda.find import find_gpu, open_cuda, read_gpu
 from ssd_edge.runtime.host.fixes import EXPORT_INT8_FOR_TENSORRT
 from ssd_edge.runtime.tensorrt.builder import CompileOptions, Progress, compile_network, parse_onnx
 from ssd_edge.runtime.tensorrt.engine import LayerTimes

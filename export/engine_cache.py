@@ -15,7 +15,8 @@ from ssd_edge.card import file_sha256, int8_target
 from ssd_edge.choices import BACKENDS
 from ssd_edge.errors import ModelFileError, SsdEdgeError, UsageError
 from ssd_edge.files import engine_cache_folder
-from ssd_edge.runtime.cuda.base import Gpu, read_gpu
+from ssd_edge.runtime.cuda.base import Gpu
+from ssd_edge.runtime.cuda.find import read_gpu
 from ssd_edge.runtime.host.fixes import EXPORT_INT8_FOR_TENSORRT
 from ssd_edge.runtime.host.gpu_use import look_for_gpu
 from ssd_edge.runtime.onnx_file.check import check_onnx_file

@@ -9,8 +9,9 @@ from contextlib import ExitStack
 from functools import partial
 
 from ssd_edge.errors import SsdEdgeError
-from ssd_edge.runtime.backends.gpu_engine import Engine, capturing
-from ssd_edge.runtime.cuda.base import CudaFatalError
+from ssd_edge.runtime.backends.gpu_engine import Engine
+from ssd_edge.runtime.cuda.base import capturing
+from ssd_edge.runtime.cuda.errors import CudaFatalError
 
 _log = logging.getLogger(__name__)
 

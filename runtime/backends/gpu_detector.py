@@ -31,9 +31,10 @@ from ssd_edge.card import ModelCard
 from ssd_edge.detections import Detections
 from ssd_edge.errors import SsdEdgeError, UsageError
 from ssd_edge.runtime.backends.base import Detector, Timings, check_frame
-from ssd_edge.runtime.backends.gpu_engine import CaptureRefused, Engine, capturing
-from ssd_edge.runtime.cuda.base import Cuda, CudaError, CudaFatalError, Graph, Resource, Stream
+from ssd_edge.runtime.backends.gpu_engine import CaptureRefused, Engine
+from ssd_edge.runtime.cuda.base import Cuda, Graph, Resource, Stream, capturing
 from ssd_edge.runtime.cuda.device_frames import DeviceFrame, device_frame, is_device_frame
+from ssd_edge.runtime.cuda.errors import CudaError, CudaFatalError
 from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS, Nms, preprocess_bgr, preprocess_nv12
 
 _log = logging.getLogger(__name__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,11 +9,8 @@ from contextlib import suppress
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_edge.runtime.cuda.base import Cuda, CudaError, Graph, Resource, Stream
-
-# Held during a capture, and during what would break one in any thread: another capture's beginning, and a wait for the
-# whole GPU.
-capturing = threading.Lock()
+from ssd_edge.runtime.cuda.base import Cuda, Graph, Resource, Stream
+from ssd_edge.runtime.cuda.errors import CudaError
 
 
 class CaptureRefused(CudaError):

@@ -13,7 +13,8 @@ from ssd_edge.errors import MissingDependencyError, ModelFileError, SinkError, S
 from ssd_edge.files import atomic_path, engine_cache_folder
 from ssd_edge.runtime.backends.gpu_detector import GpuDetector
 from ssd_edge.runtime.backends.gpu_engine import CaptureRefused, Engine
-from ssd_edge.runtime.cuda.base import Cuda, Graph, Memory, find_gpu, open_cuda
+from ssd_edge.runtime.cuda.base import Cuda, Graph, Memory
+from ssd_edge.runtime.cuda.find import find_gpu, open_cuda
 from ssd_edge.runtime.tensorrt.engine import ContextOptions, TensorSpec, deserialise
 from ssd_edge.runtime.tensorrt.engine_card import EngineCard, check_fresh, read_engine_card
 from ssd_edge.runtime.tensorrt.log import unsupported_gpu

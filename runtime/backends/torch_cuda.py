@@ -19,18 +19,11 @@ from ssd_edge.models.predict import Predictor
 from ssd_edge.models.ssd import SSD
 from ssd_edge.runtime.backends.base import Detector
 from ssd_edge.runtime.backends.gpu_detector import GpuDetector
-from ssd_edge.runtime.backends.gpu_engine import Engine, capturing
+from ssd_edge.runtime.backends.gpu_engine import Engine
 from ssd_edge.runtime.backends.torch import TorchDetector, torch_device
-from ssd_edge.runtime.cuda.base import (
-    REFUSED_KERNELS,
-    Cuda,
-    CudaError,
-    CudaFatalError,
-    Graph,
-    Stream,
-    cuda_failure,
-    open_cuda,
-)
+from ssd_edge.runtime.cuda.base import Cuda, Graph, Stream, capturing
+from ssd_edge.runtime.cuda.errors import REFUSED_KERNELS, CudaError, CudaFatalError, cuda_failure
+from ssd_edge.runtime.cuda.find import open_cuda
 
 _log = logging.getLogger(__name__)
 

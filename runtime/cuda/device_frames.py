@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ssd_edge.images import ImageError
-from ssd_edge.runtime.backends.gpu_engine import capturing
-from ssd_edge.runtime.cuda.base import Cuda, CudaError, Stream
+from ssd_edge.runtime.cuda.base import Cuda, Stream, capturing
+from ssd_edge.runtime.cuda.errors import CudaError
 from ssd_edge.runtime.cuda.kernels import BT601, BT601_FULL, BT709, BT709_FULL, YuvColours, check_nv12_size
 
 DLPACK_CUDA, DLPACK_CUDA_MANAGED = 2, 13

@@ -16,7 +16,7 @@ from typing import Any
 
 from ssd_edge.errors import MissingDependencyError, SinkError
 from ssd_edge.files import atomic_path, kernel_cache_folder
-from ssd_edge.runtime.cuda.base import CudaError
+from ssd_edge.runtime.cuda.errors import CudaError
 from ssd_edge.runtime.host.fixes import extra_command
 from ssd_edge.runtime.host.kind import read_host
 

@@ -17,18 +17,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ssd_edge.errors import MissingDependencyError
-from ssd_edge.runtime.cuda.base import (
-    Cuda,
-    CudaError,
-    Event,
-    Gpu,
-    Graph,
-    HostMemory,
-    Memory,
-    Stream,
-    check_ordinal,
-    cuda_failure,
-)
+from ssd_edge.runtime.cuda.base import Cuda, Event, Gpu, Graph, HostMemory, Memory, Stream, check_ordinal
+from ssd_edge.runtime.cuda.errors import CudaError, cuda_failure
 from ssd_edge.runtime.cuda.kernel_cache import OPTIONS, compile_kernels
 from ssd_edge.runtime.host.fixes import extra_command
 from ssd_edge.runtime.host.kind import read_host

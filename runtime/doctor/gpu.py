@@ -75,7 +75,8 @@ def _nvidia_smi() -> list[dict[str, Any]]:
 
 def cuda(root: Path = Path("/")) -> Finding:
     """The GPU as this package sees it, and what it sees it through."""
-    from ssd_edge.runtime.cuda.base import CudaError, read_gpu
+    from ssd_edge.runtime.cuda.errors import CudaError
+    from ssd_edge.runtime.cuda.find import read_gpu
     from ssd_edge.runtime.host.gpu_use import NO_DEVICE, NO_LIBRARY, driver_problem, without_library
 
     host = read_host(root)
@@ -178,7 +179,7 @@ def _tensorrt(flavour: str, root: Path) -> Finding:
 
 def gpu_use(root: Path = Path("/")) -> Finding:
     """Whether models run on the GPU: what `stream` and `bench` ask, and then what it takes, imported."""
-    from ssd_edge.runtime.cuda.base import read_gpu
+    from ssd_edge.runtime.cuda.find import read_gpu
     from ssd_edge.runtime.host.gpu_use import look_for_gpu
     from ssd_edge.runtime.tensorrt.versions import load_tensorrt
 

@@ -122,7 +122,7 @@ def _add_mqtt_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from ssd_edge.runtime.cuda.base import CudaFatalError
+    from ssd_edge.runtime.cuda.errors import CudaFatalError
     from ssd_edge.runtime.logs import set_up_logs
     from ssd_edge.runtime.stream.run import hangs, run_stream
 

@@ -20,7 +20,8 @@ from ssd_edge.cli.main import main
 from ssd_edge.errors import GateFailedError, MissingDependencyError, ModelFileError, SinkError, SsdEdgeError, UsageError
 from ssd_edge.export import build
 from ssd_edge.export.build import BuildReport, build_engine
-from ssd_edge.runtime.cuda.base import CudaError, Gpu
+from ssd_edge.runtime.cuda.base import Gpu
+from ssd_edge.runtime.cuda.errors import CudaError
 from ssd_edge.runtime.tensorrt.engine_card import BatchSizes, LayerShare, check_fresh, read_engine_card
 from ssd_edge.runtime.tensorrt.versions import TensorRT, load_tensorrt
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ssd_edge.runtime.cuda.base import FATAL
 from ssd_edge.runtime.cuda.core import Api
+from ssd_edge.runtime.cuda.errors import FATAL
 
 NEED_NO_CONTEXT = ("cuInit", "cuDriverGetVersion", "cuDeviceGetCount", "cuDevicePrimaryCtxRetain")
 

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ssd_edge.runtime.cuda.base import Cuda, CudaError, CudaMemoryError, Event, Gpu, Graph, HostMemory, Memory, Stream
+from ssd_edge.runtime.cuda.base import Cuda, Event, Gpu, Graph, HostMemory, Memory, Stream
+from ssd_edge.runtime.cuda.errors import CudaError, CudaMemoryError
 
 SHIM = Path(__file__).with_name("cuda_shim.h")
 ALIGNMENT = 256  # of cudaMalloc

@@ -9,7 +9,8 @@ from contextlib import ExitStack
 import numpy as np
 
 from ssd_edge.runtime.backends.gpu_engine import Engine
-from ssd_edge.runtime.cuda.base import CudaError, Graph
+from ssd_edge.runtime.cuda.base import Graph
+from ssd_edge.runtime.cuda.errors import CudaError
 from tests.fakes.host_cuda import HostCuda, HostStream
 
 Infer = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]

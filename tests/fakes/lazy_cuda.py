@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from ssd_edge.runtime.cuda.base import CudaError, Event, Stream
+from ssd_edge.runtime.cuda.base import Event, Stream
+from ssd_edge.runtime.cuda.errors import CudaError
 from tests.fakes.host_cuda import HostCuda, HostEvent, HostStream
 
 

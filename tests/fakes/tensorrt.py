@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from ssd_edge.card import ModelCard
-from ssd_edge.runtime.cuda.base import CudaMemoryError, Memory, Stream
+from ssd_edge.runtime.cuda.base import Memory, Stream
+from ssd_edge.runtime.cuda.errors import CudaMemoryError
 from ssd_edge.runtime.tensorrt.versions import TensorRT
 from tests.fakes.host_cuda import HostCuda, HostStream
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssd_edge.runtime.cuda.base import CudaError
+from ssd_edge.runtime.cuda.errors import CudaError
 from tests.fakes.host_cuda import HostCuda
 
 ORDERS = FORWARD, REVERSE, SHUFFLED = 0, 1, 7

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssd_edge.runtime.cuda.base import CudaError
+from ssd_edge.runtime.cuda.errors import CudaError
 from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS, preprocess_bgr, preprocess_nv12
 from tests.fakes.host_cuda import HostCuda
 

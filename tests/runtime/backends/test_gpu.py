@@ -19,7 +19,8 @@ from ssd_edge.runtime import detector as detector_module
 from ssd_edge.runtime.backends.base import Detector
 from ssd_edge.runtime.backends.gpu_detector import GpuDetector
 from ssd_edge.runtime.backends.gpu_engine import CaptureRefused, Engine
-from ssd_edge.runtime.cuda.base import Cuda, Graph, find_gpu, open_cuda
+from ssd_edge.runtime.cuda.base import Cuda, Graph
+from ssd_edge.runtime.cuda.find import find_gpu, open_cuda
 from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS, preprocess_bgr
 from ssd_edge.runtime.detector import open_detector
 from ssd_edge.runtime.preprocess import preprocess

@@ -17,8 +17,7 @@ import numpy as np
 import av
 from av.video.frame import VideoFrame
 from ssd_edge.images import ImageError
-from ssd_edge.runtime.backends import gpu_engine
-from ssd_edge.runtime.cuda.base import open_cuda
+from ssd_edge.runtime.cuda.find import open_cuda
 from ssd_edge.runtime.cuda.device_frames import DLPACK_CUDA, Nv12Frame, _tensor_of, device_frame, is_device_frame
 from ssd_edge.runtime.cuda.kernels import BT601, BT601_FULL, BT709, BT709_FULL
 

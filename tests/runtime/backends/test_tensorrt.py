@@ -13,7 +13,9 @@ from ssd_edge.errors import MissingDependencyError, ModelFileError, SsdEdgeError
 from ssd_edge.export import build
 from ssd_edge.runtime.backends import tensorrt as backend_tensorrt
 from ssd_edge.runtime.backends.tensorrt import TensorRTDetector, TensorRTEngine
-from ssd_edge.runtime.cuda.base import CudaError, CudaMemoryError, Gpu, find_gpu
+from ssd_edge.runtime.cuda.base import Gpu
+from ssd_edge.runtime.cuda.errors import CudaError, CudaMemoryError
+from ssd_edge.runtime.cuda.find import find_gpu
 from ssd_edge.runtime.detector import open_detector
 from ssd_edge.runtime.tensorrt import log
 from ssd_edge.runtime.tensorrt.engine_card import BatchSizes, EngineCard, engine_card_path

@@ -18,7 +18,7 @@ from ssd_edge.errors import MissingDependencyError, SsdEdgeError  # noqa: E402
 from ssd_edge.runtime.backends import torch_cuda as backend_torch_cuda  # noqa: E402
 from ssd_edge.runtime.backends.torch import TorchDetector  # noqa: E402
 from ssd_edge.runtime.backends.torch_cuda import TorchCudaDetector, TorchEngine  # noqa: E402
-from ssd_edge.runtime.cuda.base import CudaError, CudaFatalError, CudaMemoryError  # noqa: E402
+from ssd_edge.runtime.cuda.errors import CudaError, CudaFatalError, CudaMemoryError  # noqa: E402
 from ssd_edge.runtime.detector import open_detector  # noqa: E402
 from tests.detectors.tiny_detector import Tiny  # noqa: E402
 

@@ -4,7 +4,8 @@ PREFACE = """
 import threading
 import numpy as np
 from ssd_edge.runtime.cuda import core as cuda_core
-from ssd_edge.runtime.cuda.base import CudaError, find_gpu, open_cuda
+from ssd_edge.runtime.cuda.errors import CudaError
+from ssd_edge.runtime.cuda.find import find_gpu, open_cuda
 cuda_core.compile_kernels = lambda source, compute_capability: b"\\x7fELF"  # NVRTC asks a driver for more
 """
 

@@ -8,18 +8,11 @@ import numpy as np
 import pytest
 
 from ssd_edge.errors import MissingDependencyError, UsageError
-from ssd_edge.runtime.cuda import base as cuda
 from ssd_edge.runtime.cuda import core as cuda_core
-from ssd_edge.runtime.cuda.base import (
-    Cuda,
-    CudaError,
-    CudaFatalError,
-    CudaMemoryError,
-    Gpu,
-    find_gpu,
-    open_cuda,
-    read_gpu,
-)
+from ssd_edge.runtime.cuda import find
+from ssd_edge.runtime.cuda.base import Cuda, Gpu
+from ssd_edge.runtime.cuda.errors import FATAL, REMEDIES, CudaError, CudaFatalError, CudaMemoryError, cuda_failure
+from ssd_edge.runtime.cuda.find import find_gpu, open_cuda, read_gpu
 from tests.fakes import cuda_core as fake_cuda_core
 from tests.fakes.cuda_core import Script, Status, fake_api
 
@@ -51,7 +44,7 @@ def gpu(script: Script) -> Cuda:
     ],
 )
 def test_the_implementation(monkeypatch: pytest.MonkeyPatch, installed: set[str], chosen: str, expected: str) -> None:
-    monkeypatch.setattr(cuda, "is_installed", installed.__contains__)
+    monkeypatch.setattr(find, "is_installed", installed.__contains__)
     monkeypatch.setenv("SSD_EDGE_CUDA", chosen)
     for module in ("core", "pycuda"):
         name = f"ssd_edge.runtime.cuda.{module}"
@@ -173,7 +166,7 @@ def test_a_gpu_that_is_full_is_told_when_it_is_opened(script: Script) -> None:
 def test_statuses_are_named_and_worded_as_cuda_has_them() -> None:
     runtime = pytest.importorskip("cuda.bindings.runtime")
     driver = pytest.importorskip("cuda.bindings.driver")
-    for name, words in [*cuda.FATAL.items(), *cuda.REMEDIES, ("CUDA_ERROR_OUT_OF_MEMORY", "out of memory")]:
+    for name, words in [*FATAL.items(), *REMEDIES, ("CUDA_ERROR_OUT_OF_MEMORY", "out of memory")]:
         status = runtime.cudaError_t(int(getattr(driver.CUresult, name)))  # the runtime has the same numbers
         assert runtime.cudaGetErrorString(status)[1].decode() == words
 
@@ -190,7 +183,7 @@ def test_statuses_are_named_and_worded_as_cuda_has_them() -> None:
     ],
 )
 def test_kinds_of_errors(problem: str, kind: type[CudaError]) -> None:
-    error = cuda.cuda_failure("cuMemAlloc", problem)
+    error = cuda_failure("cuMemAlloc", problem)
     assert type(error) is kind
     assert error.fatal == (kind is CudaFatalError)
     assert str(error).startswith(f"cuMemAlloc failed: {problem}; ")

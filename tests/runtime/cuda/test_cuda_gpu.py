@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from ssd_edge.images import ImageError
-from ssd_edge.runtime.cuda.base import Cuda, CudaError, CudaMemoryError, find_gpu, open_cuda
+from ssd_edge.runtime.cuda.base import Cuda
 from ssd_edge.runtime.cuda.device_frames import device_frame, is_device_frame
+from ssd_edge.runtime.cuda.errors import CudaError, CudaMemoryError
+from ssd_edge.runtime.cuda.find import find_gpu, open_cuda
 
 pytestmark = pytest.mark.gpu
 
@@ -190,7 +192,8 @@ def test_any_thread_may_use_it(gpu: Cuda) -> None:
 
 ILLEGAL = """
 import numpy as np
-from ssd_edge.runtime.cuda.base import CudaFatalError, open_cuda
+from ssd_edge.runtime.cuda.errors import CudaFatalError
+from ssd_edge.runtime.cuda.find import open_cuda
 source = 'extern "C" __global__ void f(int* x) { *x = 1; }'
 try:
     with open_cuda() as gpu, gpu.memory(8), gpu.host_memory(8), gpu.event(), gpu.stream() as stream:

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from ssd_edge.images import ImageError
-from ssd_edge.runtime.backends.gpu_engine import capturing
-from ssd_edge.runtime.cuda.base import Cuda, CudaError, Stream
+from ssd_edge.runtime.cuda.base import Cuda, Stream, capturing
 from ssd_edge.runtime.cuda.device_frames import (
     Chroma,
     DeviceFrame,
@@ -22,6 +21,7 @@ from ssd_edge.runtime.cuda.device_frames import (
     device_frame,
     is_device_frame,
 )
+from ssd_edge.runtime.cuda.errors import CudaError
 from ssd_edge.runtime.cuda.kernels import BT601, BT709
 
 CPU, CUDA, CUDA_HOST, MANAGED = 1, 2, 3, 13

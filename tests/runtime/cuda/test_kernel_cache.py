@@ -8,7 +8,7 @@ import pytest
 from ssd_edge.errors import MissingDependencyError
 from ssd_edge.files import kernel_cache_folder
 from ssd_edge.runtime.cuda import kernel_cache
-from ssd_edge.runtime.cuda.base import REFUSED_KERNELS, CudaError, cuda_failure
+from ssd_edge.runtime.cuda.errors import REFUSED_KERNELS, CudaError, cuda_failure
 from ssd_edge.runtime.cuda.kernel_cache import compile_kernels, is_machine_code
 
 ROOT = Path(__file__).resolve().parents[3]

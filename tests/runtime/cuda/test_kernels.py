@@ -19,7 +19,7 @@ from ssd_edge.bundled import bundled_model
 from ssd_edge.detections import Detections
 from ssd_edge.errors import UsageError
 from ssd_edge.images import ImageError
-from ssd_edge.runtime.cuda.base import CudaError, CudaMemoryError
+from ssd_edge.runtime.cuda.errors import CudaError, CudaMemoryError
 from ssd_edge.runtime.cuda.kernels import (
     BT601_FULL,
     BT709,

@@ -11,7 +11,9 @@ import pytest
 
 from ssd_edge.errors import MissingDependencyError
 from ssd_edge.runtime.cuda import pycuda as cuda_pycuda
-from ssd_edge.runtime.cuda.base import Cuda, CudaError, CudaFatalError, CudaMemoryError, Gpu, find_gpu, open_cuda
+from ssd_edge.runtime.cuda.base import Cuda, Gpu
+from ssd_edge.runtime.cuda.errors import CudaError, CudaFatalError, CudaMemoryError
+from ssd_edge.runtime.cuda.find import find_gpu, open_cuda
 from ssd_edge.runtime.host.kind import Host
 from tests.fakes.pycuda import CompileError, Script, fake_driver
 

@@ -20,9 +20,10 @@ import pytest
 
 from ssd_edge.cli import main as cli
 from ssd_edge.errors import MissingDependencyError, SsdEdgeError
-from ssd_edge.runtime.cuda import base as cuda
 from ssd_edge.runtime.cuda import core as cuda_core
-from ssd_edge.runtime.cuda.base import CudaError, Gpu
+from ssd_edge.runtime.cuda import find
+from ssd_edge.runtime.cuda.base import Gpu
+from ssd_edge.runtime.cuda.errors import CudaError
 from ssd_edge.runtime.doctor import base, cameras, diagnosis, gpu, system, v4l2
 from ssd_edge.runtime.doctor.diagnosis import CHECKS, Diagnosis
 from ssd_edge.runtime.doctor.finding import MISSING, NONE, OK, PROBLEM, Finding, problem
@@ -451,7 +452,7 @@ def bindings(
 
         installed(cuda_bindings="12.9.1")
         module("cuda.bindings.runtime", cudaRuntimeGetVersion=lambda: (0, 12090))
-        monkeypatch.setattr(cuda, "read_gpu", read_gpu)
+        monkeypatch.setattr(find, "read_gpu", read_gpu)
 
     return make
 
@@ -525,7 +526,7 @@ def test_cuda_packages_are_missed_only_with_a_gpu(
         raise MissingDependencyError("no package for CUDA", extra="cuda13")
 
     installed()
-    monkeypatch.setattr(cuda, "read_gpu", missing)
+    monkeypatch.setattr(find, "read_gpu", missing)
     monkeypatch.setattr(cuda_core, "load_api", missing)
     assert check(machine()) == Finding(NONE, "not needed without an NVIDIA GPU")
     found = check(machine(ORIN))
@@ -571,7 +572,7 @@ def test_a_cuda_core_that_is_too_old(
 
     installed(cuda_core="0.7.0")
     monkeypatch.setattr(cuda_core, "load_api", too_old)
-    monkeypatch.setattr(cuda, "read_gpu", too_old)
+    monkeypatch.setattr(find, "read_gpu", too_old)
     assert check(machine()).status == NONE
     found = check(machine(ORIN))
     assert (found.status, found.summary) == (

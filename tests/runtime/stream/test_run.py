@@ -25,7 +25,7 @@ from ssd_edge.detections import Detections
 from ssd_edge.errors import ModelFileError, SinkError, SourceError, UsageError
 from ssd_edge.images import ImageError
 from ssd_edge.runtime.backends.base import Detector
-from ssd_edge.runtime.cuda.base import CudaFatalError
+from ssd_edge.runtime.cuda.errors import CudaFatalError
 from ssd_edge.runtime.detector import open_detector
 from ssd_edge.runtime.host.gpu_use import look_for_gpu
 from ssd_edge.runtime.results import Result
