@@ -17,6 +17,7 @@ from typing import Protocol
 
 from ssd_edge.cli import bench, boxes, build, codes, demo, doctor, eval, export, parity, stream, train
 from ssd_edge.cli.errors import INTERRUPTED, complain, explain
+from ssd_edge.cpus import be_a_good_neighbour
 from ssd_edge.version import __version__
 
 
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: from argparse, with status 0 (--help) or 2 (wrong usage).
     """
     args = build_parser().parse_args(argv)
+    be_a_good_neighbour()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("ssd_edge").setLevel(logging.DEBUG if args.debug else logging.INFO)
     try:
