@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -134,6 +135,9 @@ def quiet_opencv() -> Iterator[None]:
     get_level = getattr(cv2, "getLogLevel", None) or cv2.utils.logging.getLogLevel
     set_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
     with _Silence.lock:
+        # OpenCV's FFmpeg takes its level from here, whenever a video is opened. Its messages would break the live line
+        # and can hold an address with its password.
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         if _Silence.depth == 0:
             _Silence.level_before = get_level()
             set_level(0)  # silent

@@ -12,6 +12,7 @@ from typing import Any
 
 from ssd_edge.runtime.doctor.finding import MISSING, NONE, OK, PROBLEM, Finding
 from ssd_edge.runtime.doctor.v4l2 import Mode, read_camera
+from ssd_edge.runtime.host.fixes import GSTREAMER_FIX
 from ssd_edge.runtime.host.kind import read_host, read_text
 
 GIVES = "stream --camera, --csi"
@@ -41,15 +42,13 @@ def _fix(camera: dict[str, Any], root: Path) -> str:
         return "sudo usermod -aG video $USER, then log in again"
     if camera["error"]:
         return "close what uses it, or plug it in again; sudo dmesg says more"
-    from ssd_edge.runtime.sources.csi import FIX
-
-    return f"a Jetson's CSI camera is read through GStreamer: {FIX}"
+    return f"a Jetson's CSI camera is read through GStreamer: {GSTREAMER_FIX}"
 
 
 def _has_gstreamer() -> bool:
-    from ssd_edge.runtime.sources import csi  # with OpenCV, which may not load: only where there is such a camera
+    from ssd_edge.runtime.sources.csi import has_gstreamer  # loads OpenCV, which may be broken: only where it is needed
 
-    return csi.has_gstreamer()
+    return has_gstreamer()
 
 
 def _without_cameras(root: Path, facts: dict[str, Any]) -> Finding:

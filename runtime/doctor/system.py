@@ -9,6 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from ssd_edge.files import CACHE_VARIABLE, engine_cache_folder
 from ssd_edge.machine import describe_machine
 from ssd_edge.runtime.doctor.finding import NONE, OK, PROBLEM, Finding
 from ssd_edge.runtime.host.fixes import jetpack_fix
@@ -63,8 +64,6 @@ def memory(root: Path = Path("/")) -> Finding:
 
 def disk() -> Finding:
     """Room in the current folder and in the one that engines are kept in, which has to be writable."""
-    from ssd_edge.files import CACHE_VARIABLE, engine_cache_folder
-
     cache = engine_cache_folder()
     existing = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
     here_bytes, cache_bytes = (shutil.disk_usage(folder).free for folder in (Path.cwd(), existing))

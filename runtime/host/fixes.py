@@ -12,6 +12,10 @@ DOCKER_OPTION, JETSON_DOCKER_OPTION = "--gpus all", "--runtime nvidia"
 # Where the kind of machine is not known.
 ANY_DOCKER_RUN = f"docker run {DOCKER_OPTION}, on a Jetson {JETSON_DOCKER_OPTION}"
 EXPORT_INT8_FOR_TENSORRT = "ssd-edge export CHECKPOINT -o model.onnx --precision int8 --calib DATA --target tensorrt"
+GSTREAMER_FIX = (
+    "sudo apt install python3-gi gir1.2-gstreamer-1.0 gstreamer1.0-plugins-base, and make the virtual environment anew "
+    "with: /usr/bin/python3 -m venv --system-site-packages"
+)
 
 
 def extra_command(name: str) -> str:

@@ -17,15 +17,12 @@ from numpy.typing import NDArray
 
 from ssd_edge.errors import SourceError
 from ssd_edge.images import quiet_opencv
+from ssd_edge.runtime.host.fixes import GSTREAMER_FIX
 from ssd_edge.runtime.sources.base import Frame, Place, Source, SourceOptions
 from ssd_edge.runtime.sources.video import VideoSource
 
 SIZE_WH, FPS = (1280, 720), 30.0  # where nothing else is asked for
 NEWEST = "drop=true max-buffers=1 sync=false"  # only the newest frame waits
-FIX = (
-    "sudo apt install python3-gi gir1.2-gstreamer-1.0 gstreamer1.0-plugins-base, and make the virtual environment anew "
-    "with: /usr/bin/python3 -m venv --system-site-packages"
-)
 
 
 def find_csi_camera(number: int, options: SourceOptions) -> Place:
@@ -36,13 +33,15 @@ def find_csi_camera(number: int, options: SourceOptions) -> Place:
     """
     name = f"csi {number}"
     if not has_gstreamer():
-        raise SourceError(f"{name}: this OpenCV {cv2.__version__} has no GStreamer, and there is no PyGObject; {FIX}")
+        raise SourceError(
+            f"{name}: this OpenCV {cv2.__version__} has no GStreamer, and there is no PyGObject; {GSTREAMER_FIX}"
+        )
     return Place(name, True, lambda: _open(name, number, options))
 
 
 def has_gstreamer() -> bool:
     """OpenCV has it, as JetPack's does, or PyGObject is here; pip's OpenCV never has it."""
-    return _opencv_has_it() or _load_gst() is not None
+    return _opencv_has_it() or load_gst() is not None
 
 
 def csi_pipeline(number: int, options: SourceOptions) -> str:
@@ -72,7 +71,7 @@ class GStreamerSource(Source):
         """
         self.name, self.fps = name, fps
         self._timeout_s, self._advice = timeout_s, advice
-        self._gst = _load_gst()
+        self._gst = load_gst()
         try:
             self._pipeline = self._gst.parse_launch(f"{pipeline} ! appsink name=frames {NEWEST}")
         except importlib.import_module("gi.repository.GLib").Error as error:  # such as an element that is not installed
@@ -83,7 +82,7 @@ class GStreamerSource(Source):
         self._pipeline.set_state(self._gst.State.PLAYING)  # a failure is told below
         read = 0
         while (sample := self._sink.emit("try-pull-sample", round(1e9 * self._timeout_s))) is not None:
-            yield Frame(_to_bgr(sample), read, time.monotonic(), self.name)
+            yield Frame(bgr_of(sample), read, time.monotonic(), self.name)
             read += 1
         message = self._pipeline.get_bus().pop_filtered(self._gst.MessageType.ERROR)
         if message is not None:
@@ -115,7 +114,8 @@ def _open(name: str, number: int, options: SourceOptions) -> Source:
     return VideoSource(name, capture, live=True)
 
 
-def _to_bgr(sample: Any) -> NDArray[np.uint8]:
+def bgr_of(sample: Any) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3]: the picture of a BGRx sample of GStreamer."""
     buffer, format_ = sample.get_buffer(), sample.get_caps().get_structure(0)
     width, height = format_.get_value("width"), format_.get_value("height")
     # A copy by GStreamer itself: its buffer goes back to the camera at once, and rows may be longer than the picture.
@@ -128,7 +128,7 @@ def _opencv_has_it() -> bool:
     return bool(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER))
 
 
-def _load_gst() -> Any:
+def load_gst() -> Any:
     """GStreamer's module of PyGObject; None where it is not installed."""
     try:
         importlib.import_module("gi").require_version("Gst", "1.0")

@@ -9,12 +9,13 @@ from functools import partial
 from pathlib import Path
 
 from ssd_edge.errors import SourceError
-from ssd_edge.runtime.redact import clean_url
 from ssd_edge.runtime.sources.base import Place, Source, SourceOptions, Uri
+from ssd_edge.runtime.sources.camera import find_camera
+from ssd_edge.runtime.sources.csi import find_csi_camera
 from ssd_edge.runtime.sources.images import ImageSource, is_image, open_images
-from ssd_edge.runtime.sources.video import PlayedSource, open_address, open_camera, open_video
-
-URL_SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")
+from ssd_edge.runtime.sources.network import find_address
+from ssd_edge.runtime.sources.played import PlayedSource
+from ssd_edge.runtime.sources.video import open_video
 
 
 def open_source(uri: Uri, options: SourceOptions | None = None) -> Source:
@@ -40,20 +41,18 @@ def find_source(uri: Uri, options: SourceOptions | None = None) -> Place:
     options = options or SourceOptions()
     path = Path(str(uri))
     if isinstance(uri, int):
-        return _camera(str(uri), options)
+        return find_camera(str(uri), options)
     if isinstance(uri, str):
         if path.is_char_device():
             uri = str(path.resolve())  # /dev/v4l/by-id/… is a link
         if (device := re.fullmatch(r"(?:/dev/video)?(\d+)", uri)) and (path.is_char_device() or not path.exists()):
-            return _camera(device[1], options)
+            return find_camera(device[1], options)
         if uri.startswith("camera:"):
-            return _camera(uri.removeprefix("camera:"), options)
+            return find_camera(uri.removeprefix("camera:"), options)
         if csi := re.fullmatch(r"csi:(?://)?(\d+)", uri):
-            from ssd_edge.runtime.sources.csi import find_csi_camera  # it needs this module
-
             return find_csi_camera(int(csi[1]), options)
         if "://" in uri:
-            return _address(uri, options)
+            return find_address(uri, options)
     text = str(uri)
     open_file: Callable[[], Source]
     if path.is_dir():
@@ -70,16 +69,3 @@ def find_source(uri: Uri, options: SourceOptions | None = None) -> Place:
     if options.realtime:
         return Place(text, False, lambda: PlayedSource(open_file(), options.fps))
     return Place(text, False, open_file)
-
-
-def _camera(which: str, options: SourceOptions) -> Place:
-    name = f"camera {which}"
-    return Place(name, True, lambda: open_camera(name, which, options))
-
-
-def _address(url: str, options: SourceOptions) -> Place:
-    name = clean_url(url)
-    scheme = url.split("://")[0].lower()
-    if scheme not in URL_SCHEMES:
-        raise SourceError(f"{name}: unknown kind of address; expected one of {', '.join(URL_SCHEMES)}")
-    return Place(name, True, lambda: open_address(name, url, options))

@@ -35,7 +35,7 @@ def gst(tmp_path_factory: pytest.TempPathFactory) -> None:
         folder = tmp_path_factory.mktemp("lent")
         (folder / "gi").symlink_to(DEBIANS)
         sys.path.append(str(folder))
-    if csi._load_gst() is None:
+    if csi.load_gst() is None:
         pytest.skip("no PyGObject of this Python's version; sudo apt install python3-gi gir1.2-gstreamer-1.0")
 
 
@@ -85,11 +85,11 @@ def test_through_pygobject(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("gst")
 def test_rows_longer_than_the_picture() -> None:
-    gst = csi._load_gst()
+    gst = csi.load_gst()
     rows = bytes(range(1, 9)) + bytes(8) + bytes(range(11, 19)) + bytes(8)  # two pixels in four
     caps = gst.Caps.from_string("video/x-raw, format=BGRx, width=2, height=2")
     sample = gst.Sample.new(gst.Buffer.new_wrapped(rows), caps, None, None)
-    assert csi._to_bgr(sample).tolist() == [[[1, 2, 3], [5, 6, 7]], [[11, 12, 13], [15, 16, 17]]]
+    assert csi.bgr_of(sample).tolist() == [[[1, 2, 3], [5, 6, 7]], [[11, 12, 13], [15, 16, 17]]]
 
 
 @pytest.mark.usefixtures("gst")

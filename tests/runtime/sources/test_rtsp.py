@@ -50,13 +50,13 @@ class RtspServer:
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.communicate()
+            self._process.communicate(timeout=10)
             self._process = None
 
 
 @pytest.fixture
 def start_server() -> Iterator[Callable[..., RtspServer]]:
-    if not Path(PYTHON).exists() or subprocess.run([PYTHON, "-c", NEEDS], capture_output=True).returncode:
+    if not Path(PYTHON).exists() or subprocess.run([PYTHON, "-c", NEEDS], capture_output=True, timeout=60).returncode:
         pytest.skip(f"no gst-rtsp-server; sudo apt install {PACKAGES}")
     servers = []
 

@@ -1,0 +1,78 @@
+"""Video files: whole, cut off, damaged."""
+
+import logging
+from pathlib import Path
+from unittest.mock import Mock
+
+import cv2
+import numpy as np
+import pytest
+
+from ssd_edge.errors import SourceError
+from ssd_edge.runtime.sources.find import open_source
+from ssd_edge.runtime.sources.video import VideoSource
+from tests.runtime.sources.sample_video import write_video
+
+
+def test_a_video_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_video(tmp_path / "a.mp4")
+    with open_source(path) as source:
+        assert (source.live, source.fps, source.frame_count, source.paths) == (False, 20.0, 30, (path,))
+        frames = list(source.frames())
+    assert [frame.index for frame in frames] == list(range(30))
+    assert frames[0].image_bgr.shape == (48, 64, 3)
+    assert frames[0].name == str(path)
+    assert frames[0].captured_at <= frames[-1].captured_at
+    assert not caplog.records
+
+
+def test_a_cut_off_video_gives_what_is_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = write_video(tmp_path / "a.avi").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2])
+    with caplog.at_level(logging.WARNING), open_source(tmp_path / "cut.avi") as source:
+        count = len(list(source.frames()))
+    assert 5 < count < 25
+    assert f"{count} of the 30 frames" in caplog.text
+
+
+def test_an_mp4_without_its_index_is_refused(tmp_path: Path) -> None:
+    whole = write_video(tmp_path / "a.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SourceError, match=r"cut\.mp4 is no video"):
+        open_source(tmp_path / "cut.mp4")
+
+
+def test_a_video_whose_frame_size_changes_keeps_the_first(tmp_path: Path) -> None:
+    jpegs = [cv2.imencode(".jpg", np.zeros((*size_hw, 3), np.uint8))[1] for size_hw in [(48, 64), (96, 64), (24, 32)]]
+    (tmp_path / "a.mjpeg").write_bytes(b"".join(jpeg.tobytes() for jpeg in jpegs))
+    with open_source(tmp_path / "a.mjpeg") as source:
+        assert [frame.image_bgr.shape for frame in source.frames()] == [(48, 64, 3)] * 3
+
+
+def test_a_live_source_that_ends_is_an_error(tmp_path: Path) -> None:
+    capture = cv2.VideoCapture(str(write_video(tmp_path / "a.mp4", frames=3)))
+    with VideoSource("camera 0", capture, live=True) as source:
+        frames = source.frames()
+        assert [next(frames).index for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(SourceError, match="camera 0 stopped after 3 frames"):
+            next(frames)
+
+
+def test_damaged_frames_are_skipped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.zeros((4, 4, 3), np.uint8)
+    good = iter([True, False, False, True])
+    capture = Mock()
+    capture.get.return_value = 0
+    capture.grab.side_effect = [True] * 4 + [False]
+    capture.retrieve.side_effect = lambda: (True, image) if next(good) else (False, None)
+    source = VideoSource("a.mp4", capture, live=False)
+    assert [frame.index for frame in source.frames()] == [0, 3]
+    assert source.corrupt == 2
+
+
+def test_nothing_but_damaged_frames_is_an_error() -> None:
+    capture = Mock()
+    capture.get.return_value = 0
+    capture.retrieve.return_value = (False, None)
+    with pytest.raises(SourceError, match="100 frames in a row are damaged"):
+        list(VideoSource("camera 0", capture, live=True).frames())
