@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ssd_edge.card import file_sha256, int8_target
-from ssd_edge.choices import BACKENDS
+from ssd_edge.choices import BACKENDS, DEFAULT_BACKEND
 from ssd_edge.errors import ModelFileError, SsdEdgeError, UsageError
 from ssd_edge.files import engine_cache_folder
 from ssd_edge.runtime.cuda.base import Gpu
@@ -32,7 +32,7 @@ ONE = BatchSizes(1, 1, 1)
 def prepare_model(
     path: Path,
     *,
-    backend: str = "auto",
+    backend: str = DEFAULT_BACKEND,
     batch: BatchSizes = ONE,
     progress: bool = True,
     on_cpu: Callable[[str], None] | None = None,
@@ -64,7 +64,7 @@ def prepare_model(
         if backend == "auto":
             _check_target(path)  # else the build says it
         gpu.check()
-        return _cached_engine(path, batch, progress)
+        return cached_engine(path, batch, progress)
     except ModelFileError:
         raise  # the file's own fault, which ONNX Runtime would meet too
     except SsdEdgeError as error:
@@ -94,7 +94,13 @@ def _check_target(onnx: Path) -> None:
         )
 
 
-def _cached_engine(onnx: Path, batch: BatchSizes, progress: bool) -> Path:
+def cached_engine(onnx: Path, batch: BatchSizes, progress: bool) -> Path:
+    """The engine of an ONNX file, built where it is not there yet.
+
+    Raises:
+        ModelFileError: no such file.
+        SsdEdgeError: as `ssd_edge.export.build.build_engine`.
+    """
     gpu = read_gpu()
     if not onnx.is_file():
         raise ModelFileError(f"no model file {onnx}; check the path")

@@ -9,7 +9,9 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from ssd_edge.choices import DEFAULT_ARCH
 
 if TYPE_CHECKING:
     from ssd_edge.data.dataset import DetectionDataset
@@ -23,7 +25,7 @@ INT8_HEADS_ON_CPU = (
 def add_arch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--arch",
-        default="ssdlite320_mobilenet_v3_large",
+        default=DEFAULT_ARCH,
         help="or ssd300_vgg16, ssd512_vgg16, ssd300_resnet50 (%(default)s)",
     )
 
@@ -85,11 +87,11 @@ def camera(text: str) -> int | str:
     return int(text) if text.isascii() and text.isdecimal() else f"camera:{text}"
 
 
-def host_port(text: str) -> tuple[str, int]:
-    """`8080`, `0.0.0.0:8080` or `[::]:8080`."""
+def host_port(text: str) -> dict[str, Any]:
+    """`8080`, `0.0.0.0:8080` or `[::]:8080` as `{"port": int}`, and `"host"` where there is one."""
     host, _, port = text.rpartition(":")
     number = _number(port, int, "a port or HOST:PORT", lambda value: 0 <= value < 65536)
-    return host.strip("[]") or "127.0.0.1", int(number)
+    return {"port": int(number)} | ({"host": host.strip("[]")} if host else {})
 
 
 def size_hw(text: str) -> tuple[int, int]:
@@ -104,6 +106,11 @@ def class_names(text: str) -> list[str]:
     if not names:
         raise argparse.ArgumentTypeError(f"{text!r} names no class; give names such as cat,dog")
     return names
+
+
+def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Those of the arguments `names` that the user gave."""
+    return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
 def usable_dataset(args: argparse.Namespace) -> DetectionDataset:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ssd_edge.bench.options import BenchOptions
+from ssd_edge.choices import BACKENDS, TARGETS
 from ssd_edge.cli.arguments import (
     DATA_HELP,
     INT8_HEADS_ON_CPU,
@@ -28,25 +30,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", type=Path, required=True, help=DATA_HELP)
     add_split(parser)
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--seconds", type=positive_number, default=10.0, help="of timing, a model (%(default)g)")
+    length.add_argument(
+        "--seconds", type=positive_number, default=BenchOptions.seconds, help="of timing, a model (%(default)g)"
+    )
     length.add_argument("--runs", type=positive_int, metavar="N", help="time N calls of each model instead")
-    add("--batch", type=positive_int, default=1, help="frames a call (%(default)s)")
-    add("--warmup", type=whole_number, default=10, metavar="N", help="calls before that, not counted (%(default)s)")
+    add("--batch", type=positive_int, default=BenchOptions.batch, help="frames a call (%(default)s)")
+    add(
+        "--warmup",
+        type=whole_number,
+        default=BenchOptions.warmup,
+        metavar="N",
+        help="calls before that, not counted (%(default)s)",
+    )
     add_threads(parser)
-    spin_help = "threads of ONNX Runtime wait at full speed: fastest where nothing else needs the cores (yes)"
-    add("--spin", action=argparse.BooleanOptionalAction, default=True, help=spin_help)
+    spin_help = "threads of ONNX Runtime wait at full speed: fastest where nothing else needs the cores (no)"
+    add("--spin", action=argparse.BooleanOptionalAction, default=BenchOptions.spin, help=spin_help)
     add("--score", type=score, help="time with detections above this (each model's own threshold)")
-    add("--accuracy", action=argparse.BooleanOptionalAction, default=True, help="measure AP too (yes)")
+    add("--accuracy", action=argparse.BooleanOptionalAction, default=BenchOptions.accuracy, help="measure AP too (yes)")
     add("--device", help="where checkpoints run: cpu, cuda, cuda:1 (CUDA where there is one)")
     add(
         "--backend",
-        choices=("auto", "onnxruntime", "tensorrt"),
-        default="auto",
+        choices=BACKENDS,
+        default=BenchOptions.backend,
         help="what runs .onnx files (TensorRT where there is a GPU)",
     )
     add("--precisions", metavar="P,P", help="export checkpoints as some of torch, fp32, fp16, int8 first")
     add("--calib", type=Path, metavar="DATA", help="with int8: images to calibrate on")
-    add("--target", choices=("cpu", "tensorrt"), help="with int8: what the files are for (cpu)")
+    add("--target", choices=sorted(TARGETS), help="with int8: what the files are for (cpu)")
     add("--int8-heads", action="store_true", help="with --target tensorrt: quantise the heads too")
     add("--keep", type=Path, metavar="DIR", help="with --precisions: keep the exported files here")
     add_json(parser)
@@ -56,7 +66,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from ssd_edge.bench.measure import bench, check_models
-    from ssd_edge.bench.options import BenchOptions
     from ssd_edge.bench.outputs import Outputs
     from ssd_edge.bench.precisions import CalibrationChoice, PrecisionOptions, in_precisions
 
@@ -66,7 +75,8 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError(
             "--calib, --target, --int8-heads and --keep are about exports; give --precisions fp32,int8 too"
         )
-    if args.int8_heads and (args.target or "cpu") == "cpu":
+    target = args.target or "cpu"
+    if args.int8_heads and target == "cpu":
         raise UsageError(INT8_HEADS_ON_CPU)
     options = BenchOptions(
         seconds=args.seconds,
@@ -82,7 +92,6 @@ def run(args: argparse.Namespace) -> None:
     )
     precisions = None
     if args.precisions:
-        target = args.target or "cpu"
         int8 = CalibrationChoice(args.calib, target, int8_heads=args.int8_heads) if args.calib else None
         precisions = PrecisionOptions(tuple(args.precisions.split(",")), int8, args.keep)
     outputs = Outputs(args.json, args.markdown, args.plot)

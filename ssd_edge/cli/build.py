@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ssd_edge.choices import FLAVOURS
 from ssd_edge.cli.arguments import byte_size, whole_number
 
 SUMMARY = "build the TensorRT engine of an ONNX file, for this machine"
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--timing-cache", type=Path, metavar="FILE", help="keep measurements of kernels, for faster builds")
     add("--dla", type=whole_number, metavar="CORE", help="run an fp16 file on a DLA core, the rest of it on the GPU")
-    add("--tensorrt", choices=("tensorrt", "rtx"), help="TensorRT or TensorRT-RTX (the first that is installed)")
+    add("--tensorrt", choices=FLAVOURS, help="TensorRT or TensorRT-RTX (the first that is installed)")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -29,8 +29,8 @@ def run(args: argparse.Namespace) -> None:
 
     suffix = args.output.suffix.lower()
     if suffix == ".mp4":
-        size = args.size or (480, 640)
-        write_video(args.output, seconds=args.seconds, fps=CODES_FPS, seed=args.seed, size_hw=size)
+        size = {"size_hw": args.size} if args.size else {}
+        write_video(args.output, seconds=args.seconds, fps=CODES_FPS, seed=args.seed, **size)
     elif suffix in OTHER_FILE_SUFFIXES:
         raise UsageError(f"{args.output} is the name of a {suffix} file; give a folder, or a name that ends in .mp4")
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ssd_edge.choices import EVALUATION_BATCH
 from ssd_edge.cli.arguments import (
     DATA_HELP,
     add_json,
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", type=Path, metavar="DATA", help=DATA_HELP)
     add_split(parser)
     parser.add_argument("--classes", type=class_names, metavar="A,B", help="score these classes only (all)")
-    parser.add_argument("--batch", type=positive_int, default=8, help="images at a time (%(default)s)")
+    parser.add_argument("--batch", type=positive_int, default=EVALUATION_BATCH, help="images at a time (%(default)s)")
     add_threads(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (a checkpoint: CUDA where there is one; .onnx: cpu)")
     add_json(parser)
@@ -59,7 +60,7 @@ def _eval_device(args: argparse.Namespace) -> str | None:
     """What --device names; without it, CUDA for a checkpoint where there is one, as in training."""
     device: str | None = args.device
     if device is None and args.model.suffix in (".pt", ".safetensors"):
-        import torch
+        from ssd_edge.torch_device import default_device
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = default_device()
     return device

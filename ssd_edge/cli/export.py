@@ -6,7 +6,16 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssd_edge.cli.arguments import INT8_HEADS_ON_CPU, add_split, add_threads, positive_int, usable_dataset, whole_number
+from ssd_edge.choices import CALIBRATION_IMAGES, DEFAULT_METHOD, DEFAULT_TARGET, METHODS, PRECISIONS, TARGETS
+from ssd_edge.cli.arguments import (
+    INT8_HEADS_ON_CPU,
+    add_split,
+    add_threads,
+    given,
+    positive_int,
+    usable_dataset,
+    whole_number,
+)
 from ssd_edge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,41 +24,25 @@ if TYPE_CHECKING:
 
 SUMMARY = "write the ONNX file of a checkpoint, compared with PyTorch"
 
-# Those of ssd_edge.calib.table and ssd_edge.export.int8.convert, which import NumPy and more.
-METHODS = ("minmax", "moving_average", "percentile", "entropy", "mse")
-DEFAULT_METHOD = "minmax"
-
-# Options of export that only int8 has
-INT8_DEFAULTS = {
-    "calib": None,
-    "calib_split": None,
-    "images": 512,
-    "seed": 0,
-    "target": "tensorrt",
-    "int8_heads": False,
-    "method": DEFAULT_METHOD,
-    "table": None,
-    "max_drop": None,
-    "qat": None,
-}
+INT8_OPTIONS = (
+    *("calib", "calib_split", "images", "seed", "target", "int8_heads", "method", "table", "max_drop", "qat"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="what `ssd-edge train` wrote")
     add("-o", "--output", type=Path, required=True, metavar="FILE", help="the .onnx file")
-    add(
-        "--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="of weights and activations (%(default)s)"
-    )
+    add("--precision", choices=PRECISIONS, default="fp32", help="of weights and activations (%(default)s)")
     add("--data", type=Path, help="dataset to compare with PyTorch on (synthetic scenes), and for --max-drop")
     add_split(parser)
     int8 = parser.add_argument_group("int8")
     add = int8.add_argument
     add("--calib", type=Path, metavar="DATA", help="images to calibrate on: a dataset, or a folder without labels")
     add("--calib-split", metavar="SPLIT", help="part of that dataset (train, where there is one)")
-    add("--images", type=positive_int, metavar="N", help=f"choose N of them ({INT8_DEFAULTS['images']})")
-    add("--seed", type=whole_number, help=f"another seed chooses other ones ({INT8_DEFAULTS['seed']})")
-    add("--target", choices=("tensorrt", "cpu"), help=f"whose kernels it is for ({INT8_DEFAULTS['target']})")
+    add("--images", type=positive_int, metavar="N", help=f"choose N of them ({CALIBRATION_IMAGES})")
+    add("--seed", type=whole_number, help="another seed chooses other ones (0)")
+    add("--target", choices=TARGETS, help=f"whose kernels it is for ({DEFAULT_TARGET})")
     heads_help = "with --target tensorrt: quantise the heads' convolutions too (they stay half)"
     add("--int8-heads", action="store_true", default=None, help=heads_help)
     add("--method", choices=METHODS, help=f"how ranges follow from activations ({DEFAULT_METHOD})")
@@ -62,12 +55,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    given = [option for option in INT8_DEFAULTS if getattr(args, option) is not None]
-    if args.precision != "int8" and given:
-        names = ", ".join(f"--{option.replace('_', '-')}" for option in given)
+    _check(args)
+    from ssd_edge.export.onnx_export import export_onnx
+
+    data = usable_dataset(args) if args.data else None
+    int8 = _int8_options(args, data) if args.precision == "int8" else None
+    print(export_onnx(args.checkpoint, args.output, precision=args.precision, data=data, int8=int8))
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse options that do not go together, before the long work.
+
+    Raises:
+        UsageError: with the fix.
+    """
+    if args.precision != "int8" and (options := given(args, *INT8_OPTIONS)):
+        names = ", ".join(f"--{option.replace('_', '-')}" for option in options)
         raise UsageError(f"{names}: about int8 alone; give --precision int8 too, or leave it out")
-    for option in INT8_DEFAULTS.keys() - given:
-        setattr(args, option, INT8_DEFAULTS[option])
     if args.precision == "int8" and args.calib is None:
         raise UsageError("int8 needs images to calibrate on, a dataset or any folder of images; give --calib DATA")
     if args.max_drop and args.data is None:
@@ -76,11 +80,6 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError("--qat is for where a bound fails; give --max-drop too")
     if args.int8_heads and args.target == "cpu":
         raise UsageError(INT8_HEADS_ON_CPU)
-    from ssd_edge.export.onnx_export import export_onnx
-
-    data = usable_dataset(args) if args.data else None
-    int8 = _int8_options(args, data) if args.precision == "int8" else None
-    print(export_onnx(args.checkpoint, args.output, precision=args.precision, data=data, int8=int8))
 
 
 def _int8_options(args: argparse.Namespace, validation: DetectionDataset | None) -> Int8Options:
@@ -97,15 +96,14 @@ def _int8_options(args: argparse.Namespace, validation: DetectionDataset | None)
 
         split = args.calib_split or find_split(list_splits(args.calib), "train")  # as for the calibration images
         qat = QatOptions(args.qat, lint(read_dataset(args.calib, split))[0])
+    settings = CalibrationSettings(**given(args, "seed"))
+    count = args.images or CALIBRATION_IMAGES
     return Int8Options(
-        calibration_images(args.calib, args.images, split=args.calib_split, seed=args.seed),
-        target=args.target,
-        method=args.method,
-        int8_heads=args.int8_heads,
-        table=args.table,
-        settings=CalibrationSettings(seed=args.seed),
+        calibration_images(args.calib, count, split=args.calib_split, seed=settings.seed),
+        settings=settings,
         max_drop=max_drop,
         validation=validation,
         qat=qat,
         threads=args.threads,
+        **given(args, "target", "method", "int8_heads", "table"),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ssd_edge.choices import SHOWN_SCORE
 from ssd_edge.cli.arguments import DATA_HELP, add_json, add_split, add_threads, positive_int, score, usable_dataset
 from ssd_edge.cli.output import print_report
 
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--stages", action="store_true", help="compare logits, boxes, scores and detections too; name what departs")
     add("--html", type=Path, metavar="DIR", help="write a report with pictures of the worst images; with --stages")
     add("--images", type=positive_int, metavar="N", help="compare on N images spread over the dataset (all)")
-    add("--score", type=score, default=0.4, help="with --stages: count detections above this (%(default)s)")
+    add("--score", type=score, default=SHOWN_SCORE, help="with --stages: count detections above this (%(default)s)")
     add_threads(parser)
     add_json(parser)
 

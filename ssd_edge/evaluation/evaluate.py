@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ssd_edge.choices import EVALUATION_BATCH
 from ssd_edge.data.dataset import DetectionDataset, ImageRecord
 from ssd_edge.detections import Detections
 from ssd_edge.errors import DatasetError, UsageError
@@ -132,7 +133,7 @@ def evaluate(
     dataset: DetectionDataset,
     *,
     classes: Sequence[str] | None = None,
-    batch: int = 8,
+    batch: int = EVALUATION_BATCH,
     progress: bool = True,
 ) -> Evaluation:
     """Run `detector` over the images of `dataset` and score what it finds.
@@ -150,7 +151,9 @@ def evaluate(
     return evaluate_detections(detections, dataset, detector.card.class_names, classes=classes)
 
 
-def detect(detector: Detector, dataset: DetectionDataset, *, batch: int = 8, progress: bool = True) -> list[Detections]:
+def detect(
+    detector: Detector, dataset: DetectionDataset, *, batch: int = EVALUATION_BATCH, progress: bool = True
+) -> list[Detections]:
     """The detections of every image of `dataset`, in its order; at most two batches of images are in memory.
 
     Raises:

@@ -10,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ssd_edge.card import ModelCard, file_sha256
+from ssd_edge.choices import SHOWN_SCORE
 from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.detections import Detections
 from ssd_edge.errors import DatasetError, GateFailedError, ModelFileError, UsageError
@@ -21,8 +22,6 @@ from ssd_edge.parity.stages import RunningComparison
 from ssd_edge.parity.tapped_detector import TappedDetector, open_tapped
 from ssd_edge.picks import spread_evenly
 
-OPERATING_SCORE = 0.4  # as of `stream`
-
 
 def parity(
     reference: Path,
@@ -32,7 +31,7 @@ def parity(
     max_drop: MaxDrop,
     stages: bool = False,
     images: int | None = None,
-    score: float = OPERATING_SCORE,
+    score: float = SHOWN_SCORE,
     threads: int | None = None,
     progress: bool = True,
 ) -> ParityReport:

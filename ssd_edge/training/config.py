@@ -7,6 +7,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+from ssd_edge.choices import DEFAULT_ARCH
 from ssd_edge.errors import UsageError
 from ssd_edge.models.architecture import find_architecture
 from ssd_edge.models.create import COCO, IMAGENET
@@ -77,7 +78,7 @@ class TrainConfig:
 
     data: str
     output: Path
-    arch: str = "ssdlite320_mobilenet_v3_large"
+    arch: str = DEFAULT_ARCH
     preset: str | None = None
     epochs: int | None = None
     batch: int | None = None
