@@ -6,6 +6,11 @@ Library code raises these; only the command line turns them into exit codes.
 PIP_INSTALL = "in the folder of ssd-edge: pip install"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, without indentation; empty where it has none."""
+    return next(iter(str(error).strip().splitlines()), "")
+
+
 class SsdEdgeError(Exception):
     """Something the user can fix. The command line prints the message and exits with `exit_code`."""
 

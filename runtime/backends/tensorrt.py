@@ -63,8 +63,8 @@ class TensorRTEngine(Engine):
         self._contexts: dict[int, IExecutionContext] = {}  # by batch
         self._ran: set[int] = set()  # batches
         self._open = ExitStack()
+        self.loaded = deserialise(trt, plan, source=source, dla_core=dla_core)
         try:
-            self.loaded = deserialise(trt, plan, source=source, dla_core=dla_core)
             outputs = check_contract(self.loaded.tensors(), card, source)
             self.batch = self.loaded.batch_sizes("images")
             self.size_hw = (card.height, card.width)
@@ -80,7 +80,9 @@ class TensorRTEngine(Engine):
             raise
 
     def enqueue(self, batch: int) -> None:
-        if not self.context(batch).execute_async_v3(self.stream.handle):
+        context = self.context(batch)
+        self.loaded.log.clear()
+        if not context.execute_async_v3(self.stream.handle):
             raise self._failure("does not run")
         if batch not in self._ran:
             self._ran.add(batch)
@@ -97,6 +99,7 @@ class TensorRTEngine(Engine):
     def context(self, batch: int) -> IExecutionContext:
         """TensorRT's execution context for a batch size, made when it is first asked for."""
         if batch not in self._contexts:
+            self.loaded.log.clear()
             context = self.loaded.create_context(self._options, self._scratch.address, self.cuda)
             problem = "cannot be made ready to run" if context is None else self._bind(context, batch)
             if problem is not None:
@@ -108,7 +111,7 @@ class TensorRTEngine(Engine):
     def close(self) -> None:
         self._contexts.clear()  # contexts, then what they were made with, then the engine, then its runtime
         self._options.close()
-        self.__dict__.pop("loaded", None)
+        self.loaded.close()
         self._open.close()
 
     def _bind(self, context: IExecutionContext, batch: int) -> str | None:
@@ -141,6 +144,7 @@ class TensorRTEngine(Engine):
                 _log.debug("compiled kernels are not kept: %s", error)
 
     def _failure(self, problem: str) -> SsdEdgeError:
+        """The error for a call that failed, with what TensorRT has said since the log was cleared before it."""
         return unsupported_gpu(self.loaded.trt, self.loaded.log) or SsdEdgeError(
             f"{self._source}: the engine {problem}: {self.loaded.log.quote()}; close what else uses the GPU, "
             "or build it again with: ssd-edge build"

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from ssd_edge.card import ModelCard
 from ssd_edge.checkpoint import model_from_checkpoint
-from ssd_edge.errors import UsageError
 from ssd_edge.models.predict import Predictor
 from ssd_edge.models.ssd import SSD
 from ssd_edge.runtime.backends.base import Detector
+from ssd_edge.torch_device import torch_device
 
 
 class TorchDetector(Detector):
@@ -51,19 +51,3 @@ class TorchDetector(Detector):
 
     def _release(self) -> None:
         del self._predictor
-
-
-def torch_device(name: str) -> torch.device:
-    """The device of that name, with the messages that training has."""
-    try:
-        chosen = torch.device(name)
-    except RuntimeError:
-        chosen = None
-    if chosen is None or chosen.type not in ("cpu", "cuda"):
-        raise UsageError(f"--device {name}: expected cpu, cuda or cuda:1 and so on")
-    if chosen.type == "cuda":
-        if not torch.cuda.is_available():
-            raise UsageError(f"--device {chosen}: PyTorch finds no CUDA device here; leave it out to run on the CPU")
-        if (chosen.index or 0) >= torch.cuda.device_count():
-            raise UsageError(f"--device {chosen}: there are {torch.cuda.device_count()} GPUs, numbered from 0")
-    return chosen

@@ -7,27 +7,43 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from ssd_edge.card import ModelCard
 from ssd_edge.checkpoint import model_from_checkpoint
-from ssd_edge.errors import MissingDependencyError
+from ssd_edge.errors import MissingDependencyError, first_line
 from ssd_edge.models.predict import Predictor
 from ssd_edge.models.ssd import SSD
 from ssd_edge.runtime.backends.base import Detector
 from ssd_edge.runtime.backends.gpu_detector import GpuDetector
 from ssd_edge.runtime.backends.gpu_engine import Engine
-from ssd_edge.runtime.backends.torch import TorchDetector, torch_device
+from ssd_edge.runtime.backends.torch import TorchDetector
 from ssd_edge.runtime.cuda.base import Cuda, Graph, Stream, capturing
 from ssd_edge.runtime.cuda.errors import REFUSED_KERNELS, CudaError, CudaFatalError, cuda_failure
 from ssd_edge.runtime.cuda.find import open_cuda
+from ssd_edge.torch_device import torch_device
 
 _log = logging.getLogger(__name__)
 
 BATCH = 16  # the largest that memory is made for
+
+
+class _Network(NamedTuple):
+    """A model with its input and outputs on the GPU: PyTorch frees them when nothing refers to them."""
+
+    predictor: Predictor
+    images: torch.Tensor
+    boxes: torch.Tensor
+    scores: torch.Tensor
+
+    def run(self, batch: int) -> None:
+        """Put a run on PyTorch's current stream."""
+        boxes, scores = self.predictor(self.images[:batch])
+        self.boxes[:batch].copy_(boxes)
+        self.scores[:batch].copy_(scores)
 
 
 class TorchEngine(Engine):
@@ -45,9 +61,9 @@ class TorchEngine(Engine):
         self.size_hw = (card.height, card.width)
         self.anchors, self.classes = len(model.default_boxes_xyxy), len(card.class_names)
         self.stream = cuda.stream()
+        self._network: _Network | None = None
+        self._half = half
         try:
-            self._predictor = Predictor(model).eval()
-            self._half = half
             for module in model.modules() if half else ():
                 if isinstance(module, nn.Conv2d):
                     module.half()
@@ -56,9 +72,12 @@ class TorchEngine(Engine):
             # One pool for the graphs of all batch sizes: they run in order, and their results are copied out of it.
             self._pool: Any = None
             self._graphs: set[torch.cuda.CUDAGraph] = set()  # that hold it
-            self._images = torch.zeros((batch, *self.size_hw, 3), dtype=torch.uint8, device=device)
-            self._boxes = torch.zeros((batch, self.anchors, 4), device=device)
-            self._scores = torch.zeros((batch, self.anchors, self.classes), device=device)
+            network = _Network(
+                Predictor(model).eval(),
+                torch.zeros((batch, *self.size_hw, 3), dtype=torch.uint8, device=device),
+                torch.zeros((batch, self.anchors, 4), device=device),
+                torch.zeros((batch, self.anchors, self.classes), device=device),
+            )
             # The model and these tensors were made on another stream. Waiting for the whole GPU instead would break
             # captures in other threads.
             self._stream.wait_stream(torch.cuda.current_stream(device))
@@ -66,11 +85,13 @@ class TorchEngine(Engine):
         except BaseException:
             self.close()
             raise
+        self._network = network
         self.images, self.boxes, self.scores = (
-            tensor.data_ptr() for tensor in (self._images, self._boxes, self._scores)
+            tensor.data_ptr() for tensor in (network.images, network.boxes, network.scores)
         )
 
     def enqueue(self, batch: int) -> None:
+        assert self._network is not None, "the engine is closed"
         autocast = torch.autocast("cuda", torch.float16, enabled=self._half)
         with (
             _checked(f"the network with a batch of {batch}"),
@@ -78,9 +99,7 @@ class TorchEngine(Engine):
             torch.cuda.stream(self._stream),
             autocast,
         ):
-            boxes, scores = self._predictor(self._images[:batch])
-            self._boxes[:batch].copy_(boxes)
-            self._scores[:batch].copy_(scores)
+            self._network.run(batch)
 
     def capture(self, work: Callable[[], None]) -> Graph:
         """Capture through PyTorch, whose allocator must know which memory a graph holds."""
@@ -98,9 +117,8 @@ class TorchEngine(Engine):
         return _TorchGraph(graph, self._stream, partial(self._graphs.discard, graph))
 
     def close(self) -> None:
-        """Free the stream; PyTorch frees the rest when nothing refers to it."""
-        for name in ("_predictor", "_images", "_boxes", "_scores", "_pool"):
-            self.__dict__.pop(name, None)
+        """Free the stream, and let PyTorch free the rest."""
+        self._network = None
         self.stream.close()
 
 
@@ -170,7 +188,7 @@ def _checked(call: str) -> Iterator[None]:
 
 
 def _failure(call: str, error: RuntimeError) -> CudaError:
-    text = (str(error).splitlines() or [type(error).__name__])[0]
+    text = first_line(error) or type(error).__name__
     if any(words in text for words in REFUSED_KERNELS.values()):  # PyTorch's own kernels
         return CudaError(
             f"{call} in PyTorch failed: {text}; this PyTorch {torch.__version__} has no kernels for this GPU: it was "

@@ -1,9 +1,11 @@
 // What runs on the GPU around the network: frames to its input (preprocess_*), its output to detections (nms_*).
 //
-// Compiled by NVRTC for the GPU at hand, and by g++ for tests without one (tests/runtime/cuda_shim.h); so there are no
+// Compiled by NVRTC for the GPU at hand, and by g++ for tests without one (tests/fakes/cuda_shim.h); so there are no
 // includes, warp functions always name all 32 lanes, and shared memory is dynamic only. Compute capability 7.5 will do.
 // runtime/preprocess.py and runtime/nms.py are the references; where a fused multiply-add would round differently,
 // arithmetic is spelled __fmul_rn and so on. kernels.py puts all of it on a stream.
+//
+// All kernels are in this one file because NVRTC takes a single source.
 
 typedef unsigned char Byte;
 typedef unsigned long long Size;

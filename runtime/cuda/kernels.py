@@ -238,15 +238,10 @@ class Nms(Resource):
         Raises:
             UsageError: a threshold below 0, an address that the kernels cannot read, or too many images.
         """
-        batch = self._batch if batch is None else batch
         if not (score_threshold >= 0 and iou_threshold >= 0):
             raise UsageError(f"thresholds {score_threshold} (score) and {iou_threshold} (IoU); expected 0 or above")
-        if boxes % 16:
-            raise UsageError(f"boxes at address {boxes}; expected a multiple of 16: copy them to memory of their own")
-        if scores % 4:
-            raise UsageError(f"scores at address {scores}; expected a multiple of 4: copy them to memory of their own")
-        if not 1 <= batch <= self._batch:
-            raise UsageError(f"{batch} images; expected 1 to {self._batch}, for which the memory was made")
+        batch = self._batch if batch is None else batch
+        self._check_input(boxes, scores, batch)
         boxes_at, anchors, classes = np.uint64(boxes), np.uint32(self._anchors), np.uint32(self._classes)
         candidates, detections = np.uint32(self._candidates), np.uint32(self._detections)
         kept_capacity = np.uint32(self._kept_capacity)
@@ -304,6 +299,14 @@ class Nms(Resource):
 
     def close(self) -> None:
         self._open.close()
+
+    def _check_input(self, boxes: int, scores: int, batch: int) -> None:
+        if boxes % 16:
+            raise UsageError(f"boxes at address {boxes}; expected a multiple of 16: copy them to memory of their own")
+        if scores % 4:
+            raise UsageError(f"scores at address {scores}; expected a multiple of 4: copy them to memory of their own")
+        if not 1 <= batch <= self._batch:
+            raise UsageError(f"{batch} images; expected 1 to {self._batch}, for which the memory was made")
 
     def _memory(self, cuda: Cuda, size: int) -> Memory:
         return self._open.enter_context(cuda.memory(size))

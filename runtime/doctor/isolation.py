@@ -17,7 +17,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from types import TracebackType
 
-from ssd_edge.errors import SsdEdgeError
+from ssd_edge.errors import SsdEdgeError, first_line
 from ssd_edge.runtime.doctor.finding import PROBLEM, Finding, problem
 
 PATIENCE_S = 1.0  # for a process that was killed; one that hangs in the kernel does not end
@@ -98,8 +98,7 @@ def answer(module: str, name: str, file: int) -> None:
     except SsdEdgeError as error:
         finding = problem(error)
     except BaseException as error:
-        text = (str(error).strip().splitlines() or [""])[0]
-        finding = Finding(PROBLEM, f"{type(error).__name__}: {text}")
+        finding = Finding(PROBLEM, f"{type(error).__name__}: {first_line(error)}")
     with os.fdopen(file, "wb") as out:
         out.write(json.dumps(asdict(finding)).encode())
     os._exit(0)

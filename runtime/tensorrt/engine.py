@@ -51,14 +51,19 @@ class ContextOptions:
         self.cache = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class LoadedEngine:
-    """A deserialised engine with what has to outlive it; let go of the engine before the runtime."""
+    """A deserialised engine with what has to outlive it."""
 
     trt: TensorRT
     log: MessageLog
     runtime: Runtime
     engine: ICudaEngine
+
+    def close(self) -> None:
+        """Let go of the engine before its runtime, when none of its contexts is left."""
+        self.engine = None
+        self.runtime = None
 
     def tensors(self) -> list[TensorSpec]:
         """Inputs and outputs, in the engine's order."""

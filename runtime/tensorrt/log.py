@@ -48,6 +48,10 @@ class MessageLog:
         self.messages = messages
         self.logger = type("Logger", (base,), {"__init__": lambda logger: base.__init__(logger), "log": log})()
 
+    def clear(self) -> None:
+        """Forget what was said: an error quotes only what belongs to it, and the log does not grow with each run."""
+        self.messages.clear()
+
     def quote(self) -> str:
         """The first errors on one line, in TensorRT's own words."""
         errors = [tidy(message.text) for message in self.messages if "ERROR" in message.severity]
@@ -87,7 +91,7 @@ class UnsupportedGpuError(SsdEdgeError):
 def unsupported_gpu(trt: TensorRT, log: MessageLog) -> UnsupportedGpuError | None:
     """The error for a log in which TensorRT refuses the GPU; None: it does not, or it lacks memory.
 
-    Warnings do not count: the log is as old as its engine, and TensorRT-RTX also warns of other GPUs than this one.
+    Warnings do not count: TensorRT-RTX also warns of other GPUs than this one.
     """
     if log.matches(OUT_OF_MEMORY, warnings=False) or not log.matches(UNSUPPORTED_GPU, warnings=False):
         return None

@@ -6,7 +6,7 @@ import argparse
 import logging
 import sys
 
-from ssd_edge.errors import MissingDependencyError, SsdEdgeError
+from ssd_edge.errors import MissingDependencyError, SsdEdgeError, first_line
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -39,8 +39,7 @@ def explain(error: Exception, args: argparse.Namespace) -> int:
     if isinstance(known, SsdEdgeError):
         tell(f"error: {known}")
         return known.exit_code
-    text = str(error).strip().splitlines() or [""]
-    tell(f"unexpected {type(error).__name__}: {text[0]} (run with --debug for the traceback)")
+    tell(f"unexpected {type(error).__name__}: {first_line(error)} (run with --debug for the traceback)")
     return 1
 
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from ssd_edge.errors import UsageError
 from ssd_edge.models.ssd import SSD
+from ssd_edge.torch_device import default_device, torch_device
 
 PATIENCE = timedelta(hours=1)  # that processes wait for each other: the first one scores the whole evaluation set
 
@@ -116,17 +117,8 @@ def process_group(device: str | None) -> Iterator[Group]:
         UsageError: the device is not there; or one GPU is named under torchrun.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    try:
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError:
-        chosen = None
-    if chosen is None or chosen.type not in ("cpu", "cuda"):
-        raise UsageError(f"--device {device}: expected cpu, cuda or cuda:1 and so on")
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"--device {chosen}: PyTorch finds no CUDA device here; leave it out to train on the CPU")
+    chosen = torch_device(device or default_device(), purpose="train")
     if world == 1:
-        if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-            raise UsageError(f"--device {chosen}: there are {torch.cuda.device_count()} GPUs, numbered from 0")
         yield Group(0, 1, chosen)
         return
     if ":" in str(chosen):

@@ -20,7 +20,7 @@ from ssd_edge.checkpoint import Checkpoint, save_checkpoint
 from ssd_edge.data.augment import EvalTransform
 from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.data.samples import Batch, CodesSamples, EpochBatches, ImageSamples, Samples, end_workers, make_loader
-from ssd_edge.errors import DatasetError, SsdEdgeError, UsageError
+from ssd_edge.errors import DatasetError, SsdEdgeError, UsageError, first_line
 from ssd_edge.evaluation.evaluate import detect, evaluate_detections
 from ssd_edge.models.freeze import freeze_backbone
 from ssd_edge.models.loss import Targets, multibox_loss
@@ -341,7 +341,7 @@ def _next(batches: Iterator[Batch | DatasetError]) -> Batch | SsdEdgeError:
         if isinstance(error, RuntimeError) and "exited unexpectedly" not in str(error):
             raise
         return SsdEdgeError(
-            f"a data-loading process is gone ({str(error).splitlines()[0]}): most often the system was out of memory "
+            f"a data-loading process is gone ({first_line(error)}): most often the system was out of memory "
             "(or of /dev/shm in a container). Go on with --resume and fewer --workers, or --workers 0"
         )
 

@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 
 from ssd_edge.checkpoint import model_from_checkpoint  # noqa: E402
 from ssd_edge.errors import MissingDependencyError, SsdEdgeError  # noqa: E402
+from ssd_edge.models.predict import Predictor  # noqa: E402
 from ssd_edge.runtime.backends import torch_cuda as backend_torch_cuda  # noqa: E402
 from ssd_edge.runtime.backends.torch import TorchDetector  # noqa: E402
 from ssd_edge.runtime.backends.torch_cuda import TorchCudaDetector, TorchEngine  # noqa: E402
@@ -92,11 +93,11 @@ def test_errors_of_pytorch(
 ) -> None:
     model, card = model_from_checkpoint(tiny.checkpoint)
 
-    def fail(_: Any) -> None:
+    def fail(*_: Any) -> None:
         raise error
 
     with TorchEngine(model, card, cuda=host, batch=2) as engine:
-        monkeypatch.setattr(engine, "_predictor", fail)
+        monkeypatch.setattr(Predictor, "forward", fail)
         with pytest.raises(kind, match=message):
             engine.enqueue(2)
         monkeypatch.setattr(FakeGraph, "replay", fail)
