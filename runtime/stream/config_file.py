@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ssd_edge.errors import UsageError
+from ssd_edge.runtime.option_checks import check_table, is_number, is_text, is_whole
 from ssd_edge.runtime.redact import clean_text
 from ssd_edge.runtime.sinks.base import Recording
 from ssd_edge.runtime.sources.base import SourceOptions
 from ssd_edge.runtime.stream.config import MqttConfig, SnapshotsConfig, SourceConfig, WebConfig
 from ssd_edge.runtime.tracking.analytics import KEYS as UNDERSTANDING_KEYS
 from ssd_edge.runtime.tracking.analytics import understanding_options
-from ssd_edge.runtime.tracking.zones import nearest
 from ssd_edge.runtime.units import byte_size, fourcc, seconds, size_wh
 
 
@@ -47,12 +47,8 @@ _Convert = Callable[[Any], Any]
 
 def _read(table: Any, keys: Mapping[str, tuple[str, _Convert]], where: str = "") -> dict[str, Any]:
     """The values of a table by the names that the program has for them; each key has such a name and a check."""
-    if not isinstance(table, Mapping):
-        raise UsageError(f"{where}expected a table with {', '.join(keys)}, got {table!r}")
     values = {}
-    for key, value in table.items():
-        if key not in keys:
-            raise UsageError(f"{where}unknown key {key!r}; {nearest(key, keys)}")
+    for key, value in check_table(table, keys, where).items():
         name, convert = keys[key]
         try:
             values[name] = convert(value)
@@ -84,26 +80,16 @@ def _checked(fits: Callable[[Any], bool], expected: str, convert: _Convert = lam
     return check
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-_text = _checked(lambda value: isinstance(value, str) and bool(value), "a text")
-_path = _checked(lambda value: isinstance(value, str) and bool(value), "a path", Path)
+_text = _checked(is_text, "a text")
+_path = _checked(is_text, "a path", Path)
 _flag = _checked(lambda value: isinstance(value, bool), "true or false")
-_count = _checked(lambda value: _is_whole(value) and value >= 0, "a whole number from 0")
-_number = _checked(lambda value: _is_number(value) and value > 0, "a number above 0")
-_score = _checked(lambda value: _is_number(value) and 0 <= value < 1, "a number from 0 to below 1")
-_positive = _checked(lambda value: _is_whole(value) and value > 0, "a whole number from 1")
-_port = _checked(lambda value: _is_whole(value) and 0 <= value < 65536, "a port")
+_count = _checked(lambda value: is_whole(value) and value >= 0, "a whole number from 0")
+_number = _checked(lambda value: is_number(value) and 0 < value < math.inf, "a number above 0")
+_score = _checked(lambda value: is_number(value) and 0 <= value < 1, "a number from 0 to below 1")
+_positive = _checked(lambda value: is_whole(value) and value > 0, "a whole number from 1")
+_port = _checked(lambda value: is_whole(value) and 0 <= value < 65536, "a port")
 _transport = _checked(lambda value: value in ("tcp", "udp"), "tcp or udp")
-_uri = _checked(
-    lambda value: (isinstance(value, str) and bool(value)) or _is_whole(value), "an address, path or number"
-)
+_uri = _checked(lambda value: is_text(value) or is_whole(value), "an address, path or number")
 
 
 def _as(kind: type, keys: Mapping[str, tuple[str, _Convert]], needed: str = "") -> _Convert:

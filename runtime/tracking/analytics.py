@@ -11,10 +11,11 @@ import numpy as np
 
 from ssd_edge.detections import Detections
 from ssd_edge.errors import UsageError
+from ssd_edge.runtime.option_checks import check_table, is_number, nearest
 from ssd_edge.runtime.results import NO_TRACK, Result
 from ssd_edge.runtime.sources.base import Frame
-from ssd_edge.runtime.tracking.tracker import Tracker, TrackOptions, is_number
-from ssd_edge.runtime.tracking.zones import REFERENCE, Line, PlaceWatch, Seen, Zone, in_pixels, nearest
+from ssd_edge.runtime.tracking.tracker import Tracker, TrackOptions
+from ssd_edge.runtime.tracking.zones import REFERENCE, Line, PlaceWatch, Seen, Zone, in_pixels
 
 KEYS = ("classes", "min_size", "max_size", "track", "zone", "line")  # of a source's table, those that are read here
 Size = tuple[float, float]
@@ -47,8 +48,8 @@ class UnderstandingOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", _names(self.classes))
-        for name in ("min_size", "max_size"):
-            object.__setattr__(self, name, _size(getattr(self, name), name))
+        object.__setattr__(self, "min_size", _size(self.min_size, "min_size"))
+        object.__setattr__(self, "max_size", _size(self.max_size, "max_size"))
         if self.track is None and (self.zones or self.lines):
             object.__setattr__(self, "track", TrackOptions())
 
@@ -63,15 +64,13 @@ def understanding_options(table: Mapping[str, Any], where: str) -> Understanding
     Raises:
         UsageError: a key or value is not as expected.
     """
-    values = dict(table)
+    values = dict(check_table(table, KEYS, f"{where}: "))
     zones = _from_tables(Zone, values.pop("zone", []), f"{where}: zone")
     lines = _from_tables(Line, values.pop("line", []), f"{where}: line")
     if isinstance(track := values.pop("track", False), bool):
         track = {} if track else None
     if track is not None:
         values["track"] = _from_table(TrackOptions, track, f"{where}: track")
-    if unknown := [key for key in values if key not in KEYS]:
-        raise UsageError(f"{where}: unknown key {unknown[0]!r}; {nearest(unknown[0], KEYS)}")
     try:
         return UnderstandingOptions(**values, zones=zones, lines=lines)
     except UsageError as error:
@@ -146,11 +145,7 @@ def _from_tables(kind: type[T], tables: Any, where: str) -> tuple[T, ...]:
 def _from_table(kind: type[T], table: Any, where: str) -> T:
     """The dataclass of that kind with the table's values."""
     known = fields(kind)  # type: ignore[arg-type]
-    names = [field.name for field in known]
-    if not isinstance(table, Mapping):
-        raise UsageError(f"{where}: expected a table with {', '.join(names)}, got {table!r}")
-    if unknown := [key for key in table if key not in names]:
-        raise UsageError(f"{where}: unknown key {unknown[0]!r}; {nearest(unknown[0], names)}")
+    check_table(table, [field.name for field in known], f"{where}: ")
     if lacking := [field.name for field in known if field.default is MISSING and field.name not in table]:
         raise UsageError(f"{where}: it lacks {', '.join(lacking)}")
     try:

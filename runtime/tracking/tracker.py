@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssd_edge.detections import Detections
 from ssd_edge.errors import MissingDependencyError, UsageError
+from ssd_edge.runtime.option_checks import is_number, is_whole
 from ssd_edge.runtime.results import NO_TRACK
 from ssd_edge.runtime.tracking.zones import REFERENCE
 
@@ -35,13 +35,13 @@ class TrackOptions:
     frames: int = 2
 
     def __post_init__(self) -> None:
-        for name, good, expected in (
-            ("score", is_number(self.score) and 0 <= self.score <= 1, "a number from 0 to 1"),
-            ("lost_s", is_number(self.lost_s) and 0 < self.lost_s < math.inf, "seconds above 0"),
-            ("frames", isinstance(self.frames, int) and self.frames >= 1, "a whole number from 1 up"),
+        for name, value, good, expected in (
+            ("score", self.score, is_number(self.score) and 0 <= self.score <= 1, "a number from 0 to 1"),
+            ("lost_s", self.lost_s, is_number(self.lost_s) and 0 < self.lost_s < math.inf, "seconds above 0"),
+            ("frames", self.frames, is_whole(self.frames) and self.frames >= 1, "a whole number from 1 up"),
         ):
             if not good:
-                raise UsageError(f"track: {name} must be {expected}, got {getattr(self, name)!r}")
+                raise UsageError(f"track: {name} must be {expected}, got {value!r}")
 
 
 class Tracker:
@@ -106,7 +106,3 @@ class Tracker:
         else:
             self._clock_s += self._step_s
         return self._clock_s
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

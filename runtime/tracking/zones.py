@@ -5,11 +5,10 @@ Geometry is done with the longer side of the picture as `REFERENCE`, so that a s
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_edge.errors import UsageError
+from ssd_edge.runtime.option_checks import is_text, nearest
 from ssd_edge.runtime.results import Event
 
 logger = logging.getLogger(__name__)
@@ -225,15 +225,6 @@ def meet(first: Points, second: Points) -> bool:
     return not apart and _turn(a, b, c) * _turn(a, b, d) <= 0 and _turn(c, d, a) * _turn(c, d, b) <= 0
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """For an error: those of the known words that may be meant, or all."""
-    known = list(known)
-    close = difflib.get_close_matches(word, known, n=3)
-    if close:
-        return f"did you mean {' or '.join(map(repr, close))}?"
-    return f"expected one of {', '.join(known[:20])}{', …' if len(known) > 20 else ''}"
-
-
 def _turn(a: Point, b: Point, c: Point) -> float:
     """Twice the area of a triangle; positive where c is to the right of who goes from a to b, as y points down."""
     return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
@@ -269,7 +260,7 @@ def _checked_points(value: Any, what: str) -> Points:
 
 
 def _check_name_and_anchor(place: Zone | Line, what: str) -> None:
-    if not isinstance(place.name, str) or not place.name:
+    if not is_text(place.name):
         raise UsageError(f"{what}: expected a name in words")
     if place.anchor not in ANCHORS:
         raise UsageError(f"{what}: unknown anchor {place.anchor!r}; {nearest(str(place.anchor), ANCHORS)}")
