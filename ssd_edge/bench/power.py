@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from ssd_edge.nvml import NvmlDevice
+from ssd_edge.nvml import NvmlDevice, has_nvml_package
+from ssd_edge.runtime.host.fixes import extra_command
+from ssd_edge.runtime.host.kind import read_host
 
 SAMPLE_SECONDS = 0.02
 # Rails that feed the whole module: Orin Nano and NX, Xavier NX, TX2; Nano. Others (AGX Xavier, AGX Orin) have none.
@@ -141,6 +143,21 @@ def find_power_readers(root: Path = Path("/"), nvml: NvmlDevice | None = None) -
         nvml: the GPU to ask.
     """
     return (*_jetson_readers(root), *_nvml_readers(nvml), *_rapl_readers(root))
+
+
+def missing_nvml(root: Path = Path("/")) -> str | None:
+    """Why an NVIDIA GPU tells nothing and how to change that; None where nvidia-ml-py is there, or no such GPU.
+
+    Args:
+        root: of the file system, for tests.
+    """
+    host = read_host(root)
+    if not host.nvidia or has_nvml_package():
+        return None
+    return (
+        "power and memory of the GPU are not told: the package nvidia-ml-py is not installed; "
+        f"{extra_command(host.cuda_extra)}"
+    )
 
 
 def _jetson_readers(root: Path) -> list[PowerReader]:

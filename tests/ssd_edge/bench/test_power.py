@@ -1,14 +1,17 @@
 """Readers of power on file trees as Jetsons and other machines have them, and on a made-up NVML."""
 
+import sys
 import time
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from ssd_edge.bench.power import EnergyCounter, Gauge, PowerMeter, find_power_readers
+from ssd_edge.bench.power import EnergyCounter, Gauge, PowerMeter, find_power_readers, missing_nvml
 from ssd_edge.nvml import open_nvml
+from tests.fakes.nvml import FakeNvml, load_nvml
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -107,11 +110,16 @@ def test_a_counter_that_went_backwards_or_is_gone_tells_nothing() -> None:
 
 
 def test_the_meter_samples_while_something_is_measured() -> None:
-    readings = iter([2.0, 4.0] + [3.0] * 10_000)
-    meter = PowerMeter([Gauge("a", lambda: next(readings))], sample_seconds=0.001)
+    readings, read = iter([2.0, 4.0] + [3.0] * 10_000), list[float]()
+
+    def read_w() -> float:
+        read.append(next(readings))
+        return read[-1]
+
+    meter = PowerMeter([Gauge("a", read_w)], sample_seconds=0.001)
     with meter.measuring() as power_w:
         deadline = time.monotonic() + 5
-        while len(meter.readers[0]._samples) < 3 and time.monotonic() < deadline:  # type: ignore[attr-defined]
+        while len(read) < 3 and time.monotonic() < deadline:
             time.sleep(0.001)
     assert power_w == {"a": pytest.approx(3.0)}
     with PowerMeter().measuring() as power_w:
@@ -125,73 +133,26 @@ def test_the_meter_lets_errors_through_and_stops() -> None:
         raise RuntimeError("crash")
 
 
-class FakeNvml:
-    """Answers as a driver with GPUs does; `lacks` are functions that answer 3, not supported."""
-
-    def __init__(self, *lacks: str) -> None:
-        self.lacks = lacks
-        self.asked: list[Any] = []
-
-    def __getattr__(self, name: str) -> Any:
-        values = {"nvmlDeviceGetTotalEnergyConsumption": 12_345, "nvmlDeviceGetPowerUsage": 65_500}
-
-        def call(*arguments: Any) -> int:
-            if name in self.lacks:
-                return 3
-            if name == "nvmlDeviceGetName":
-                arguments[1].value = b"NVIDIA Orin"
-            elif name == "nvmlDeviceGetMemoryInfo":
-                arguments[1]._obj.used = 1 << 30
-            elif name in values:
-                arguments[1]._obj.value = values[name]
-            elif name.startswith("nvmlDeviceGetHandleBy"):
-                self.asked.append(getattr(arguments[0], "value", arguments[0]))
-            return 0
-
-        return call
-
-
-def test_nvml_tells_energy_power_and_memory() -> None:
-    device = open_nvml(load=lambda _: FakeNvml())
-    assert device is not None
-    assert (device.name, device.energy_j(), device.power_w(), device.used_bytes()) == (
-        "NVIDIA Orin",
-        pytest.approx(12.345),
-        pytest.approx(65.5),
-        1 << 30,
-    )
-
-
-def test_nvml_without_an_energy_counter_is_sampled(tmp_path: Path) -> None:
-    device = open_nvml(load=lambda _: FakeNvml("nvmlDeviceGetTotalEnergyConsumption"))
-    (reader,) = find_power_readers(tmp_path, device)
+def test_nvml_without_an_energy_counter_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_nvml(monkeypatch, lambda _: FakeNvml("nvmlDeviceGetTotalEnergyConsumption"))
+    (reader,) = find_power_readers(tmp_path, open_nvml())
     assert reader.name == "NVIDIA Orin, whole board (NVML)"
     assert read_once(reader) == pytest.approx(65.5)
     neither = FakeNvml("nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetPowerUsage")
-    assert find_power_readers(tmp_path, open_nvml(load=lambda _: neither)) == ()
+    load_nvml(monkeypatch, lambda _: neither)
+    assert find_power_readers(tmp_path, open_nvml()) == ()
 
 
-@pytest.mark.parametrize(
-    ("visible", "index", "asked"),
-    [(None, 1, 1), ("3,2", 1, 2), ("GPU-8f", 0, b"GPU-8f"), ("", 0, None), ("3", 1, None)],
-)
-def test_nvml_asks_the_gpu_that_cuda_sees(
-    visible: str | None, index: int, asked: object, monkeypatch: pytest.MonkeyPatch
+def test_a_gpu_without_the_package_of_nvml_is_noted_with_the_fix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    library = FakeNvml()
-    device = open_nvml(index, load=lambda _: library)
-    assert (device is None) == (asked is None)
-    assert library.asked == ([] if asked is None else [asked])
-
-
-def test_no_driver() -> None:
-    def load(name: str) -> None:
-        raise OSError(f"{name}: cannot open shared object file")
-
-    assert open_nvml(load=load) is None
-    assert open_nvml(load=lambda _: FakeNvml("nvmlInit_v2")) is None
-    old = SimpleNamespace(nvmlInit_v2=lambda: 0)  # a library without the other functions
-    assert open_nvml(load=lambda _: old) is None
+    write(tmp_path, {"proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01"})
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert missing_nvml(tmp_path) == (
+        "power and memory of the GPU are not told: the package nvidia-ml-py is not installed; "
+        "in the folder of ssd-edge: pip install '.[cuda12]'"
+    )
+    assert missing_nvml(tmp_path / "no GPU") is None
+    monkeypatch.setitem(sys.modules, "pynvml", ModuleType("pynvml"))
+    monkeypatch.setattr("pynvml.__spec__", ModuleSpec("pynvml", None))
+    assert missing_nvml(tmp_path) is None
