@@ -5,46 +5,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ssd_edge.bench.advice import int8_advice
-from ssd_edge.bench.child import Child, ModelFailedError, Serve
-from ssd_edge.bench.figures import speed_of
+from ssd_edge.bench.child import Serve
+from ssd_edge.bench.measured_model import MeasuredModel
 from ssd_edge.bench.options import BenchOptions
-from ssd_edge.bench.power import PowerMeter, find_power_readers
-from ssd_edge.bench.prepare import prepared_model
-from ssd_edge.bench.report import BenchReport, ModelFigures
-from ssd_edge.bench.turns import Plan, Series, take_turns
+from ssd_edge.bench.power import PowerMeter, find_power_readers, missing_nvml
+from ssd_edge.bench.report import BenchReport
+from ssd_edge.bench.turns import Plan, take_turns
 from ssd_edge.bench.worker import Job, serve
-from ssd_edge.card import file_sha256
 from ssd_edge.data.dataset import DetectionDataset, ImageRecord
-from ssd_edge.errors import ModelFileError, SsdEdgeError, UsageError
+from ssd_edge.errors import ModelFileError, UsageError
 from ssd_edge.machine import describe_machine
-from ssd_edge.nvml import NvmlDevice, open_nvml
+from ssd_edge.nvml import open_nvml
 from ssd_edge.picks import spread_evenly
 
 log = logging.getLogger(__name__)
 
 MOST_FRAMES = 32
 MOST_FRAME_BYTES = 128 << 20  # every model's process holds all frames
-
-
-@dataclass
-class _Entry:
-    """A model on its way through the measurement."""
-
-    figures: ModelFigures
-    child: Child | None = None
-    on_cpu: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    def fail(self, error: str) -> None:
-        log.debug("%s failed: %s", self.figures.name, error)
-        self.figures = replace(self.figures, error=error)
-        if self.child is not None:
-            self.child.kill()
-            self.child = None
 
 
 def bench(
@@ -77,43 +57,25 @@ def bench(
     options = options or BenchOptions()
     check_models(models)
     frames = _frames(dataset, options.batch)
-    names = unique_names(models)
     nvml = open_nvml(_device_index(options.device))
     meter = PowerMeter(find_power_readers(nvml=nvml))
-    entries = [_entry(name, path) for name, path in zip(names, models, strict=True)]
+    jobs = [Job(path, tuple(record.path for record in frames), options) for path in models]
+    measured = [MeasuredModel(name, job) for name, job in zip(unique_names(models), jobs, strict=True)]
     with ExitStack() as stack:
-        for number, (entry, path) in enumerate(zip(entries, models, strict=True), start=1):
-            log.info("opening %s (%d of %d)", entry.figures.name, number, len(entries))
-            job = Job(path, tuple(record.path for record in frames), options)
-            _open(entry, job, dataset, nvml, run, stack)
-            if entry.on_cpu not in ((), *(earlier.on_cpu for earlier in entries[: number - 1])):
-                log.warning("%s %s", entry.figures.name, *entry.on_cpu)
-        living = [entry for entry in entries if entry.child is not None]
-        children = [entry.child for entry in living if entry.child is not None]
-        series = take_turns(children, options, meter=meter, progress=progress)
-        for entry, one in zip(living, series, strict=True):
-            _close_timing(entry, one)
-        first = series[0].turns if living and living[0] is entries[0] else []
-        for entry, one in zip(living, series, strict=True):
-            if one.turns:
-                entry.figures = replace(entry.figures, speed=speed_of(one.turns, options.batch, first))
+        for number, model in enumerate(measured, start=1):
+            log.info("opening %s (%d of %d)", model.figures.name, number, len(measured))
+            stack.enter_context(model).open(dataset, nvml, run)
+            if model.on_cpu not in ((), *(earlier.on_cpu for earlier in measured[: number - 1])):
+                log.warning("%s %s", model.figures.name, *model.on_cpu)
+        opened = [model for model in measured if model.running]
+        series = take_turns(opened, options, meter=meter, progress=progress)
+        for model, one in zip(opened, series, strict=True):
+            model.end_turns(one)
+        for model in opened:
+            model.compare_speed(measured[0].turns)
         if options.accuracy:
-            _measure_accuracy(living, dataset)
-    figures = tuple(entry.figures for entry in entries)
-    turns = {entry.figures.name: one.turns for entry, one in zip(living, series, strict=True)}
-    report = BenchReport(
-        machine=describe_machine(),
-        dataset=dataset.name,
-        images=len(dataset),
-        frames=len(frames),
-        frame_sizes=_sizes_text(frames),
-        options=options,
-        turn=Plan(options, 1).turn_text,
-        rounds=max((len(one.turns) for one in series), default=0),
-        power_from=tuple(reader.name for reader in meter.readers),
-        models=figures,
-        notes=(*_notes(entries), *int8_advice(figures, turns)),
-    )
+            _measure_accuracy(opened, dataset)
+    report = _report(measured, dataset, frames, options, meter)
     if all(model.speed is None for model in report.models):
         report.check()
     return report
@@ -146,74 +108,45 @@ def check_models(models: Sequence[Path]) -> None:
         seen.add(path.resolve())
 
 
-def _entry(name: str, path: Path) -> _Entry:
-    return _Entry(ModelFigures(name, file_sha256(path), path.stat().st_size))
+def _measure_accuracy(models: Sequence[MeasuredModel], dataset: DetectionDataset) -> None:
+    """One model at a time."""
+    for number, model in enumerate(models, start=1):
+        if model.running:
+            log.info("accuracy of %s on %d images (%d of %d)", model.figures.name, len(dataset), number, len(models))
+            model.measure_accuracy(dataset)
 
 
-def _open(
-    entry: _Entry, job: Job, dataset: DetectionDataset, nvml: NvmlDevice | None, run: Serve, stack: ExitStack
-) -> None:
-    """Start the model's process and wait until it is warm; one model at a time, so that none disturbs another."""
-    try:
-        ready = prepared_model(job)
-        before = _used_bytes(nvml)
-        if ready.on_cpu is not None:
-            entry.on_cpu = (ready.on_cpu,)
-        child = entry.child = stack.enter_context(Child(replace(job, model=ready.path), run=run))
-        opened = child.opened()
-        if job.options.accuracy:
-            from ssd_edge.evaluation.evaluate import scored_classes
-
-            scored_classes(dataset, opened.card.class_names, None)  # fails now, not after the turns
-    except SsdEdgeError as error:
-        entry.fail(str(error))
-        return
-    used = _used_bytes(nvml)
-    entry.figures = replace(
-        entry.figures,
-        size_bytes=ready.path.stat().st_size,
-        precision=opened.card.precision,
-        parent_sha256=opened.card.parent_sha256,
-        backend=opened.backend,
-        score_threshold=opened.score_threshold,
-        device_memory_bytes=max(0, used - before) if used is not None and before is not None else None,
+def _report(
+    measured: Sequence[MeasuredModel],
+    dataset: DetectionDataset,
+    frames: Sequence[ImageRecord],
+    options: BenchOptions,
+    meter: PowerMeter,
+) -> BenchReport:
+    figures = tuple(model.figures for model in measured)
+    turns = {model.figures.name: model.turns for model in measured}
+    return BenchReport(
+        machine=describe_machine(),
+        dataset=dataset.name,
+        images=len(dataset),
+        frames=len(frames),
+        frame_sizes=_sizes_text(frames),
+        options=options,
+        turn=Plan(options, 1).turn_text,
+        rounds=max(len(model.turns) for model in measured),
+        power_from=tuple(reader.name for reader in meter.readers),
+        models=figures,
+        notes=(*_notes(measured), *int8_advice(figures, turns)),
     )
 
 
-def _close_timing(entry: _Entry, series: Series) -> None:
-    """Memory is read before accuracy is measured, whose images and detections are not the model's."""
-    if series.error is not None:
-        entry.fail(series.error)
-    elif entry.child is not None:
-        try:
-            peak = entry.child.peak_memory_bytes()
-        except ModelFailedError as error:
-            entry.fail(str(error))
-        else:
-            entry.figures = replace(entry.figures, peak_memory_bytes=peak)
-
-
-def _measure_accuracy(entries: Sequence[_Entry], dataset: DetectionDataset) -> None:
-    """One model at a time; its process ends afterwards."""
-    for number, entry in enumerate(entries, start=1):
-        if entry.child is None:
-            continue
-        log.info("accuracy of %s on %d images (%d of %d)", entry.figures.name, len(dataset), number, len(entries))
-        try:
-            accuracy = entry.child.accuracy(dataset)
-        except ModelFailedError as error:
-            entry.fail(str(error))
-            continue
-        entry.figures = replace(entry.figures, ap=accuracy.ap, ap50=accuracy.ap50)
-        entry.notes = accuracy.notes
-        entry.child.close()
-
-
-def _notes(entries: Sequence[_Entry]) -> tuple[str, ...]:
-    """Why the GPU was not used, then the evaluations' notes; once where all models have the same."""
+def _notes(models: Sequence[MeasuredModel]) -> tuple[str, ...]:
+    """What the GPU does not tell or run and why, then the evaluations' notes; once where all models have the same."""
+    missing = missing_nvml()
     return (
-        *_merged({entry.figures.name: entry.on_cpu for entry in entries}),
-        *_merged({entry.figures.name: entry.notes for entry in entries}),
+        *([f"note: {missing}"] if missing is not None else []),
+        *_merged({model.figures.name: model.on_cpu for model in models}),
+        *_merged({model.figures.name: model.notes for model in models}),
     )
 
 
@@ -248,10 +181,3 @@ def _device_index(device: str | None) -> int:
     """Of the GPU that is asked for its power and memory: 1 for `cuda:1`, else 0."""
     number = (device or "").partition(":")[2]
     return int(number) if number.isdecimal() else 0
-
-
-def _used_bytes(nvml: NvmlDevice | None) -> int | None:
-    try:
-        return None if nvml is None else nvml.used_bytes()
-    except OSError:
-        return None

@@ -22,8 +22,9 @@ from ssd_edge.bench.memory import peak_memory_bytes
 from ssd_edge.bench.options import BenchOptions
 from ssd_edge.bench.turns import Turn, TurnTimes, time_turn
 from ssd_edge.card import ModelCard
+from ssd_edge.cpus import let_openmp_spin
 from ssd_edge.data.dataset import DetectionDataset
-from ssd_edge.errors import SsdEdgeError
+from ssd_edge.errors import SsdEdgeError, first_line
 from ssd_edge.images import load_image
 from ssd_edge.runtime.backends.base import Detector
 from ssd_edge.runtime.detector import open_detector
@@ -86,8 +87,10 @@ def serve(pipe: Connection, job: Job) -> None:
     Every answer is what was asked for, or a `Failure`, after which the process ends.
     """
     begin_process()
+    if job.options.spin:
+        let_openmp_spin()
     try:
-        with _Model(job) as model:
+        with OpenModel(job) as model:
             pipe.send(model.opened)
             answers: dict[str, Callable[[Any], Any]] = {
                 "turn": model.turn,
@@ -111,7 +114,7 @@ def _next_question(pipe: Connection) -> tuple[str, Any] | None:
     return question
 
 
-class _Model:
+class OpenModel:
     """The open model and its frames."""
 
     def __init__(self, job: Job) -> None:
@@ -123,7 +126,7 @@ class _Model:
         self._detector = self._open(job.options.score_threshold)
         try:
             for _ in range(job.options.warmup):
-                self._call()
+                self.call()
         except BaseException:
             self._detector.close()
             raise
@@ -132,7 +135,7 @@ class _Model:
         )
 
     def turn(self, turn: Turn) -> TurnTimes:
-        return time_turn(self._call, turn)
+        return time_turn(self.call, turn)
 
     def accuracy(self, dataset: DetectionDataset) -> Accuracy:
         """Score the model at its card's threshold, whatever it was timed at; it is not timed any more after this."""
@@ -160,18 +163,18 @@ class _Model:
         if self._job.options.device is not None:
             return self._job.options.device
         try:
-            import torch
+            from ssd_edge.torch_device import default_device
         except ModuleNotFoundError:  # open_detector says what is missing
             return None
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return default_device()
 
-    def _call(self) -> tuple[float, int]:
+    def call(self) -> tuple[float, int]:
         """(milliseconds in the network, detections) of one call of the detector."""
         frames: list[NDArray[np.uint8]] = list(islice(self._frames, self._job.options.batch))
         found = self._detector(frames)
         return self._detector.timings.infer_ms, sum(map(len, found))
 
-    def __enter__(self) -> _Model:
+    def __enter__(self) -> OpenModel:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -190,8 +193,7 @@ def failure_of(error: Exception) -> Failure:
         return Failure(str(error))
     if isinstance(error, MemoryError):
         return Failure("out of memory; use a smaller batch, or measure fewer models at a time")
-    text = (str(error).strip().splitlines() or [""])[0]
-    return Failure(f"unexpected {type(error).__name__}: {text}", traceback.format_exc())
+    return Failure(f"unexpected {type(error).__name__}: {first_line(error)}", traceback.format_exc())
 
 
 def begin_process() -> None:

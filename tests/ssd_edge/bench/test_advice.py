@@ -128,13 +128,13 @@ def test_each_int8_model_is_compared_with_its_own_checkpoint() -> None:
 def slow_int8(pipe: Connection, job: Job) -> None:
     """A worker whose int8 model takes 10 ms longer."""
     if job.model.name.startswith("int8"):
-        call = worker._Model._call
+        call = worker.OpenModel.call
 
-        def slowly(model: worker._Model) -> tuple[float, int]:
+        def slowly(model: worker.OpenModel) -> tuple[float, int]:
             time.sleep(0.01)
             return call(model)
 
-        worker._Model._call = slowly  # type: ignore[method-assign]
+        pytest.MonkeyPatch().setattr(worker.OpenModel, "call", slowly)
     serve(pipe, job)
 
 

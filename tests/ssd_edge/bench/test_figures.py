@@ -26,7 +26,8 @@ def test_frames_a_second_are_frames_by_time() -> None:
     assert speed.calls == 4
     assert speed.detections_a_frame == 0.5
     assert (speed.latency_ms.p50, speed.network_ms.p50) == (15, 7.5)
-    assert speed.fps_rounds == Spread(median=pytest.approx(400 / 3), q1=pytest.approx(100), q3=pytest.approx(500 / 3))
+    rounds = speed.fps_rounds
+    assert (rounds.median, rounds.q1, rounds.q3) == pytest.approx((400 / 3, 100, 500 / 3))
     assert (speed.power_w, speed.energy_mj) == ({}, None)
 
 

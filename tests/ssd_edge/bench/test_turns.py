@@ -2,12 +2,13 @@
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from ssd_edge.bench.options import BenchOptions
 from ssd_edge.bench.power import PowerMeter
-from ssd_edge.bench.turns import LEAST_ROUNDS, REST_SECONDS, Turn, TurnTimes, take_turns, time_turn
+from ssd_edge.bench.turns import LEAST_ROUNDS, REST_SECONDS, Series, Turn, TurnTimes, take_turns, time_turn
 from ssd_edge.errors import SsdEdgeError, UsageError
 
 
@@ -40,7 +41,9 @@ class FakeRunner:
         return TurnTimes((1e3 * self.seconds,), (1.0,), 2)
 
 
-def turns_of(options: BenchOptions, *, fails_in: int | None = None) -> tuple[list[str], list[FakeRunner], list, Clock]:
+def turns_of(
+    options: BenchOptions, *, fails_in: int | None = None
+) -> tuple[list[str], list[FakeRunner], list[Series], Clock]:
     log: list[str] = []
     clock = Clock()
     runners = [FakeRunner(name, log, clock, 0.4, fails_in if name == "b" else None) for name in "abc"]
@@ -128,6 +131,6 @@ def test_a_turn_goes_on_until_its_time_is_up_but_has_its_least_calls() -> None:
         {"backend": "openvino"},
     ],
 )
-def test_wrong_options(wrong: dict) -> None:
+def test_wrong_options(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="expected"):
         BenchOptions(**wrong)
