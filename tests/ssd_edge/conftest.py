@@ -91,7 +91,8 @@ def fixed_dataset(tmp_path: Path) -> Path:
     """A COCO dataset of two images, whose boxes are `TRUE_BOXES`."""
     folder = tmp_path / "dataset"
     (folder / "images").mkdir(parents=True)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id in (1, 2):
         cv2.imwrite(str(folder / "images" / f"{image_id}.png"), np.full((SIDE, SIDE, 3), 90, np.uint8))
         images.append({"id": image_id, "file_name": f"{image_id}.png", "width": SIDE, "height": SIDE})

@@ -22,7 +22,7 @@ from ssd_edge.export.int8.options import Int8Options
 from ssd_edge.export.onnx_export import export_onnx
 from ssd_edge.models.predict import Predictor
 from ssd_edge.parity.max_drop import MaxDrop
-from ssd_edge.runtime.backends import onnxruntime as backend_onnx
+from ssd_edge.runtime.backends import ort_session
 from ssd_edge.runtime.detector import open_detector
 from tests.detectors.tiny_detector import Tiny
 
@@ -81,7 +81,7 @@ def test_pairs_in_half_are_computed_as_they_stand(
 ) -> None:
     """ONNX Runtime's optimisations make garbage of them in some graphs; here it is enough that they are off."""
     asked: list[dict[str, str]] = []
-    real = backend_onnx.leave_pairs_alone
+    real = ort_session.leave_pairs_alone
 
     def watched(options: Any, metadata: dict[str, str]) -> None:
         real(options, metadata)
@@ -90,7 +90,7 @@ def test_pairs_in_half_are_computed_as_they_stand(
     for target in ("cpu", "tensorrt"):
         path = tmp_path / f"{target}.onnx"
         export_onnx(tiny.checkpoint, path, precision="int8", int8=Int8Options(images, target=target))
-    monkeypatch.setattr(backend_onnx, "leave_pairs_alone", watched)
+    monkeypatch.setattr(ort_session, "leave_pairs_alone", watched)
     with open_detector(tmp_path / "tensorrt.onnx"):
         pass
     assert asked == [{"session.disable_quant_qdq": "1"}]
@@ -296,11 +296,3 @@ def test_images_of_another_domain_are_told(tiny: Tiny, tmp_path: Path, caplog: p
     result = int8_from_float(onnx.load(tiny.onnx), tiny.card, options)
     assert "another domain" in caplog.text
     assert any("another domain" in note for note in result.notes)
-
-
-def test_the_command_line_knows_the_methods() -> None:
-    from ssd_edge.calib.table import METHODS
-    from ssd_edge.cli import main as cli
-    from ssd_edge.export.int8.options import DEFAULT_METHOD
-
-    assert (cli.METHODS, cli.DEFAULT_METHOD) == (METHODS, DEFAULT_METHOD)
