@@ -4,7 +4,7 @@ Suppression costs what the scores make it cost: with random weights every class 
 threshold, with few classes none does. So speed is measured with a model of COCO's 90 category ids that has learnt that
 most of an image is background. It is no detector to use: 128 images teach nothing that generalises.
 
-    python benchmarks/coco90.py ../shared/data/coco128/annotations/instances_train2017.json -o runs/coco90
+    python -m benchmarks.coco90 ../shared/data/coco128/annotations/instances_train2017.json -o runs/coco90
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """AP of trained checkpoints against torchvision's, trained beside them with other seeds: means and their difference.
 
-    python benchmarks/compare_ap.py DATA/bccd --split test --ours runs/bccd-0/last.pt runs/bccd-1/last.pt \\
+    python -m benchmarks.compare_ap DATA/bccd --split test --ours runs/bccd-0/last.pt runs/bccd-1/last.pt \\
         --torchvision runs/torchvision-0.pt runs/torchvision-1.pt -o benchmarks/bccd_against_torchvision.json
 """
 
@@ -10,8 +10,7 @@ import argparse
 import statistics
 from pathlib import Path
 
-from report import report
-
+from benchmarks.report import report
 from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.data.lint import lint
 from ssd_edge.data.readers import read_dataset

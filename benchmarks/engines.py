@@ -1,6 +1,6 @@
 """Engines of every architecture, precision and kind of batch by TensorRT-RTX, without a GPU: sizes, times, kernels.
 
-python benchmarks/engines.py -o benchmarks/engines.json
+python -m benchmarks.engines -o benchmarks/engines.json
 
 The weights are random, and so is how int8 rounds them; neither changes what TensorRT has to compile. Kernels and the
 activations that they move are those of one image, as the build log lists them (`engine_kernels.py`).
@@ -15,11 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import engine_kernels
 import onnx
 import torch
-from report import report
 
+from benchmarks import engine_kernels
+from benchmarks.report import report
 from ssd_edge.calib.placement.tensorrt import place_for_tensorrt
 from ssd_edge.card import ONNX_METADATA_KEY, ModelCard
 from ssd_edge.export.build import build_engine

@@ -1,6 +1,6 @@
 """Memory traffic of preprocessing a frame on a GPU that shares the processor's memory: read in place, or copied first.
 
-    python benchmarks/frame_traffic.py
+    python -m benchmarks.frame_traffic
 
 A model, not a measurement. It counts 32-byte sectors, the unit in which a GPU reads memory, for the loads of
 `preprocess_bgr` in runtime/cuda/kernels.cu: two rows per pixel, in each the one or two aligned 8-byte words that hold

@@ -1,6 +1,6 @@
 """An SSD300-VGG16 from scratch in an hour of one CPU core: train a quarter of its width, then grow it.
 
-python benchmarks/grow_ssd300.py DATA/bccd --split train+val --val-split test --epochs 40 -o runs/ssd300
+python -m benchmarks.grow_ssd300 DATA/bccd --split train+val --val-split test --epochs 40 -o runs/ssd300
 
 The narrow network has batch norm and a sixteenth of the work. Growing (Net2Wider, arXiv:1511.05641) folds the norms,
 copies every channel and shares the weights of a copied input among its copies at random, so that the wide network

@@ -1,6 +1,6 @@
 """Accuracy of one checkpoint in every precision, with every calibrator and both placements; a row each.
 
-python benchmarks/int8.py runs/bccd/last.pt DATA/bccd --split test --calib DATA/bccd -o benchmarks/int8_bccd.json
+python -m benchmarks.int8 runs/bccd/last.pt DATA/bccd --split test --calib DATA/bccd -o benchmarks/int8_bccd.json
 
 For TensorRT the first method has a second row, with the heads in int8 too.
 
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from report import report
 
+from benchmarks.report import report
 from ssd_edge.calib.images import CalibrationImages, calibration_images
 from ssd_edge.card import ONNX_METADATA_KEY, file_sha256
 from ssd_edge.checkpoint import load_checkpoint

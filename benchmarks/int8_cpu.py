@@ -1,6 +1,6 @@
 """Network alone on the CPU, batch 1: fp32 and int8 files in ONNX Runtime and in OpenVINO, in turns in one run.
 
-python benchmarks/int8_cpu.py FP32.onnx INT8.onnx --threads 2 -o benchmarks/int8_cpu_ssd300.json
+python -m benchmarks.int8_cpu FP32.onnx INT8.onnx --threads 2 -o benchmarks/int8_cpu_ssd300.json
 
 Each file in each runtime has a process of its own. OpenVINO: pip install openvino; without it, its rows are left out.
 """
@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from report import report
+
+from benchmarks.report import report
 
 TURN_S = 0.25  # before the next one's turn: the same time for a light network as for a heavy one
 REST_S = 0.1  # for the threads of the one before to stop spinning

@@ -1,6 +1,6 @@
 """The accuracy of int8 files as the table of docs/deploy.md, from the files that `int8.py` wrote.
 
-python benchmarks/int8_table.py --write
+python -m benchmarks.int8_table --write
 """
 
 from __future__ import annotations

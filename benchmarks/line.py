@@ -1,6 +1,6 @@
 """The whole line on a dataset: export a checkpoint, compare mAP, stream the images, score what the stream wrote.
 
-python benchmarks/line.py runs/bccd/last.pt ../shared/data/bccd --split test -o benchmarks/bccd.json
+python -m benchmarks.line runs/bccd/last.pt ../shared/data/bccd --split test -o benchmarks/bccd.json
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from report import report
-
+from benchmarks.report import report
 from ssd_edge.card import file_sha256
 from ssd_edge.checkpoint import load_checkpoint
 from ssd_edge.data.dataset import DetectionDataset

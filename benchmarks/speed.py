@@ -1,6 +1,6 @@
 """Frame to detections: ssd-edge (ONNX Runtime) against torchvision's own model, same weights, frames and run.
 
-    python benchmarks/speed.py runs/coco90/best.pt --video ../shared/data/video/vtest.avi -o benchmarks/speed.json
+    python -m benchmarks.speed runs/coco90/best.pt --video ../shared/data/video/vtest.avi -o benchmarks/speed.json
 
 Both run with the same number of threads, each in a process of its own, in turns of a few frames, so that drift of the
 machine hits both alike.
@@ -22,9 +22,9 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from report import report
 from torchvision.models.detection import ssd300_vgg16, ssdlite320_mobilenet_v3_large
 
+from benchmarks.report import report
 from ssd_edge.checkpoint import load_checkpoint
 from ssd_edge.export.onnx_export import export_onnx
 from ssd_edge.runtime.backends.base import Detector

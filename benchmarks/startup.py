@@ -1,7 +1,7 @@
 """How long `ssd-edge --help` takes as a whole process, beside an empty Python, and how long it takes from the start of
 `ssd-edge stream` to its first line of detections, with a file and the bundled model; median of several runs, in turns.
 
-python benchmarks/startup.py -o benchmarks/startup.json
+python -m benchmarks.startup -o benchmarks/startup.json
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from report import report
+
+from benchmarks.report import report
 
 SIZE_WH, FRAMES = (1280, 720), 100
 COMMANDS = {"python -c pass": ["-c", "pass"], "ssd-edge --help": ["-m", "ssd_edge", "--help"]}

@@ -1,6 +1,6 @@
 """Four 1280×720 sources beside the bare network, in turns: frames a second; and the age of a live one's frames.
 
-python benchmarks/streams.py int8.onnx --video DATA/video/vtest.avi -o benchmarks/streams.json
+python -m benchmarks.streams int8.onnx --video DATA/video/vtest.avi -o benchmarks/streams.json
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from report import report
 
+from benchmarks.report import report
 from ssd_edge.runtime.backends.base import Detector
 from ssd_edge.runtime.detector import open_detector
 from ssd_edge.runtime.sources.base import Frame, Place, Source, SourceOptions

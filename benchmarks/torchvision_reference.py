@@ -1,6 +1,6 @@
 """Train torchvision's own SSDlite320 from scratch: the peer of `ssd-edge train` in accuracy.
 
-    python benchmarks/torchvision_reference.py DATA/bccd --split train+val --seed 0 -o runs/torchvision-0.pt
+    python -m benchmarks.torchvision_reference DATA/bccd --split train+val --seed 0 -o runs/torchvision-0.pt
 
 The recipe is the usual one for a small dataset: AdamW and a one-cycle schedule to 2e-3 with PyTorch's defaults, batches
 of 16, mirrored images, SSD crops and photometric distortion. The model, the matching and the loss are torchvision's.

@@ -1,7 +1,7 @@
 """One training step: ssd-edge's model and loss against torchvision's, same weights and batches, in turns.
 
-    python benchmarks/train_step.py DATA/bccd -o benchmarks/train_step.json
-    python benchmarks/train_step.py DATA/bccd --arch ssd300_vgg16 --device cuda --amp -o benchmarks/train_step_cuda.json
+    python -m benchmarks.train_step DATA/bccd -o benchmarks/train_step.json
+    python -m benchmarks.train_step DATA/bccd --arch ssd300_vgg16 --device cuda --amp -o benchmarks/train_step_cuda.json
 
 A step is forward, loss, backward and optimiser; both sides get the same batch from the same loader, already on the
 device, and the same optimiser. torchvision's model takes images and normalises them, as its training script does;
@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import report
 from torch import Tensor
 from torchvision.models.detection import ssd300_vgg16, ssdlite320_mobilenet_v3_large
 from torchvision.ops import box_iou
 
+from benchmarks.report import report
 from ssd_edge.data.augment import TrainTransform
 from ssd_edge.data.lint import lint
 from ssd_edge.data.readers import read_dataset

@@ -6,7 +6,6 @@ import importlib.util
 import logging
 import os
 import re
-import sys
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,6 @@ OPTIONAL = (
 )
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
-sys.path.append(str(ROOT / "benchmarks"))  # last: programs there have plain names, such as `line` and `speed`
 
 
 @pytest.hookimpl(wrapper=True)

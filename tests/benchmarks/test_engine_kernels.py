@@ -1,15 +1,14 @@
 """Kernels and the activations that they move, read from TensorRT-RTX's build log."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import engine_kernels
+
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import engine_kernels  # noqa: E402
 
 FORMAT = "Format: (NHWC) Channel major format }"
 LOG = [

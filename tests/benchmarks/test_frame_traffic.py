@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from frame_traffic import main, traffic_bytes
+
+from benchmarks.frame_traffic import main, traffic_bytes
 
 
 def test_a_row_of_one_warp() -> None:

@@ -11,9 +11,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = sorted(
-    path.name for path in (ROOT / "benchmarks").glob("gpu*.py") if '__name__ == "__main__"' in path.read_text()
+    f"{path.parent.name}.{path.stem}"
+    for folder in ("evidence", "gpu")
+    for path in (ROOT / "benchmarks" / folder).glob("*.py")
+    if '__name__ == "__main__"' in path.read_text()
 )
-PREPARES = "gpu_samples.py"  # runs where the others are prepared, with all packages
+PREPARES = "evidence.samples"  # runs where the others are prepared, with all packages
 # What is absent from a Jetson with `.[cuda12]`, and from a machine with torch for CUDA.
 JETSON = (
     *("torch", "torchvision", "onnx", "onnxscript", "pycocotools", "zxingcpp", "av"),
@@ -31,16 +34,13 @@ def run_without(packages: tuple[str, ...], code: str, *arguments: str) -> subpro
 
 
 def run_program(packages: tuple[str, ...], name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    code = (
-        "import runpy; sys.path.insert(0, 'benchmarks'); "
-        "runpy.run_path(f'benchmarks/{sys.argv[0]}', run_name='__main__')"
-    )
+    code = "import runpy; runpy.run_module(f'benchmarks.{sys.argv[0]}', run_name='__main__', alter_sys=True)"
     return run_without(packages, f"sys.argv = sys.argv[1:]; {code}", name, *arguments)
 
 
 def arguments_of(name: str, folder: Path) -> list[str]:
     """What a program needs besides its options."""
-    if name != "gpu_nvdec.py":
+    if name != "gpu.nvdec":
         return []
     video = folder / "video.mp4"
     writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
@@ -51,17 +51,17 @@ def arguments_of(name: str, folder: Path) -> list[str]:
 
 
 def test_the_programs_are_found() -> None:
-    assert {"gpu.py", "gpu_nms_cases.py", "gpu_nvdec.py", "gpu_rtx.py"} <= set(PROGRAMS)
+    assert {"gpu.measure", "gpu.nms_cases", "gpu.nvdec", "gpu.rtx"} <= set(PROGRAMS)
 
 
 @pytest.mark.parametrize("name", [name for name in PROGRAMS if name != PREPARES])
 def test_help(name: str) -> None:
     result = run_program(JETSON, name, "--help")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("usage: gpu")
+    assert result.stdout.startswith(("usage: gpu_evidence.sh", f"usage: {name.partition('.')[2]}"))
 
 
-@pytest.mark.parametrize("name", ["gpu.py", "gpu_nms_cases.py", "gpu_nvdec.py", "gpu_rtx.py"])
+@pytest.mark.parametrize("name", ["gpu.measure", "gpu.nms_cases", "gpu.nvdec", "gpu.rtx"])
 def test_dry_run_on_a_jetson(name: str, tmp_path: Path) -> None:
     result = run_program(JETSON, name, *arguments_of(name, tmp_path), "--dry-run")
     assert result.returncode == 0, result.stdout + result.stderr
@@ -73,7 +73,7 @@ def test_dry_run_on_a_machine_with_torch(tmp_path: Path) -> None:
     """All sections, with torchvision's models; SSD300's random weights take most of the time."""
     for package in ("torch", "torchvision", "onnx", "safetensors"):
         pytest.importorskip(package)
-    result = run_program(TORCH_MACHINE, "gpu.py", "--dry-run", "--map", "bundled", str(tmp_path), "all")
+    result = run_program(TORCH_MACHINE, "gpu.measure", "--dry-run", "--map", "bundled", str(tmp_path), "all")
     assert result.returncode == 0, result.stdout + result.stderr
     rows = [ast.literal_eval(line) for line in result.stdout.splitlines() if line.startswith("{")]
     prepared = {row["prepared"]: row for row in rows if "prepared" in row}

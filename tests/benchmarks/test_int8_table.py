@@ -1,12 +1,8 @@
 """The table of int8 accuracy: what it makes of the files, and that the page shows it."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import int8_table
+from benchmarks import int8_table
 
 FLOAT = {"precision": "fp32", "AP": 0.5, "drop": 0.0}
 CPU = {"precision": "int8", "target": "cpu", "method": "mse", "AP": 0.51234, "drop": -0.01234}
@@ -28,7 +24,7 @@ def test_a_row_for_each_kind_of_file() -> None:
 
 def test_the_page_shows_the_files() -> None:
     page = int8_table.PAGE.read_text(encoding="utf-8")
-    assert page == int8_table.rendered(page), "run: python benchmarks/int8_table.py --write"
+    assert page == int8_table.rendered(page), "run: python -m benchmarks.int8_table --write"
 
 
 def test_a_page_without_markers_is_told() -> None:

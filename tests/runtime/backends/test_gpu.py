@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gpu_cases import NmsCase, found_by, hard_cases, ssd300_case, uploaded
-from gpu_models import synthetic_frame
 
+from benchmarks.gpu.cases import NmsCase, found_by, hard_cases, ssd300_case, uploaded
+from benchmarks.gpu.models import synthetic_frame
 from ssd_edge.bundled import bundled_model
 from ssd_edge.errors import MissingDependencyError
 from ssd_edge.runtime import detector as detector_module
