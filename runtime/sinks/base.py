@@ -1,19 +1,18 @@
-"""`Sink`: where results go; and what sinks that write files share."""
+"""`Sink`: where results go."""
+
+# ruff: noqa: B027 - methods that a sink may leave out do nothing
 
 from __future__ import annotations
 
-import os
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ssd_edge.errors import SinkError
 from ssd_edge.runtime.results import Result
 from ssd_edge.runtime.sinks.disk_space import FREE_FLOOR_BYTES
-from ssd_edge.runtime.sources.base import SourceInfo
+from ssd_edge.runtime.stats import StreamStats
 
 
 @dataclass(frozen=True)
@@ -29,19 +28,28 @@ class EndOfStream(Exception):
     """A sink's word that the user asks to end: nothing has gone wrong."""
 
 
-class Sink(Protocol):
+class Sink(ABC):
     """Takes each frame of a stream with what was found in it, in a thread of its own.
 
-    Constructing one checks that it will be able to write, and destroys nothing yet. It may have more: `status(source,
-    status, detail)` and `stats(source, stats)` are told how sources do, and `idle()` is called now and then while
-    there is no frame.
+    Constructing one checks that it will be able to write, and destroys nothing yet. Only `write` has to be there; the
+    other methods do nothing.
+
+    Attributes:
+        needs_pixels: it looks at the frames. Without that, all their pixels are black, and far more results can wait.
+        wants_stats: `stats` is called, twice a second.
+        idle_s: seconds without a result after which `idle` is called, again and again; None for never.
     """
+
+    needs_pixels: bool = True
+    wants_stats: bool = False
+    idle_s: float | None = None
 
     @property
     def needs_drawing(self) -> bool:
         """It wants the frame with its overlay; may change with time."""
         return True
 
+    @abstractmethod
     def write(self, result: Result, drawn_bgr: NDArray[np.uint8]) -> None:
         """Take a frame.
 
@@ -54,44 +62,23 @@ class Sink(Protocol):
             EndOfStream: the user asks to end.
         """
 
+    def status(self, source: str, status: str, detail: str) -> None:
+        """Take the new status of a source.
+
+        Args:
+            status: `ok`, `stalled`, `reconnecting`, `ended` or `failed`.
+            detail: why, or "".
+        """
+
+    def stats(self, source: str, stats: StreamStats) -> None:
+        """Take the figures of a source."""
+
+    def idle(self) -> None:
+        """Do what is due while no result comes.
+
+        Raises:
+            EndOfStream: the user asks to end.
+        """
+
     def close(self) -> None:
         """Complete the output."""
-        return
-
-
-def check_writable(path: Path, *sources: SourceInfo) -> None:
-    """Open for appending: what is there stays, and what is made for the test is removed."""
-    for source in sources:
-        check_no_input(source, path)
-    existed = path.exists()
-    make_folder(path.parent)
-    try:
-        with open(path, "ab"):
-            pass
-    except OSError as error:
-        raise SinkError(f"cannot write {path}: {error.strerror}; choose a path that is writable") from error
-    if not existed:
-        path.unlink()
-
-
-def check_no_input(source: SourceInfo, *outputs: Path) -> None:
-    inputs = {_file_id(path) for path in source.paths} - {None}
-    for path in outputs:
-        if _file_id(path) in inputs:
-            raise SinkError(f"{path} is an input, which would be overwritten; choose another name or folder")
-
-
-def _file_id(path: Path) -> tuple[int, int] | None:
-    """Tells files apart whatever path or link leads to them; None where there is no file."""
-    try:
-        status = os.stat(os.path.realpath(path))  # so `new/../a.jpg` is found before `new` is made
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SinkError(f"cannot make the folder {folder}: {error.strerror}; choose another") from error

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from ssd_edge.errors import SinkError
 from ssd_edge.images import quiet_opencv
 from ssd_edge.runtime.results import Result
-from ssd_edge.runtime.sinks.base import Sink, check_no_input, check_writable, make_folder
+from ssd_edge.runtime.sinks.base import Sink
+from ssd_edge.runtime.sinks.output_paths import check_no_input, check_writable, make_folder
 from ssd_edge.runtime.sources.base import SourceInfo
 from ssd_edge.runtime.sources.images import is_image, names_below_common_folder
 

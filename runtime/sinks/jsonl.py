@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from ssd_edge.errors import SinkError
 from ssd_edge.runtime.results import Result
-from ssd_edge.runtime.sinks.base import EndOfStream, Sink, check_writable
+from ssd_edge.runtime.sinks.base import EndOfStream, Sink
+from ssd_edge.runtime.sinks.output_paths import check_writable
 from ssd_edge.runtime.sources.base import SourceInfo
 
 
@@ -30,6 +31,7 @@ class JsonLinesSink(Sink):
     """
 
     needs_drawing = False
+    needs_pixels = False
 
     def __init__(self, target: str, *sources: SourceInfo, append: bool = False) -> None:
         self._target, self._append = target, append

@@ -10,7 +10,7 @@ from ssd_edge.errors import MissingDependencyError, SinkError
 from ssd_edge.images import IMAGE_SUFFIXES
 from ssd_edge.runtime.sinks.base import Recording, Sink
 from ssd_edge.runtime.sinks.images import ImageSink, ImagesSink
-from ssd_edge.runtime.sinks.video import VIDEO_CODES, VideoSink
+from ssd_edge.runtime.sinks.video_opencv import VIDEO_CODES, VideoSink
 from ssd_edge.runtime.sources.base import SourceInfo
 
 
@@ -43,7 +43,7 @@ def save_sink(path: Path, source: SourceInfo, recording: Recording | None = None
 
 def _recorder(path: Path, source: SourceInfo, recording: Recording) -> Sink:
     try:
-        from ssd_edge.runtime.sinks.recorder import VideoRecorder
+        from ssd_edge.runtime.sinks.video_pyav import VideoRecorder
     except ModuleNotFoundError as error:
         if error.name != "av":
             raise

@@ -24,6 +24,8 @@ class WindowSink(Sink):
         SinkError: there is no display, or OpenCV was built without windows.
     """
 
+    idle_s = 0.05
+
     def __init__(self) -> None:
         os.environ.setdefault("QT_LOGGING_RULES", "default.warning=false")  # OpenCV's Qt misses fonts, at length
         # Without a display OpenCV's Qt aborts the whole process, so another process tries first.

@@ -24,7 +24,6 @@ logger = logging.getLogger(__name__)
 
 CAPACITY = 8  # frames that wait, with their pixels
 CAPACITY_WITHOUT_PIXELS = 512
-IDLE_S = 0.05  # without a result, after which a sink that has `idle` is given a turn
 
 
 class Picture:
@@ -60,7 +59,6 @@ class SinkWorker:
     Args:
         name: what it is called in messages.
         source: the only source whose results it takes; None for all.
-        pixels: it looks at the pictures; without, results wait without theirs.
         at_once: frames that the detector may have under way at once.
         on_room: called when there is room again.
         on_end: called when the sink asks to end the stream.
@@ -76,7 +74,6 @@ class SinkWorker:
         name: str,
         *,
         source: str | None = None,
-        pixels: bool = True,
         at_once: int = 1,
         on_room: Callable[[], None] = lambda: None,
         on_end: Callable[[], None] = lambda: None,
@@ -84,10 +81,9 @@ class SinkWorker:
         self.name = name
         self.dropped = 0
         self.error: SsdEdgeError | None = None
-        self._sink, self._source, self._pixels = sink, source, pixels
-        self._capacity = max(CAPACITY if pixels else CAPACITY_WITHOUT_PIXELS, 4 * at_once)
+        self._sink, self._source = sink, source
+        self._capacity = max(CAPACITY if sink.needs_pixels else CAPACITY_WITHOUT_PIXELS, 4 * at_once)
         self._on_room, self._on_end = on_room, on_end
-        self._idle: Callable[[], None] | None = getattr(sink, "idle", None)
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._closing = self._done = False
@@ -101,7 +97,7 @@ class SinkWorker:
     @property
     def wants_stats(self) -> bool:
         """The sink is told the sources' figures."""
-        return hasattr(self._sink, "stats")
+        return self._sink.wants_stats
 
     def takes(self, source: str) -> bool:
         """It takes the results of this source."""
@@ -113,7 +109,7 @@ class SinkWorker:
         Args:
             keep: it must not be dropped.
         """
-        if not self._pixels:
+        if not self._sink.needs_pixels:
             height, width = result.frame.image_bgr.shape[:2]
             blank = np.broadcast_to(np.uint8(0), (height, width, 3))  # takes no memory
             result = replace(result, frame=replace(result.frame, image_bgr=blank))
@@ -123,13 +119,13 @@ class SinkWorker:
 
     def put_status(self, source: str, status: str, detail: str) -> None:
         """Tell the sink how a source does."""
-        if (tell := getattr(self._sink, "status", None)) and self.takes(source):
-            self._put(_Job(partial(tell, source, status, detail)))
+        if self.takes(source):
+            self._put(_Job(partial(self._sink.status, source, status, detail)))
 
     def put_stats(self, source: str, stats: StreamStats) -> None:
         """Tell the sink a source's figures."""
-        if (tell := getattr(self._sink, "stats", None)) and self.takes(source):
-            self._put(_Job(partial(tell, source, stats)))
+        if self.wants_stats and self.takes(source):
+            self._put(_Job(partial(self._sink.stats, source, stats)))
 
     def request_close(self) -> None:
         """Close the sink once all is written; returns at once."""
@@ -182,8 +178,8 @@ class SinkWorker:
         """Waits for one; None when there will be no more."""
         with self._changed:
             while not self._jobs and not self._closing:
-                if not self._changed.wait(IDLE_S if self._idle else None) and self._idle:
-                    return _Job(self._idle)
+                if not self._changed.wait(self._sink.idle_s):
+                    return _Job(self._sink.idle)
             return self._jobs.popleft() if self._jobs else None
 
     def _write(self, result: Result, picture: Picture) -> None:

@@ -13,7 +13,7 @@ POLL_S = 0.1  # how soon a waiting consumer sees that it is to stop
 Batch = list[tuple[SourceWorker, Frame]]
 
 
-class Mixer:
+class Batcher:
     """Takes frames of sources as they come: at most one of each at a time, and in turns where not all fit.
 
     So one that is dead or slow holds none up, and none that is fast crowds out the others.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,47 +14,49 @@ from ssd_edge.errors import MissingDependencyError, SinkError
 from ssd_edge.runtime.results import Result
 from ssd_edge.runtime.sinks.base import Sink
 from ssd_edge.runtime.sinks.jsonl import JsonLinesSink
-from ssd_edge.runtime.sinks.overlay import draw_result
 from ssd_edge.runtime.sinks.save import save_sink
 from ssd_edge.runtime.sinks.snapshots import SnapshotsSink
 from ssd_edge.runtime.sinks.window import WindowSink
-from ssd_edge.runtime.sinks.worker import SinkWorker
 from ssd_edge.runtime.sources.worker import SourceWorker
-from ssd_edge.runtime.stream.config import MqttConfig, StreamConfig, WebConfig
-from ssd_edge.runtime.tracking.analytics import UnderstandingOptions
+from ssd_edge.runtime.stream.config import MqttConfig, SnapshotsConfig, StreamConfig, WebConfig
+
+
+class OpenedSink(NamedTuple):
+    """A sink, what it is called in messages, and the only source whose results it takes; None for all."""
+
+    sink: Sink
+    name: str
+    source: str | None = None
 
 
 def open_sinks(
-    config: StreamConfig, workers: Sequence[SourceWorker], extra_sinks: Sequence[Sink]
-) -> Iterator[Callable[..., SinkWorker]]:
-    """Open what the configuration asks for, one after the other: each a `SinkWorker` that lacks its `on_…` arguments.
+    config: StreamConfig, workers: Sequence[SourceWorker], draw: Callable[[Result], NDArray[np.uint8]]
+) -> Iterator[OpenedSink]:
+    """Open what the configuration asks for, one after the other.
+
+    Args:
+        draw: gives the frame with its overlay, uint8 [H, W, 3].
 
     Raises:
         SinkError: one cannot write.
+        MissingDependencyError: one needs a package that is not installed.
     """
     if config.save is not None and config.jsonl is not None and config.save.resolve() == Path(config.jsonl).resolve():
         raise SinkError(f"--save and --jsonl both name {config.save}, where one would overwrite the other; rename one")
-    for sink in extra_sinks:
-        yield partial(SinkWorker, sink, type(sink).__name__)
     if config.show:
-        yield partial(SinkWorker, WindowSink(), "--show")
+        yield OpenedSink(WindowSink(), "--show")
     if config.save is not None:
         for worker, path in zip(workers, _paths_by_source(config.save, workers), strict=True):
-            sink = save_sink(path, worker, config.recording)
-            yield partial(SinkWorker, sink, f"--save {path}", source=worker.name)
+            yield OpenedSink(save_sink(path, worker, config.recording), f"--save {path}", worker.name)
     if config.snapshots is not None:
-        yield partial(SinkWorker, _snapshots(config, workers), "--snapshots")
+        yield OpenedSink(_snapshots(config.snapshots, workers, draw), "--snapshots")
     if config.jsonl is not None:
-        yield partial(
-            SinkWorker,
-            JsonLinesSink(config.jsonl, *workers, append=any(worker.live for worker in workers)),
-            "--jsonl",
-            pixels=False,
-        )
+        append = any(worker.live for worker in workers)
+        yield OpenedSink(JsonLinesSink(config.jsonl, *workers, append=append), "--jsonl")
     if config.mqtt is not None:
-        yield partial(SinkWorker, _mqtt_sink(config.mqtt), "--mqtt", pixels=False)
+        yield OpenedSink(_mqtt_sink(config.mqtt), "--mqtt")
     if config.web is not None:
-        yield partial(SinkWorker, _web_page(config.web), "--web")
+        yield OpenedSink(_web_page(config.web), "--web")
 
 
 def _paths_by_source(path: Path, workers: Sequence[SourceWorker]) -> list[Path]:
@@ -74,17 +75,18 @@ def _file_names(workers: Sequence[SourceWorker]) -> list[str]:
     return [word if words.count(word) == 1 else f"{word}-{number}" for number, word in enumerate(words, 1)]
 
 
-def _snapshots(config: StreamConfig, workers: Sequence[SourceWorker]) -> Sink:
-    assert config.snapshots is not None
-    sources = zip(workers, config.sources, strict=True)
-    watched = {worker.name: source.understanding or UnderstandingOptions() for worker, source in sources}
-
-    def draw(result: Result) -> NDArray[np.uint8]:
-        return draw_result(result, watched[result.source].zones, watched[result.source].lines)
-
-    file_names = dict(zip(watched, _file_names(workers), strict=True))
-    options = asdict(config.snapshots)
-    return SnapshotsSink(options.pop("folder"), draw, file_names, *workers, **options)
+def _snapshots(
+    config: SnapshotsConfig, workers: Sequence[SourceWorker], draw: Callable[[Result], NDArray[np.uint8]]
+) -> Sink:
+    return SnapshotsSink(
+        config.folder,
+        draw,
+        dict(zip((worker.name for worker in workers), _file_names(workers), strict=True)),
+        *workers,
+        keep_bytes=config.keep_bytes,
+        free_floor_bytes=config.free_floor_bytes,
+        quiet_s=config.quiet_s,
+    )
 
 
 def _mqtt_sink(config: MqttConfig) -> Sink:
@@ -93,9 +95,10 @@ def _mqtt_sink(config: MqttConfig) -> Sink:
         from ssd_edge.runtime.sinks.mqtt.sink import MqttSink
     except ModuleNotFoundError as error:
         raise _missing(error, "--mqtt", "mqtt") from error
-    login = {name: getattr(config, name) for name in ("password_file", "ca", "cert", "key")}
-    sending = {name: getattr(config, name) for name in ("prefix", "qos", "buffer", "client_id")}
-    return MqttSink(parse_broker(config.url, **login), **sending)
+    broker = parse_broker(
+        config.url, password_file=config.password_file, ca=config.ca, cert=config.cert, key=config.key
+    )
+    return MqttSink(broker, prefix=config.prefix, qos=config.qos, buffer=config.buffer, client_id=config.client_id)
 
 
 def _web_page(config: WebConfig) -> Sink:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ssd_edge.detections import Detections
 from ssd_edge.parity.compare_detections import ImagePairs
-from ssd_edge.runtime.sinks.overlay import FONT, draw
+from ssd_edge.runtime.overlay import FONT, draw
 
 # Width in pixels that a picture is brought to: large enough for labels, small enough for a page of them.
 SMALLEST_WIDTH, LARGEST_WIDTH = 480, 800

@@ -1,8 +1,9 @@
 """A source for tests of what takes its frames."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from ssd_edge.runtime.sources.base import Source
+from ssd_edge.runtime.sources.base import Frame, Source
 
 
 class AnySource(Source):
@@ -15,7 +16,7 @@ class AnySource(Source):
         self.fps = fps
         self.paths = paths
 
-    def frames(self):
+    def frames(self) -> Iterator[Frame]:
         raise NotImplementedError
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -18,7 +18,7 @@ class ScriptedSource(Source):
     """Runs a script: `3` gives three frames at once, `0.1` waits, an event is waited for, `(48, 64)` is the size
     (height, width) from there on, an error is raised, and `"fail"` is one of a source."""
 
-    def __init__(self, script: list[Step], *, live: bool = True) -> None:
+    def __init__(self, script: Sequence[Step], *, live: bool = True) -> None:
         self.name = "scripted"
         self.live = live
         self.closed = False
@@ -37,8 +37,11 @@ class ScriptedSource(Source):
                 step.wait(20)
             elif isinstance(step, tuple):
                 size_hw = step
+            elif isinstance(step, Exception):
+                raise step
             else:
-                raise SourceError("scripted failure") if step == "fail" else step
+                assert step == "fail", step
+                raise SourceError("scripted failure")
 
     def close(self) -> None:
         self.closed = True
@@ -54,7 +57,7 @@ class ScriptedPlace:
         asked_at: when it was asked to open, each time.
     """
 
-    def __init__(self, *scripts: list[Step], live: bool = True) -> None:
+    def __init__(self, *scripts: Sequence[Step], live: bool = True) -> None:
         self.sources: list[ScriptedSource] = []
         self.asked_at: list[float] = []
         self._scripts, self._live = scripts, live

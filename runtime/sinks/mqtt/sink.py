@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ssd_edge.errors import SinkError
 from ssd_edge.runtime.results import Result
+from ssd_edge.runtime.sinks.base import Sink
 from ssd_edge.runtime.sinks.mqtt.broker import Broker, reason_of
 from ssd_edge.runtime.sinks.mqtt.connection import Connection, Message
 
@@ -49,7 +50,7 @@ def topic_level(name: str) -> str:
     )
 
 
-class MqttSink:
+class MqttSink(Sink):
     """Publishes results, events and the states of sources; a thread of its own keeps the connection.
 
     A broker that is away, refuses or is slow holds up nothing and nobody: messages wait in order, and when `buffer` of
@@ -75,6 +76,7 @@ class MqttSink:
     """
 
     needs_drawing = False
+    needs_pixels = False
 
     def __init__(
         self,

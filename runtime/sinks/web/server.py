@@ -27,6 +27,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ssd_edge.errors import SinkError, UsageError
 from ssd_edge.runtime.results import Result
+from ssd_edge.runtime.sinks.base import Sink
 from ssd_edge.runtime.sinks.web.access import Gate, Token, is_loopback
 from ssd_edge.runtime.sinks.web.board import Board
 from ssd_edge.runtime.sinks.web.metrics import CONTENT_TYPE_LATEST, Metrics
@@ -49,7 +50,7 @@ KEEPALIVE_S = 30
 CLOSE_S = 0.4
 
 
-class WebPreview:
+class WebPreview(Sink):
     """A page with the live pictures of all sources and how they do, `/healthz`, and `/metrics` for Prometheus.
 
     One for all sources. The server has a thread of its own, and a viewer gets the newest picture when it asks for the
@@ -64,6 +65,8 @@ class WebPreview:
         UsageError: other machines could look, and there is no token; or the port cannot be.
         SinkError: the address or port cannot be had.
     """
+
+    wants_stats = True
 
     def __init__(self, host: str = "127.0.0.1", port: int = 8080, *, token: Token | None = None) -> None:
         if token is None and not is_loopback(host):

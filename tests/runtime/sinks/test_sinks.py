@@ -19,7 +19,7 @@ from ssd_edge.runtime.sinks.base import EndOfStream, Sink
 from ssd_edge.runtime.sinks.images import ImageSink, ImagesSink
 from ssd_edge.runtime.sinks.jsonl import JsonLinesSink
 from ssd_edge.runtime.sinks.save import save_sink
-from ssd_edge.runtime.sinks.video import VideoSink
+from ssd_edge.runtime.sinks.video_opencv import VideoSink
 from ssd_edge.runtime.sinks.window import WindowSink
 from ssd_edge.runtime.sources.base import Frame
 from ssd_edge.runtime.sources.find import open_source

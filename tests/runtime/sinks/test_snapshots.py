@@ -215,7 +215,7 @@ def test_options_and_file_say_the_same(tmp_path: Path, monkeypatch: pytest.Monke
     toml.write_text('[snapshots]\nfolder = "snaps"\nkeep = "1GB"\nfree_floor = "1GiB"\n')
     assert read_stream_file(toml) == {"snapshots": wanted}
     configs: list[StreamConfig] = []
-    monkeypatch.setattr("ssd_edge.runtime.stream.run.run_stream", configs.append)
+    monkeypatch.setattr("ssd_edge.runtime.stream.run.Stream.run", lambda stream: configs.append(stream.config))
     options = ["--snapshots", "snaps", "--snapshots-keep", "1GB", "--snapshots-free-floor", "1GiB"]
     assert main(["stream", "--video", "a.mp4", "--model", "m.onnx", *options]) == 0
     assert configs[0].snapshots == wanted

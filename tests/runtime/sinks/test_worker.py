@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from ssd_edge.detections import Detections
 from ssd_edge.errors import SinkError
@@ -40,14 +41,14 @@ class Gate(Sink):
         self.told: list[Any] = []
         self._act = act
 
-    def write(self, result: Result, drawn_bgr: np.ndarray) -> None:
+    def write(self, result: Result, drawn_bgr: NDArray[np.uint8]) -> None:
         self.waiting.set()
         self.open.wait(20)
         self._act(result.frame.index)
         self.told.append((result.frame.index, int(drawn_bgr.max())))
 
-    def status(self, *told: str) -> None:
-        self.told.append(told)
+    def status(self, source: str, status: str, detail: str) -> None:
+        self.told.append((source, status, detail))
 
     def close(self) -> None:
         self.closed.set()
@@ -108,10 +109,17 @@ def test_what_must_be_kept_is_kept_and_says_when_there_is_room(gate: Gate) -> No
     assert rooms[-1]
 
 
-def test_a_sink_without_pictures_has_a_longer_queue_and_no_pixels(gate: Gate) -> None:
-    worker = SinkWorker(gate, "sink", pixels=False)
+def test_a_sink_without_pictures_has_a_longer_queue_and_no_pixels(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
-    gate.write = lambda result, drawn: seen.append((result.frame.image_bgr.strides, result.record()["width"]))
+
+    def write(result: Result, drawn_bgr: NDArray[np.uint8]) -> None:
+        seen.append((result.frame.image_bgr.strides, result.record()["width"]))
+
+    monkeypatch.setattr(gate, "write", write)
+    gate.needs_pixels = False
+    worker = SinkWorker(gate, "sink")
     put(worker, *range(100))
     end(worker)
     assert seen == [((0, 0, 0), 6)] * 100
@@ -121,7 +129,7 @@ def test_a_sink_without_pictures_has_a_longer_queue_and_no_pixels(gate: Gate) ->
 def test_a_frame_is_drawn_once_for_all_and_not_at_all_for_none() -> None:
     drawn = []
 
-    def draw(result: Result) -> np.ndarray:
+    def draw(result: Result) -> NDArray[np.uint8]:
         drawn.append(result.frame.index)
         return result.frame.image_bgr + 1
 
@@ -208,6 +216,8 @@ def test_a_sink_of_one_source_takes_no_other() -> None:
 
 def test_an_idle_sink_is_given_its_turn() -> None:
     class Idle(Gate):
+        idle_s = 0.05
+
         def idle(self) -> None:
             raise EndOfStream
 

@@ -2,6 +2,10 @@
 
 import ctypes
 import gc
+import json
+import subprocess
+import sys
+import textwrap
 import threading
 import weakref
 from pathlib import Path
@@ -11,6 +15,7 @@ import pytest
 from ssd_edge.runtime.stream import memory
 from ssd_edge.runtime.stream.memory import memory_kept_small
 from tests.fakes.scripted_sources import wait_for
+from tests.runtime.stream.streams import write_video
 
 MIB = 2**20
 
@@ -63,3 +68,35 @@ def test_without_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory._malloc_trim() is None
     with memory_kept_small():
         pass
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc")
+def test_memory_stays_flat(tmp_path: Path, model_path: Path) -> None:
+    source = write_video(tmp_path / "in.avi", 6000)
+    script = """
+        import json, os, sys
+        from pathlib import Path
+        from ssd_edge.runtime.sinks.base import Sink
+        from ssd_edge.runtime.stream.run import StreamConfig, run_stream
+
+        class Memory(Sink):
+            needs_drawing = False
+            megabytes = []
+
+            def write(self, result, drawn_bgr):
+                if result.frame.index % 100 == 0:
+                    pages = int(Path("/proc/self/statm").read_text().split()[1])
+                    self.megabytes.append(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
+
+        source, model, video, lines = sys.argv[1:]
+        config = StreamConfig(source, Path(model), save=Path(video), jsonl=lines, threads=1)
+        run_stream(config, extra_sinks=[Memory()], progress=False)
+        print(json.dumps(Memory.megabytes))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(source), str(model_path)]
+    command += [str(tmp_path / "out.mkv"), str(tmp_path / "out.jsonl")]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    megabytes = json.loads(result.stdout)
+    assert len(megabytes) == 60
+    assert max(megabytes[40:]) - max(megabytes[10:20]) < 2  # a leak of one frame in ten would be 3.5 MB

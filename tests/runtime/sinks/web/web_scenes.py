@@ -11,8 +11,8 @@ import numpy as np
 from ssd_edge.data.codes.motion import MovingScene
 from ssd_edge.data.codes.symbols import CLASS_NAMES
 from ssd_edge.detections import Detections
+from ssd_edge.runtime.overlay import draw
 from ssd_edge.runtime.results import Event, Result
-from ssd_edge.runtime.sinks.overlay import draw
 from ssd_edge.runtime.sinks.web.server import WebPreview
 from ssd_edge.runtime.sources.base import Frame
 from ssd_edge.runtime.stats import StreamStats

@@ -27,8 +27,8 @@ from tests.fakes.any_source import AnySource
 
 av = pytest.importorskip("av")
 
-from ssd_edge.runtime.sinks import recorder as video_recorder  # noqa: E402
-from ssd_edge.runtime.sinks.recorder import VideoRecorder  # noqa: E402
+from ssd_edge.runtime.sinks import video_pyav  # noqa: E402
+from ssd_edge.runtime.sinks.video_pyav import VideoRecorder  # noqa: E402
 
 NOTHING = Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))
 UNIX_2026 = 1795575600.0  # 2026-11-25 03:00:00 UTC
@@ -37,7 +37,7 @@ UNIX_2026 = 1795575600.0  # 2026-11-25 03:00:00 UTC
 @pytest.fixture(autouse=True)
 def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "UNIX_OFFSET_S", UNIX_2026)  # frames that are captured at 0 are captured then
-    monkeypatch.setattr(video_recorder, "RETRY_S", 0.0)
+    monkeypatch.setattr(video_pyav, "RETRY_S", 0.0)
 
 
 def result(index: int = 0, at: float = 0.0, image: np.ndarray | None = None) -> Result:
@@ -118,8 +118,8 @@ def test_long_gap_begins_another_file(tmp_path: Path) -> None:
 def test_without_an_encoder_for_h264_it_is_mpeg4(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoders: tuple[str, str]
 ) -> None:
-    options = {name: video_recorder.ENCODERS.get(name, {}) for name in encoders}
-    monkeypatch.setattr(video_recorder, "ENCODERS", options)
+    options = {name: video_pyav.ENCODERS.get(name, {}) for name in encoders}
+    monkeypatch.setattr(video_pyav, "ENCODERS", options)
     path = tmp_path / "a.mp4"
     record(VideoRecorder(path, AnySource()), *(result(index) for index in range(5)))
     with av.open(path) as container:
@@ -130,7 +130,7 @@ def test_without_an_encoder_for_h264_it_is_mpeg4(
 def test_without_any_encoder_it_says_so_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(video_recorder, "ENCODERS", {"no_such_encoder": {}})
+    monkeypatch.setattr(video_pyav, "ENCODERS", {"no_such_encoder": {}})
     record(VideoRecorder(tmp_path / "a.mp4", AnySource()), *(result(index) for index in range(5)))
     assert len(caplog.records) == 1
     assert "no encoder for 64×48 pixels; tried no_such_encoder" in caplog.text
@@ -370,7 +370,7 @@ def playable_frames(path: Path) -> int:
 def lost_by_kill_s(path: Path, segment_s: float | None) -> float:
     """Seconds of video that were written before `kill -9` and cannot be played, wherever in it."""
     context = multiprocessing.get_context("forkserver")  # imports once, and has no threads of this process
-    context.set_forkserver_preload([video_recorder.__name__, pytest.__name__])
+    context.set_forkserver_preload([video_pyav.__name__, pytest.__name__])
     written, end = context.Pipe(duplex=False)
     process = context.Process(target=record_for_ever, args=(path, segment_s, end))
     process.start()

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from ssd_edge.errors import SinkError
 from ssd_edge.runtime.results import Result
-from ssd_edge.runtime.sinks.base import check_writable
+from ssd_edge.runtime.sinks.base import Sink
 from ssd_edge.runtime.sinks.disk_space import FREE_FLOOR_BYTES, check_free, remove_oldest
-from ssd_edge.runtime.sinks.video import letterbox
+from ssd_edge.runtime.sinks.output_paths import check_writable
+from ssd_edge.runtime.sinks.video_opencv import letterbox
 from ssd_edge.runtime.sources.base import SourceInfo
 
 logger = logging.getLogger(__name__)
@@ -57,8 +58,8 @@ RETRY_S = 2.0
 WRITE_ERRORS = (OSError, av.FFmpegError)
 
 
-class VideoRecorder:
-    """A new-style sink: the annotated video of one source, in one file or in segments.
+class VideoRecorder(Sink):
+    """The annotated video of one source, in one file or in segments.
 
     Even after `kill -9` a file plays to within `FRAGMENT_S` of its end, or up to the last frame but one where those are
     further apart. Frames of a live source have the time of their capture, none is repeated; others have the rate of
@@ -79,8 +80,6 @@ class VideoRecorder:
     Raises:
         SinkError: another suffix; the file cannot be written or is an input of the stream; options that do not fit.
     """
-
-    needs_drawing = True
 
     def __init__(
         self,

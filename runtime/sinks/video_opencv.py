@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from ssd_edge.errors import SinkError
 from ssd_edge.images import quiet_opencv
 from ssd_edge.runtime.results import Result
-from ssd_edge.runtime.sinks.base import Sink, check_writable
+from ssd_edge.runtime.sinks.base import Sink
+from ssd_edge.runtime.sinks.output_paths import check_writable
 from ssd_edge.runtime.sources.base import SourceInfo
 
 logger = logging.getLogger(__name__)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from ssd_edge.detections import Detections
+from ssd_edge.runtime.overlay import BUSY, LIGHT, draw, draw_result
 from ssd_edge.runtime.results import Result
-from ssd_edge.runtime.sinks.overlay import BUSY, LIGHT, draw, draw_result
 from ssd_edge.runtime.sources.base import Frame
 from ssd_edge.runtime.tracking.zones import Line, Zone
 
