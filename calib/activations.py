@@ -9,9 +9,11 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from ssd_edge.errors import ModelFileError
+from ssd_edge.errors import ModelFileError, first_line
+from ssd_edge.onnx_graph import GraphIndex, element_types
+from ssd_edge.runtime.backends.ort_session import open_session
 
 REMEDY = "write an fp32 file with: ssd-edge export CHECKPOINT -o model.onnx"
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -81,7 +83,7 @@ class ActivationRunner:
     Args:
         model: an fp32 graph that obeys the ONNX contract; it is not changed.
         tensors: names as `activation_tensors` or `check_tensors` give.
-        threads: that ONNX Runtime uses; None: one a physical core.
+        threads: as in `open_session`.
 
     Raises:
         ModelFileError: the graph is not fp32, its input is another, or ONNX Runtime cannot load it.
@@ -93,7 +95,7 @@ class ActivationRunner:
         check_graph(model, size_hw)
         self.tensors = tuple(tensors)
         self._input = model.graph.input[0].name
-        self._session = _open_session(_with_outputs(model, self.tensors), threads)
+        self._session = _load(_with_outputs(model, self.tensors), threads)
 
     def run(self, image_rgb: NDArray[np.uint8]) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """Name and values of each tensor for one uint8 [height, width, 3] image, in the order of `tensors`.
@@ -105,7 +107,8 @@ class ActivationRunner:
             image = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(image_rgb[None]))
             values = self._session.run_with_ort_values(list(self.tensors), {self._input: image})
         except Exception as error:  # ONNX Runtime's errors share no base but Exception
-            raise ModelFileError(f"the graph does not run: {_first_line(error)}; {REMEDY}") from error
+            reason = first_line(error) or type(error).__name__
+            raise ModelFileError(f"the graph does not run: {reason}; {REMEDY}") from error
         values.reverse()
         for name in self.tensors:
             yield name, values.pop().numpy()  # so that each is freed once it has been looked at
@@ -118,9 +121,10 @@ def first_non_finite(
     runner = ActivationRunner(model, _float_tensors(model), image_rgb.shape[:2], threads=threads)
     for name, values in runner.run(image_rgb):
         if not np.isfinite(values).all():
-            node = next(node for node in model.graph.node if name in node.output)
+            index = GraphIndex(model.graph)
+            node = index.producer[name]
             value = "NaN" if np.isnan(values).any() else "infinity"
-            return NonFinite(value, node.name, node.op_type, name, _non_finite_weight(model, node))
+            return NonFinite(value, node.name, node.op_type, name, _non_finite_weight(index, node))
     return None
 
 
@@ -148,24 +152,14 @@ def check_graph(model: onnx.ModelProto, size_hw: tuple[int, int]) -> None:
 
 def _float_tensors(model: onnx.ModelProto) -> list[str]:
     """Float outputs of nodes that depend on the graph's input, in graph order."""
-    types = _types(model)
-    weights = {tensor.name for tensor in model.graph.initializer}
-    depends = {tensor.name for tensor in model.graph.input} - weights
+    types, index = element_types(model), GraphIndex(model.graph)
+    depends = set(index.inputs)
     names = []
-    for node in model.graph.node:
+    for node in index.nodes:
         if depends.intersection(node.input):
             depends.update(filter(None, node.output))
             names += [name for name in node.output if name and types.get(name) == TensorProto.FLOAT]
     return names
-
-
-def _types(model: onnx.ModelProto) -> dict[str, int]:
-    """Element type of each tensor; inferred where the file does not declare it."""
-    known = {v.name: v.type.tensor_type.elem_type for v in (*model.graph.value_info, *model.graph.output)}
-    if all(name in known for node in model.graph.node for name in node.output if name):
-        return known
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    return {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.output)}
 
 
 def _leading_to_weighted(model: onnx.ModelProto) -> set[str]:
@@ -186,26 +180,19 @@ def _with_outputs(model: onnx.ModelProto, tensors: Collection[str]) -> bytes:
     return bytes(extended.SerializeToString())
 
 
-def _open_session(file: bytes, threads: int | None) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    options.log_severity_level = 3  # errors only
-    options.enable_cpu_mem_arena = False  # which would keep twice what the activations take
+def _load(file: bytes, threads: int | None) -> ort.InferenceSession:
     try:
-        return ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        return open_session(file, threads=threads, arena=False)  # the arena would keep twice what the activations take
     except Exception as error:  # ONNX Runtime's errors share no base but Exception
+        reason = first_line(error) or type(error).__name__
         raise ModelFileError(
-            f"the graph to calibrate: ONNX Runtime {ort.__version__} cannot load it: {_first_line(error)}; {REMEDY}"
+            f"the graph to calibrate: ONNX Runtime {ort.__version__} cannot load it: {reason}; {REMEDY}"
         ) from error
 
 
-def _non_finite_weight(model: onnx.ModelProto, node: onnx.NodeProto) -> str | None:
-    for tensor in model.graph.initializer:
-        is_weight = tensor.name in node.input and tensor.data_type == TensorProto.FLOAT
-        if is_weight and not np.isfinite(numpy_helper.to_array(tensor)).all():
-            return str(tensor.name)
+def _non_finite_weight(index: GraphIndex, node: onnx.NodeProto) -> str | None:
+    for name, tensor in index.constants.items():
+        is_weight = name in node.input and tensor.data_type == TensorProto.FLOAT
+        if is_weight and not np.isfinite(index.array(name)).all():
+            return str(name)
     return None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -19,7 +19,7 @@ kernels are good at:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx
@@ -27,9 +27,11 @@ from numpy.typing import NDArray
 
 from ssd_edge.calib.placement.graph import Graph, RangeOf
 from ssd_edge.calib.placement.qdq import Storage, dequantize, insert_pairs, quantized, store_constant, symmetric_weights
+from ssd_edge.onnx_graph import node_attribute
 
 LEVELS = 255  # of uint8
 WEIGHT_LIMIT = 64  # 7 bits: two products of 255 · 64 fit into 16 bits
+FASTER_IN_FLOAT = "at the beginning, where float kernels are faster"  # why a convolution stays float
 HARDSWISH_END = 3.0  # hardswish is 0 below −3
 # Operators that have an integer kernel, and are integer where all that they read is
 FOLLOWERS = ("Add", "Mul", "MaxPool", "GlobalAveragePool")
@@ -59,14 +61,10 @@ def place_for_cpu(model: onnx.ModelProto, range_of: RangeOf, *, keep_float: Coll
     return placement.graph.finish()
 
 
-def layers_for_cpu(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """The convolutions that become integer, in graph order."""
-    return _integer_convolutions(Graph(model))
-
-
-def _integer_convolutions(graph: Graph) -> list[onnx.NodeProto]:
-    convolutions = [node for node in graph.nodes if node.op_type == "Conv"]
-    return convolutions[_float_beginning(graph, convolutions) :]
+def float_layers_for_cpu(graph: Graph) -> dict[str, str]:
+    """The convolutions that stay float, by the names of their outputs, and why; all others become integer."""
+    beginning = graph.of("Conv")[: _float_beginning(graph)]
+    return dict.fromkeys((node.name for node in beginning), FASTER_IN_FLOAT)
 
 
 def uint8_storage(low: float, high: float) -> Storage:
@@ -85,9 +83,11 @@ class _Placement:
     def run(self) -> None:
         graph = self.graph
         _pool_by_name(graph)
-        integer = [node for node in _integer_convolutions(graph) if node.name not in self.keep_float]
-        first = next((node for node in graph.nodes if node.op_type == "Conv"), None)
-        if first is not None:
+        in_float = {*float_layers_for_cpu(graph), *self.keep_float}
+        convolutions = graph.of("Conv")
+        integer = [node for node in convolutions if node.name not in in_float]
+        if convolutions:
+            first = convolutions[0]
             integer += self._normalise(first, in_integers=first in integer)
         names = {node.name for node in integer}
         read = {node.input[0] for node in integer}
@@ -208,7 +208,7 @@ class _Placement:
     def _hardsigmoid_by_storing(self, convolution: onnx.NodeProto, node: onnx.NodeProto) -> None:
         """Shift a convolution's result so that what storing it clips, and nothing else, is what hardsigmoid clips."""
         graph, tensor = self.graph, node.input[0]
-        alpha, beta = (np.asarray(graph.attribute(node, name, 0.0)).item() for name in ("alpha", "beta"))
+        alpha, beta = (np.asarray(node_attribute(node, name, 0.0)).item() for name in ("alpha", "beta"))
         bias = graph.floats(convolution.input[2]) + beta / alpha
         convolution.input[2] = self._constant(f"{convolution.input[2]}_shifted", bias)
         self._store(tensor, Storage(1 / (alpha * LEVELS), np.uint8(0)))
@@ -246,13 +246,14 @@ def _pool_by_name(graph: Graph) -> None:
         if node.op_type != "ReduceMean" or len(node.input) < 2 or node.input[1] not in graph.constants:
             continue
         axes = sorted(int(axis) % 4 for axis in np.atleast_1d(graph.array(node.input[1])))
-        if axes == [2, 3] and graph.attribute(node, "keepdims", 1) == 1:
+        if axes == [2, 3] and node_attribute(node, "keepdims", 1) == 1:
             graph.nodes[index] = graph.node("GlobalAveragePool", node.input[:1], node.output[0])
     graph.reindex()
 
 
-def _float_beginning(graph: Graph, convolutions: Sequence[onnx.NodeProto]) -> int:
+def _float_beginning(graph: Graph) -> int:
     """How many convolutions at the beginning are faster in float, taken together with what crosses the boundary."""
+    convolutions = graph.of("Conv")
     gains = [_gain_ns(graph, node) for node in convolutions]
     lost = np.concatenate([[0.0], np.cumsum(gains)])  # [convolutions + 1]: by leaving the first ones float
     position = {node.name: index for index, node in enumerate(graph.nodes)}
@@ -274,7 +275,7 @@ def _values_crossing(graph: Graph, position: Mapping[str, int], start: int) -> i
 def _gain_ns(graph: Graph, node: onnx.NodeProto) -> float:
     """Time that integers save in a convolution."""
     products = int(np.prod(graph.constants[node.input[1]].dims[1:]))  # a value
-    depthwise = graph.attribute(node, "group", 1) == graph.constants[node.input[1]].dims[0]
+    depthwise = node_attribute(node, "group", 1) == graph.constants[node.input[1]].dims[0]
     in_float = products * (FLOAT_DEPTHWISE_NS if depthwise else FLOAT_NS)
     in_integers = products * (INTEGER_DEPTHWISE_NS if depthwise else INTEGER_NS) + INTEGER_VALUE_NS
     return graph.values(node.output[0]) * (in_float - in_integers)

@@ -34,8 +34,8 @@ def residual_sums(graph: Graph) -> list[ResidualSum]:
     in `build_non_residual_input_map` of NVIDIA's TensorRT Model Optimizer (modelopt/onnx/quantization).
     """
     found = []
-    for node in graph.nodes:
-        if node.op_type != "Add" or not _adds_feature_maps(graph, node):
+    for node in graph.of("Add"):
+        if not _adds_feature_maps(graph, node):
             continue
         first, second = (_branch_end(graph, name) for name in node.input)
         if first is not None and second is not None:

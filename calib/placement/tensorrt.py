@@ -57,7 +57,8 @@ def place_for_tensorrt(
         A new model with the same inputs and outputs.
     """
     graph = Graph(model)
-    integer = [node for node in _integer_convolutions(graph, int8_heads) if node.name not in keep_float]
+    in_float = {*float_layers_for_tensorrt(graph, int8_heads=int8_heads), *keep_float}
+    integer = [node for node in graph.of("Conv") if node.name not in in_float]
     sums = [found for found in _integer_sums(graph, integer) if found.node.name not in keep_float]
     tensors = dict.fromkeys([*(node.input[0] for node in integer), *(found.residual for found in sums)])
     storages = _storages(graph, tensors, range_of)
@@ -68,20 +69,10 @@ def place_for_tensorrt(
     return graph.finish()
 
 
-def layers_for_tensorrt(model: onnx.ModelProto, *, int8_heads: bool = False) -> list[onnx.NodeProto]:
-    """The convolutions that become int8, in graph order."""
-    return _integer_convolutions(Graph(model), int8_heads)
-
-
-def float_layers_for_tensorrt(model: onnx.ModelProto, *, int8_heads: bool = False) -> dict[str, str]:
-    """The convolutions that stay float, by the names of their outputs, and why: one of the three reasons above."""
-    graph = Graph(model)
-    reasons = {node.name: _why_float(graph, node, int8_heads) for node in graph.nodes if node.op_type == "Conv"}
+def float_layers_for_tensorrt(graph: Graph, *, int8_heads: bool = False) -> dict[str, str]:
+    """The convolutions that stay float, by the names of their outputs, and why; all others become int8."""
+    reasons = {node.name: _why_float(graph, node, int8_heads) for node in graph.of("Conv")}
     return {name: reason for name, reason in reasons.items() if reason is not None}
-
-
-def _integer_convolutions(graph: Graph, int8_heads: bool) -> list[onnx.NodeProto]:
-    return [node for node in graph.nodes if node.op_type == "Conv" and _why_float(graph, node, int8_heads) is None]
 
 
 def _why_float(graph: Graph, node: onnx.NodeProto, int8_heads: bool) -> str | None:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+
+import onnx
 
 from ssd_edge.calib.placement.graph import Graph
 from ssd_edge.calib.placement.residual import residual_sums
 from ssd_edge.calib.qat.fake_quant import OUTPUT, SUM
+from ssd_edge.onnx_graph import GraphIndex
 
-if TYPE_CHECKING:
-    import onnx
-
-PREFIX, SUFFIX = (
-    "model.",
-    ".weight",
-)  # around a layer's name in that of its weight; `Predictor` holds the SSD as `model`
+# Around a layer's name in that of its weight; `Predictor` holds the SSD as `model`.
+PREFIX, SUFFIX = "model.", ".weight"
 
 
 def module_ranges(
@@ -40,11 +37,12 @@ def float_layers(fp32: onnx.ModelProto, int8: onnx.ModelProto) -> set[str]:
         fp32: as `export_onnx` wrote it.
         int8: made of it; in front of the weights of its integer convolutions is a DequantizeLinear.
     """
-    dequantised = {node.output[0] for node in int8.graph.node if node.op_type == "DequantizeLinear"}
-    integer = {node.output[0] for node in int8.graph.node if node.op_type == "Conv" and node.input[1] in dequantised}
+    index = GraphIndex(int8.graph)
+    dequantised = {node.output[0] for node in index.of("DequantizeLinear")}
+    integer = {node.output[0] for node in index.of("Conv") if node.input[1] in dequantised}
+    fused = {node.output[0] for node in index.of("Add") if dequantised & set(node.input)}
     layers = _convolutions(fp32)
     ends = {node.output[0]: layer for layer, node in layers.items()}
-    fused = {node.output[0] for node in int8.graph.node if node.op_type == "Add" and dequantised & set(node.input)}
     return {layer for layer, node in layers.items() if node.output[0] not in integer} | {
         ends[found.branch.output[0]] + SUM
         for found in residual_sums(Graph(fp32))

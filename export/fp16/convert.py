@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 
 from ssd_edge.export.fp16.overflow import activation_maxima
-from ssd_edge.export.fp16.plan import HALF_MAX, described, label, plan_halves
+from ssd_edge.export.fp16.plan import HALF_MAX, label, plan_halves
 from ssd_edge.export.fp16.rewrite import Rewriter
 
 NEAR_OVERFLOW = 0.5  # of HALF_MAX: worth a note, as other images may reach further
@@ -66,20 +66,19 @@ def half_from_float(
     images = list(images_rgb)
     plan = plan_halves(model, keep_float)
     maxima = activation_maxima(model, images)
-    makers = {name: described(node, plan.model.graph) for node in plan.model.graph.node for name in node.output}
     kept = dict(plan.lossy)
     for tensor, nodes in plan.half_neighbours().items():
         if maxima.get(tensor, 0) > HALF_MAX:
-            reason = f"{makers[tensor]} reaches {maxima[tensor]:.3g}, half ends at {HALF_MAX:.0f}"
+            reason = f"{plan.maker(tensor)} reaches {maxima[tensor]:.3g}, half ends at {HALF_MAX:.0f}"
             kept |= {label(node): reason for node in nodes if label(node) not in kept}
     if kept.keys() - plan.lossy.keys():
         plan = plan_halves(model, [*keep_float, *kept])
     near = {
-        makers[tensor]: maxima[tensor]
+        plan.maker(tensor): maxima[tensor]
         for tensor in plan.half_neighbours()
         if NEAR_OVERFLOW * HALF_MAX < maxima.get(tensor, 0) <= HALF_MAX
     }
-    half_nodes = sum(map(plan.is_half, plan.model.graph.node))
+    half_nodes = sum(map(plan.is_half, plan.index.nodes))
     return Rewriter(plan).model(), HalfReport(len(images), kept, near, half_nodes)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 from onnx import helper
 
-from ssd_edge.export.fp16.plan import FLOAT, HALF, TYPE_FREE, element_types
+from ssd_edge.export.fp16.plan import FLOAT, HALF, TYPE_FREE, known_types
 
 
 def emulated_half(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -14,7 +14,7 @@ def emulated_half(model: onnx.ModelProto) -> onnx.ModelProto:
     ONNX Runtime on the CPU has no half arithmetic and leaves the rounding between such nodes out, so the file itself,
     run there, is nearer to float32 than on a device. Tensor cores sum in float32 too.
     """
-    types = element_types(model)
+    types = known_types(model)
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         copy = onnx.NodeProto()

@@ -7,13 +7,14 @@ from collections.abc import Collection
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import helper
 from tqdm import tqdm
 
 from ssd_edge.errors import GateFailedError, UsageError
-from ssd_edge.export.fp16.plan import FLOAT, described, element_types
+from ssd_edge.export.fp16.plan import FLOAT, described, known_types
+from ssd_edge.onnx_graph import GraphIndex
+from ssd_edge.runtime.backends.ort_session import open_session
 
 
 def activation_maxima(model: onnx.ModelProto, images_rgb: Collection[NDArray[np.uint8]]) -> dict[str, float]:
@@ -32,32 +33,27 @@ def activation_maxima(model: onnx.ModelProto, images_rgb: Collection[NDArray[np.
         raise UsageError("no images to look for overflow on; give at least one")
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
-    types = element_types(model)
-    makers = {name: node for node in model.graph.node for name in node.output if types.get(name) == FLOAT}
+    types, index = known_types(model), GraphIndex(model.graph)
+    tensors = [name for name in index.producer if types[name] == FLOAT]
     del watched.graph.output[:]
-    for index, name in enumerate(makers):
+    for number, name in enumerate(tensors):
         # ReduceMax passes over NaN; a sum does not.
         for kind in ("Max", "Min", "Sum"):
-            output = f"ssd_edge_{kind}_{index}"
+            output = f"ssd_edge_{kind}_{number}"
             watched.graph.node.append(helper.make_node(f"Reduce{kind}", [name], [output], keepdims=0))
             watched.graph.output.append(helper.make_tensor_value_info(output, FLOAT, []))
-    session = ort.InferenceSession(watched.SerializeToString(), _quiet_options(), providers=["CPUExecutionProvider"])
+    session = open_session(watched.SerializeToString())
     input_name = model.graph.input[0].name
-    maxima = dict.fromkeys(makers, 0.0)
+    maxima = dict.fromkeys(tensors, 0.0)
     for image in tqdm(images_rgb, desc="overflow", unit="image", disable=None, leave=False):
         figures = np.array(session.run(None, {input_name: image[None]})).reshape(-1, 3)
-        for name, (largest, smallest, total) in zip(makers, figures.tolist(), strict=True):
+        for name, (largest, smallest, total) in zip(tensors, figures.tolist(), strict=True):
             if not all(map(math.isfinite, (largest, smallest, total))):
                 value = largest if math.isinf(largest) else total
+                node = described(index.producer[name], index.constants)
                 raise GateFailedError(
-                    f"{described(makers[name], model.graph)} gives {value} in float32 already; a checkpoint that "
-                    "diverged in training does this: train it again with a lower learning rate"
+                    f"{node} gives {value} in float32 already; a checkpoint that diverged in training does this: "
+                    "train it again with a lower learning rate"
                 )
             maxima[name] = max(maxima[name], largest, -smallest)
     return maxima
-
-
-def _quiet_options() -> ort.SessionOptions:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors only
-    return options

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
 from ssd_edge.errors import ModelFileError, UsageError
+from ssd_edge.onnx_graph import GraphIndex, element_types
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 HALF_MAX = 65504.0
@@ -34,12 +35,14 @@ class Plan:
     """A graph without Constant nodes, and which of its nodes stay float32.
 
     Attributes:
+        index: of the graph.
         types: element type of every tensor.
         float_nodes: first outputs of the nodes that stay float32, or whose types are not theirs to choose.
         lossy: labels of nodes that are among them for their weights, and why.
     """
 
     model: onnx.ModelProto
+    index: GraphIndex
     types: dict[str, int]
     float_nodes: frozenset[str]
     lossy: Mapping[str, str]
@@ -50,10 +53,14 @@ class Plan:
         has_float = any(self.types[name] == FLOAT for name in named)
         return node.op_type in HALF_OPERATORS and has_float and node.output[0] not in self.float_nodes
 
+    def maker(self, tensor: str) -> str:
+        """The description of the node that makes a tensor."""
+        return described(self.index.producer[tensor], self.index.constants)
+
     def half_neighbours(self) -> dict[str, list[onnx.NodeProto]]:
         """The half nodes that make or take each float tensor."""
         found: dict[str, list[onnx.NodeProto]] = {}
-        for node in filter(self.is_half, self.model.graph.node):
+        for node in filter(self.is_half, self.index.nodes):
             for name in (*node.input, *node.output):
                 if self.types[name] == FLOAT:
                     found.setdefault(name, []).append(node)
@@ -63,14 +70,14 @@ class Plan:
 def plan_halves(model: onnx.ModelProto, keep_float: Collection[str]) -> Plan:
     folded = _without_constants(model)
     _refuse_inner_graphs(folded)
-    types = element_types(folded)
-    kept = _before_the_network(folded.graph) | _behind_the_network(folded.graph) | _l2_norms(folded.graph)
-    kept |= {node.output[0] for node in folded.graph.node if node.op_type not in HALF_OPERATORS}
-    kept |= _named(folded.graph, keep_float)
-    lossy = _lossy_nodes(folded.graph, types, kept)
+    index, types = GraphIndex(folded.graph), known_types(folded)
+    kept = _before_the_network(index) | _behind_the_network(index) | _l2_norms(index.nodes)
+    kept |= {node.output[0] for node in index.nodes if node.op_type not in HALF_OPERATORS}
+    kept |= _named(index.nodes, keep_float)
+    lossy = _lossy_nodes(index, types, kept)
     kept |= set(lossy)
-    labels = {node.output[0]: label(node) for node in folded.graph.node}
-    return Plan(folded, types, frozenset(kept), {labels[output]: reason for output, reason in lossy.items()})
+    reasons = {label(index.producer[output]): reason for output, reason in lossy.items()}
+    return Plan(folded, index, types, frozenset(kept), reasons)
 
 
 def _without_constants(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -99,17 +106,14 @@ def _refuse_inner_graphs(model: onnx.ModelProto) -> None:
         )
 
 
-def element_types(model: onnx.ModelProto) -> dict[str, int]:
+def known_types(model: onnx.ModelProto) -> dict[str, int]:
     """Element type of every tensor by name; 0 for an input that is left out.
 
     Raises:
         ModelFileError: one that neither the file nor ONNX's shape inference tells.
     """
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    infos = (*graph.input, *graph.output, *graph.value_info)
-    types = {"": 0, **{info.name: info.type.tensor_type.elem_type for info in infos}}
-    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
-    for node in graph.node:
+    types = {"": 0, **element_types(model)}
+    for node in model.graph.node:
         for name in node.output:
             if not types.get(name) and name:
                 raise ModelFileError(
@@ -119,52 +123,50 @@ def element_types(model: onnx.ModelProto) -> dict[str, int]:
     return types
 
 
-def _before_the_network(graph: onnx.GraphProto) -> set[str]:
+def _before_the_network(index: GraphIndex) -> set[str]:
     """The normalisation of the image: mean and deviation are subtracted and divided where no digit is lost."""
-    constants = {tensor.name for tensor in graph.initializer}
-    reached = {info.name for info in graph.input}
+    reached = set(index.inputs)
     found = set()
-    for node in graph.node:
-        variables = [name for name in node.input if name and name not in constants]
+    for node in index.nodes:
+        variables = [name for name in node.input if name and name not in index.constants]
         if node.op_type in NORMALISATION and variables and reached.issuperset(variables):
             reached.add(node.output[0])
             found.add(node.output[0])
     return found
 
 
-def _behind_the_network(graph: onnx.GraphProto) -> set[str]:
+def _behind_the_network(index: GraphIndex) -> set[str]:
     """Box decoding and softmax, back to the tensors of all offsets and all logits."""
-    makers = {name: node for node in graph.node for name in node.output}
     found: set[str] = set()
-    names = [info.name for info in graph.output]
+    names = list(index.outputs)
     while names:
-        node = makers.get(names.pop())
+        node = index.producer.get(names.pop())
         if node is not None and node.op_type in DECODING and node.output[0] not in found:
             found.add(node.output[0])
             names += node.input
-    for node in graph.node:  # one Cast behind the levels' concatenation, not one a level
-        made = [makers[name].output[0] for name in node.input if name in makers]
+    for node in index.nodes:  # one Cast behind the levels' concatenation, not one a level
+        made = [index.producer[name].output[0] for name in node.input if name in index.producer]
         if node.op_type == "Concat" and made and not found & set(made):
             found.discard(node.output[0])
     return found
 
 
-def _l2_norms(graph: onnx.GraphProto) -> set[str]:
+def _l2_norms(nodes: Iterable[onnx.NodeProto]) -> set[str]:
     """x / max(|x|, ε) over channels: hundreds, squared and summed, overflow; ε of 1e-12 is 0 in half."""
     reached: set[str] = set()
     ended: set[str] = set()
-    for node in graph.node:
+    for node in nodes:
         follows = node.op_type in L2_NORM and any(name in reached for name in node.input)
         if node.op_type == "ReduceL2" or follows:
             (ended if node.op_type == "Div" else reached).add(node.output[0])
     return reached | ended
 
 
-def _named(graph: onnx.GraphProto, names: Collection[str]) -> set[str]:
-    found = {node.output[0] for node in graph.node if {node.name, *node.output} & set(names) - {""}}
-    known = {name for node in graph.node for name in (node.name, *node.output)}
+def _named(nodes: Sequence[onnx.NodeProto], names: Collection[str]) -> set[str]:
+    found = {node.output[0] for node in nodes if {node.name, *node.output} & set(names) - {""}}
+    known = {name for node in nodes for name in (node.name, *node.output)}
     if unknown := sorted(set(names) - known):
-        examples = ", ".join(repr(label(node)) for node in list(graph.node)[:3])
+        examples = ", ".join(repr(label(node)) for node in nodes[:3])
         raise UsageError(
             f"no node or tensor {', '.join(map(repr, unknown[:5]))} to keep in float32; give names as in the graph, "
             f"such as {examples}"
@@ -172,22 +174,16 @@ def _named(graph: onnx.GraphProto, names: Collection[str]) -> set[str]:
     return found
 
 
-def _lossy_nodes(graph: onnx.GraphProto, types: Mapping[str, int], kept: Collection[str]) -> dict[str, str]:
+def _lossy_nodes(index: GraphIndex, types: Mapping[str, int], kept: Collection[str]) -> dict[str, str]:
     """Nodes, by their first output, whose weights or scales half cannot hold, and why."""
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    dequantisers = {node.output[0]: node for node in graph.node if node.op_type == DEQUANTISE}
     found = {}
-    for node in graph.node:
+    for node in index.nodes:
         if node.op_type not in HALF_OPERATORS or node.output[0] in kept:
             continue
         for name in node.input:
-            reason = None
-            if name in tensors and types[name] == FLOAT:
-                reason = loss(numpy_helper.to_array(tensors[name]))
-            elif name in dequantisers and (scale := tensors.get(dequantisers[name].input[1])) is not None:
-                name = scale.name
-                reason = loss(numpy_helper.to_array(scale))
-            if reason:
+            if index.made_by(name, DEQUANTISE):
+                name = index.producer[name].input[1]  # the scale
+            if name in index.constants and types[name] == FLOAT and (reason := loss(index.array(name))):
                 found[node.output[0]] = f"{name} {reason}"
                 break
     return found
@@ -209,8 +205,7 @@ def label(node: onnx.NodeProto) -> str:
     return node.name or node.output[0]
 
 
-def described(node: onnx.NodeProto, graph: onnx.GraphProto) -> str:
+def described(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> str:
     """A node's name, with that of its weight, by which the layer is known in PyTorch."""
-    weights = {tensor.name for tensor in graph.initializer if len(tensor.dims) > 1}
-    weight = next((name for name in node.input if name in weights), None)
+    weight = next((name for name in node.input if name in constants and len(constants[name].dims) > 1), None)
     return f"{label(node)} ({weight})" if weight else label(node)

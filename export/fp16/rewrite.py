@@ -21,22 +21,21 @@ class Rewriter:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.graph = plan.model.graph
-        self.tensors = {tensor.name: tensor for tensor in self.graph.initializer}
-        self.dequantisers = {node.output[0]: node for node in self.graph.node if node.op_type == DEQUANTISE}
-        self.scales = {node.input[1] for node in self.graph.node if node.op_type in (QUANTISE, DEQUANTISE)}
-        self.taken = {name for node in self.graph.node for name in (node.name, *node.input, *node.output)}
-        self.outputs = {info.name for info in self.graph.output}
+        self.nodes, self.constants, self.outputs = plan.index.nodes, plan.index.constants, plan.index.outputs
+        self.dequantisers = {node.output[0]: node for node in plan.index.of(DEQUANTISE)}
+        self.scales = {node.input[1] for node in self.nodes if node.op_type in (QUANTISE, DEQUANTISE)}
+        self.taken = {name for node in self.nodes for name in (node.name, *node.input, *node.output)}
         self.natural = self._natural_types()
         self.names = {
             (name, kind): self._fresh(name, kind) if name in self.outputs and kind == HALF else name
             for name, kind in self.natural.items()
         }
         self.written = {key for key in self.names if key[0] not in self.dequantisers}
-        self.nodes: list[onnx.NodeProto] = []
-        self.half_tensors: list[onnx.TensorProto] = []
+        self.half_nodes: list[onnx.NodeProto] = []
+        self.half_constants: list[onnx.TensorProto] = []
 
     def model(self) -> onnx.ModelProto:
-        for node in self.graph.node:
+        for node in self.nodes:
             if node.op_type == DEQUANTISE and self.plan.types[node.output[0]] == FLOAT:
                 continue  # written where it is asked for, in the type that is asked for
             self._write(node)
@@ -47,9 +46,9 @@ class Rewriter:
 
     def _natural_types(self) -> dict[str, int]:
         """The type in which each float tensor is made; that of a dequantised one is for its takers to say."""
-        asked_half = {name for node in self.graph.node if self.plan.is_half(node) for name in node.input}
+        asked_half = {name for node in self.nodes if self.plan.is_half(node) for name in node.input}
         natural = {name: FLOAT for name, kind in self.plan.types.items() if kind == FLOAT}
-        for node in self.graph.node:
+        for node in self.nodes:
             half = (
                 node.output[0] in asked_half - self.outputs if node.op_type == DEQUANTISE else self.plan.is_half(node)
             )
@@ -73,11 +72,11 @@ class Rewriter:
             copy.input[place] = self._as(name, self.natural.get(name, 0) if node.op_type in TYPE_FREE else kind)
         for place, name in enumerate(node.output):
             copy.output[place] = self.names.get((name, kind), name)
-        self.nodes.append(copy)
+        self.half_nodes.append(copy)
 
     def _quantised_type(self, node: onnx.NodeProto) -> int:
         """That of the data, unless half has no such scale."""
-        scale = self.tensors.get(node.input[1])
+        scale = self.constants.get(node.input[1])
         kind = self.natural[node.input[0]]
         return FLOAT if scale is not None and loss(numpy_helper.to_array(scale)) else kind
 
@@ -102,16 +101,16 @@ class Rewriter:
                 copy.name = f"{copy.name}_{'half' if kind == HALF else 'float'}"
             copy.input[1] = self._as(copy.input[1], kind)
             copy.output[0] = new
-            self.nodes.append(copy)
-        elif name in self.tensors:
-            values = numpy_helper.to_array(self.tensors[name])
+            self.half_nodes.append(copy)
+        elif name in self.constants:
+            values = numpy_helper.to_array(self.constants[name])
             halves = values.astype(np.float16)
             if name in self.scales:  # of a channel without weights, say; TensorRT takes positive ones only
                 halves = np.where(values > 0, np.maximum(halves, np.float16(HALF_TINY)), halves)
-            self.half_tensors.append(numpy_helper.from_array(halves, new))
+            self.half_constants.append(numpy_helper.from_array(halves, new))
         else:
             made = self.names[name, self.natural[name]]
-            self.nodes.append(helper.make_node("Cast", [made], [new], name=f"cast_{new}", to=kind))
+            self.half_nodes.append(helper.make_node("Cast", [made], [new], name=f"cast_{new}", to=kind))
 
     def _assembled(self) -> onnx.ModelProto:
         model = onnx.ModelProto()
@@ -120,9 +119,9 @@ class Rewriter:
         infos = {info.name: info for info in (*self.graph.value_info, *self.graph.output)}
         original = [info for info in self.graph.value_info if info.name not in self.natural]
         del graph.node[:], graph.initializer[:], graph.value_info[:]
-        graph.node.extend(self.nodes)
-        used = {name for node in self.nodes for name in node.input}
-        graph.initializer.extend(t for t in (*self.tensors.values(), *self.half_tensors) if t.name in used)
+        graph.node.extend(self.half_nodes)
+        used = {name for node in self.half_nodes for name in node.input}
+        graph.initializer.extend(t for t in (*self.constants.values(), *self.half_constants) if t.name in used)
         graph.value_info.extend(original)
         for (name, kind), new in self.names.items():
             if name in infos and new not in self.outputs:
@@ -135,7 +134,7 @@ class Rewriter:
 
     def _raise_opset(self, model: onnx.ModelProto) -> None:
         halves = {new for (_, kind), new in self.names.items() if kind == HALF}
-        in_half = any(n.op_type in (QUANTISE, DEQUANTISE) and halves & set(n.input) for n in self.nodes)
+        in_half = any(n.op_type in (QUANTISE, DEQUANTISE) and halves & set(n.input) for n in self.half_nodes)
         for entry in model.opset_import:
             if entry.domain in ("", "ai.onnx") and in_half:
                 entry.version = max(entry.version, QUANTISATION_OPSET)

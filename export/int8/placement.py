@@ -9,14 +9,9 @@ from functools import partial
 
 import onnx
 
-from ssd_edge.calib.placement.cpu import layers_for_cpu, place_for_cpu
+from ssd_edge.calib.placement.cpu import float_layers_for_cpu, place_for_cpu
 from ssd_edge.calib.placement.graph import Graph
-from ssd_edge.calib.placement.tensorrt import (
-    OF_THE_HEADS,
-    float_layers_for_tensorrt,
-    layers_for_tensorrt,
-    place_for_tensorrt,
-)
+from ssd_edge.calib.placement.tensorrt import OF_THE_HEADS, float_layers_for_tensorrt, place_for_tensorrt
 from ssd_edge.calib.table import CalibrationTable
 from ssd_edge.export.fp16.convert import half_from_float
 from ssd_edge.export.int8.options import Int8Options
@@ -27,9 +22,7 @@ log = logging.getLogger(__name__)
 
 
 OVERFLOW_IMAGES = 8  # that the float part is looked at for overflow of half
-# Why a layer is in float.
-FASTER_IN_FLOAT = "at the beginning, where float kernels are faster"  # of `cpu`
-GIVEN_BACK = "given back to float"
+GIVEN_BACK = "given back to float"  # why a layer is in float, as in `ssd_edge.calib.placement`
 
 
 def size_hw(graph: onnx.ModelProto) -> tuple[int, int]:
@@ -61,22 +54,17 @@ class Placement:
 
     def __init__(self, graph: onnx.ModelProto, table: CalibrationTable, options: Int8Options) -> None:
         self.graph, self._table, self._options = graph, table, options
+        index = Graph(graph)
         if options.target == "cpu":
-            integer, reasons = layers_for_cpu(graph), {}
+            self._why_float = float_layers_for_cpu(index)
             self._place = place_for_cpu
         else:
-            integer = layers_for_tensorrt(graph, int8_heads=options.int8_heads)
-            reasons = float_layers_for_tensorrt(graph, int8_heads=options.int8_heads)
+            self._why_float = float_layers_for_tensorrt(index, int8_heads=options.int8_heads)
             self._place = partial(place_for_tensorrt, int8_heads=options.int8_heads)
-        self._nodes = {_layer_name(node): node for node in integer}
+        convolutions = index.of("Conv")
+        self._multiplications = {node.name: index.multiplications(node) for node in convolutions}
+        self._nodes = {_layer_name(node): node for node in convolutions if node.name not in self._why_float}
         self.layers = tuple(self._nodes)
-        indexed = Graph(graph)
-        convolutions = [node for node in indexed.nodes if node.op_type == "Conv"]
-        self._multiplications = {node.name: indexed.multiplications(node) for node in convolutions}
-        self._why_float = {
-            name: reasons.get(name, FASTER_IN_FLOAT)
-            for name in self._multiplications.keys() - {node.name for node in integer}
-        }
 
     def place(self, keep_float: Collection[str] = ()) -> onnx.ModelProto:
         """The model with these layers left float."""

@@ -5,18 +5,17 @@ The tensors are found in the graph and become further outputs of a copy of it in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from graphlib import TopologicalSorter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 
+from ssd_edge.onnx_graph import GraphIndex, topologically_sorted
 from ssd_edge.parity.taps import RawTensors, Tap
 from ssd_edge.runtime.backends.base import Detector
-from ssd_edge.runtime.backends.onnxruntime import leave_pairs_alone
+from ssd_edge.runtime.backends.ort_session import open_session
 
 # They tell of a tensor's shape, not of its values, so nothing is decoded through them.
 SHAPE_OPS = frozenset({"Shape", "Size"})
@@ -35,7 +34,9 @@ def tap_onnx(path: Path, detector: Detector, *, threads: int | None = None) -> T
     boxes, scores = detector.infer(noise)
     wanted = {"logits": logits_name(model.graph), "offsets": offsets_name(model.graph)}
     names = {kind: name for kind, name in wanted.items() if name is not None}
-    session = _session(model, list(names.values()), threads)
+    _add_outputs(model.graph, names.values())
+    metadata = {prop.key: prop.value for prop in model.metadata_props}
+    session = open_session(model.SerializeToString(), threads=threads, metadata=metadata)
     copy_boxes, copy_scores, *values = session.run(["boxes", "scores", *names.values()], {"images": noise})
     expected = {"logits": (*scores.shape[:2], scores.shape[2] + 1), "offsets": boxes.shape}
     fitting = {kind: names[kind] for kind, value in zip(names, values, strict=True) if value.shape == expected[kind]}
@@ -76,12 +77,12 @@ def offsets_name(graph: onnx.GraphProto) -> str | None:
     It is the nearest one that all of `boxes` is computed from with an exponential, that of width and height, in
     between. Where it comes out of a Cast or DequantizeLinear, that is float already.
     """
-    exponential = False
+    index, exponential = GraphIndex(graph), False
     for node, waiting in _walk_back(graph, "boxes"):
         exponential |= node.op_type == "Exp"
         if exponential and len(waiting) == 1:
             (name,) = waiting
-            if name not in _outputs_of(graph, "QuantizeLinear"):
+            if not index.made_by(name, "QuantizeLinear"):
                 return name
     return None
 
@@ -91,7 +92,7 @@ def _walk_back(graph: onnx.GraphProto, output: str) -> Iterator[tuple[onnx.NodeP
 
     Constants, and what depends on the images' shape only, are not among the tensors.
     """
-    nodes = _in_order(graph)
+    nodes = topologically_sorted(graph.node)  # ONNX demands that order, but ONNX Runtime runs any
     computed = _computed_from(nodes, "images")
     waiting = {output}
     for node in reversed(nodes):
@@ -102,13 +103,6 @@ def _walk_back(graph: onnx.GraphProto, output: str) -> Iterator[tuple[onnx.NodeP
         yield node, frozenset(waiting)
 
 
-def _in_order(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """The nodes, each after those that it takes from: ONNX demands that order, but ONNX Runtime runs any."""
-    maker = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
-    makers = [{maker[name] for name in node.input if name in maker} for node in graph.node]
-    return [graph.node[index] for index in TopologicalSorter(dict(enumerate(makers))).static_order()]
-
-
 def _computed_from(nodes: Sequence[onnx.NodeProto], source: str) -> set[str]:
     computed = {source}
     for node in nodes:
@@ -117,16 +111,6 @@ def _computed_from(nodes: Sequence[onnx.NodeProto], source: str) -> set[str]:
     return computed
 
 
-def _outputs_of(graph: onnx.GraphProto, op_type: str) -> set[str]:
-    return {name for node in graph.node if node.op_type == op_type for name in node.output}
-
-
-def _session(model: onnx.ModelProto, outputs: list[str], threads: int | None) -> ort.InferenceSession:
-    present = {output.name for output in model.graph.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs if name not in present)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    options.log_severity_level = 3  # errors only
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    leave_pairs_alone(options, {prop.key: prop.value for prop in model.metadata_props})
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+def _add_outputs(graph: onnx.GraphProto, names: Iterable[str]) -> None:
+    present = {output.name for output in graph.output}
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)

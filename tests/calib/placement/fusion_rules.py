@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from ssd_edge.calib.placement.graph import Graph
+from ssd_edge.onnx_graph import node_attribute
 
 ACTIVATIONS = ("Relu", "Clip", "HardSwish", "HardSigmoid", "Sigmoid")
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
@@ -19,14 +20,6 @@ Q, DQ = "QuantizeLinear", "DequantizeLinear"
 
 class PairedGraph(Graph):
     """A graph with pairs."""
-
-    def made_by(self, tensor: str, *op_types: str) -> bool:
-        """Whether a node of one of these kinds makes a tensor."""
-        return tensor in self.producer and self.producer[tensor].op_type in op_types
-
-    def of(self, op_type: str) -> list[onnx.NodeProto]:
-        """All nodes of a kind."""
-        return [node for node in self.nodes if node.op_type == op_type]
 
     def is_int8(self, convolution: onnx.NodeProto) -> bool:
         """Whether it reads int8 weights."""
@@ -63,7 +56,7 @@ def inputs_of_convolutions(graph: PairedGraph) -> Iterator[str]:
 def depthwise_in_int8(graph: PairedGraph) -> Iterator[str]:
     """NVIDIA/TensorRT#3385 and #4060: no int8 kernel for a depthwise convolution with a generic activation."""
     for node in graph.of("Conv"):
-        depthwise = graph.attribute(node, "group", 1) != 1 and graph.constants[graph.weights(node)].dims[1] == 1
+        depthwise = node_attribute(node, "group", 1) != 1 and graph.constants[graph.weights(node)].dims[1] == 1
         if depthwise and (graph.is_int8(node) or graph.made_by(node.input[0], DQ)):
             yield node.name
 
@@ -73,7 +66,7 @@ def asymmetric_or_wrong_scales(graph: PairedGraph) -> Iterator[str]:
     for node in (*graph.of(Q), *graph.of(DQ)):
         scale, zero_point = graph.array(node.input[1]), graph.array(node.input[2])
         channels = (graph.constants[node.input[0]].dims[0],) if node.input[0] in graph.constants else ()
-        axis = graph.attribute(node, "axis", 1)
+        axis = node_attribute(node, "axis", 1)
         fits = scale.shape == channels and (not channels or axis == 0)
         if zero_point.dtype != np.int8 or zero_point.any() or not (scale > 0).all() or not fits:
             yield node.name

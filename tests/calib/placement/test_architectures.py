@@ -24,13 +24,13 @@ from ssd_edge.calib.placement.tensorrt import (
     DEPTHWISE,
     ONE_VALUE,
     float_layers_for_tensorrt,
-    layers_for_tensorrt,
     place_for_tensorrt,
 )
 from ssd_edge.calib.qat.fake_quant import SCHEMES, FakeQuantization
 from ssd_edge.calib.qat.module_ranges import float_layers, module_ranges
 from ssd_edge.checkpoint import model_from_checkpoint
 from ssd_edge.models.create import ARCHITECTURES, COCO_CLASSES
+from ssd_edge.onnx_graph import node_attribute
 from tests.calib.placement.fusion_rules import DQ, PairedGraph, Q, broken_rules
 from tests.detectors.exported_architectures import CLASSES, Exported
 
@@ -46,7 +46,7 @@ class Placed:
     """An architecture with 3 classes.
 
     Attributes:
-        layers: the convolutions in int8, with the heads half, and with the heads too.
+        reasons: why convolutions are float, by their names, with the heads half, and with the heads in int8 too.
         placed: the graphs with pairs, likewise.
     """
 
@@ -54,12 +54,13 @@ class Placed:
     checkpoint: Path
     graph: onnx.ModelProto
     index: Graph
-    layers: tuple[list[onnx.NodeProto], ...]
+    reasons: tuple[dict[str, str], ...]
     placed: tuple[onnx.ModelProto, ...]
 
     @property
-    def convolutions(self) -> list[onnx.NodeProto]:
-        return [node for node in self.index.nodes if node.op_type == "Conv"]
+    def layers(self) -> tuple[list[onnx.NodeProto], ...]:
+        """The convolutions in int8, likewise."""
+        return tuple([node for node in self.index.of("Conv") if node.name not in in_float] for in_float in self.reasons)
 
 
 @pytest.fixture(scope="module", params=OURS)
@@ -67,8 +68,9 @@ def model(request: pytest.FixtureRequest, export_once: Callable[[str], Exported]
     exported = export_once(request.param)
     graph = onnx.load(exported.path)
     placed = tuple(place_for_tensorrt(graph, lambda _: (-6.0, 6.0), int8_heads=heads) for heads in (False, True))
-    layers = tuple(layers_for_tensorrt(graph, int8_heads=heads) for heads in (False, True))
-    return Placed(request.param, exported.checkpoint, graph, Graph(graph), layers, placed)
+    index = Graph(graph)
+    reasons = tuple(float_layers_for_tensorrt(index, int8_heads=heads) for heads in (False, True))
+    return Placed(request.param, exported.checkpoint, graph, index, reasons, placed)
 
 
 def kinds(placed: onnx.ModelProto) -> dict[str, Counter[str]]:
@@ -81,7 +83,7 @@ def kinds(placed: onnx.ModelProto) -> dict[str, Counter[str]]:
         part = next(part for part in ("head", "extra", "backbone") if part in name)
         if ".fc1." in name or ".fc2." in name:
             kind = "squeeze"
-        elif graph.attribute(node, "group", 1) != 1:
+        elif node_attribute(node, "group", 1) != 1:
             kind = "depthwise"
         else:
             kind = "pointwise" if list(dims[2:]) == [1, 1] else "regular"
@@ -131,7 +133,7 @@ def test_convolutions_with_pairs(model: Placed, heads: bool) -> None:
     integer, in_float = EXPECTED[model.arch][heads]
     assert kinds(model.placed[heads]) == {"int8": integer, "float": in_float}
     assert len(model.layers[heads]) == sum(integer.values())
-    reasons = Counter(float_layers_for_tensorrt(model.graph, int8_heads=heads).values())
+    reasons = Counter(model.reasons[heads].values())
     assert sum(reasons.values()) == sum(in_float.values())
     if heads:
         depthwise = sum(number for kind, number in in_float.items() if "depthwise" in kind)
@@ -156,7 +158,7 @@ def test_residual_sums_read_the_shortcut_through_a_pair(model: Placed) -> None:
     last_of_block = (".conv3.weight", ".block.1.0.weight", ".block.2.0.weight", ".block.3.0.weight")
     assert all(entry.branch.input[1].endswith(last_of_block) for entry in found)  # no ResNet block's `downsample`
     if not found:
-        assert not any(map(model.index.is_depthwise, model.convolutions))
+        assert not any(map(model.index.is_depthwise, model.index.of("Conv")))
         assert {node.input[0] for node in graph.of(Q)} == {node.input[0] for node in model.layers[False]}
 
 
@@ -180,12 +182,12 @@ def test_shares_of_the_arithmetic(model: Placed) -> None:
         return graph.multiplications(node) * (COCO_CLASSES + 1 if logits else 1) // (len(CLASSES) + 1 if logits else 1)
 
     parts = {
-        "heads": [node for node in model.convolutions if node.input[1].startswith("model.head.")],
-        "depthwise": [node for node in model.convolutions if graph.is_depthwise(node)],
+        "heads": [node for node in model.index.of("Conv") if node.input[1].startswith("model.head.")],
+        "depthwise": [node for node in model.index.of("Conv") if graph.is_depthwise(node)],
         "int8": model.layers[False],
         "int8 with heads": model.layers[True],
     }
-    whole = sum(map(of_90_classes, model.convolutions))
+    whole = sum(map(of_90_classes, model.index.of("Conv")))
     shares = {name: round(100 * sum(map(of_90_classes, part)) / whole, 1) for name, part in parts.items()}
     assert shares == SHARES[model.arch]
     row = f"| `{model.arch}` | {' | '.join(map(str, shares.values()))} |"
