@@ -1,8 +1,7 @@
 """Look into an ONNX file without trusting it, before a runtime opens it.
 
-A walk over the protobuf wire format (https://protobuf.dev/programming-guides/encoding/) by the field numbers of
-`onnx/onnx.proto3` of ONNX 1.23. Needs no onnx package, copies no weights, and is stricter than protobuf where parsers
-may read one file in two ways: a field that occurs twice or has another wire type than its own is refused.
+Needs no onnx package, copies no weights, and is stricter than protobuf where parsers may read one file in two ways: a
+field that occurs twice or has another wire type than its own is refused.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from pathlib import Path
 from ssd_edge.errors import ModelFileError
 from ssd_edge.runtime.onnx_file.file import LARGEST_BYTES, REMEDY, OnnxFile
 from ssd_edge.runtime.onnx_file.walk import Walk
+from ssd_edge.runtime.onnx_file.wire import WireReader
 
 
 def check_onnx_file(path: Path) -> OnnxFile:
@@ -41,7 +41,7 @@ def check_onnx_file(path: Path) -> OnnxFile:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise ModelFileError(f"{path}: cannot load it: {error.strerror or error}; check the path") from error
-    return Walk(path, data).model()
+    return Walk(WireReader(path, data)).model()
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

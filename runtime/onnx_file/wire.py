@@ -1,60 +1,144 @@
-"""The protobuf wire format of ONNX: which fields a message has, and how its numbers are read."""
+"""A reader of protobuf's wire format that does not trust the bytes.
+
+https://protobuf.dev/programming-guides/encoding/
+"""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+import mmap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn, TypeAlias
+
+from ssd_edge.errors import ModelFileError
+from ssd_edge.runtime.onnx_file.file import REMEDY
+from ssd_edge.runtime.onnx_file.schema import BYTES, FIELDS, FIXED32, FIXED64, VARINT
 
 MOST_FIELDS = 1_000_000  # an SSD has a few thousand
 LONGEST_TEXT = 1 << 22
+DEEPEST = 60  # messages in messages; a graph inside a node takes three. Protobuf's own limit is 100
 Span: TypeAlias = tuple[int, int]  # where a field's bytes begin and end in the file
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types; 3 and 4, groups, are in no ONNX file
-# Field numbers of onnx.proto3 that are read here: (wire types, whether it may occur again). The rest is passed over.
-ONE, MANY, ONE_VARINT, PACKED_VARINTS = ((BYTES,), False), ((BYTES,), True), ((VARINT,), False), ((VARINT, BYTES), True)
-PACKED_32, PACKED_64 = ((FIXED32, BYTES), True), ((FIXED64, BYTES), True)
-FIELDS: dict[str, dict[int, tuple[tuple[int, ...], bool]]] = {
-    # ir_version, producer_name, graph, opset_import, metadata_props, training_info, functions
-    "ModelProto": {1: ONE_VARINT, 2: ONE, 7: ONE, 8: MANY, 14: MANY, 20: MANY, 25: MANY},
-    "OperatorSetIdProto": {1: ONE, 2: ONE_VARINT},  # domain, version
-    "StringStringEntryProto": {1: ONE, 2: ONE},  # key, value
-    "TrainingInfoProto": {1: ONE, 2: ONE},  # initialization, algorithm
-    "FunctionProto": {7: MANY, 11: MANY, 12: MANY},  # node, attribute_proto, value_info
-    # node, initializer, input, output, value_info, sparse_initializer
-    "GraphProto": {1: MANY, 5: MANY, 11: MANY, 12: MANY, 13: MANY, 15: MANY},
-    "NodeProto": {1: MANY, 2: MANY, 3: ONE, 4: ONE, 5: MANY, 7: ONE},  # input, output, name, op_type, attribute, domain
-    # name, t, g, tensors, graphs, tp, type_protos, sparse_tensor, sparse_tensors
-    "AttributeProto": {1: ONE, 5: ONE, 6: ONE, 10: MANY, 11: MANY, 14: ONE, 15: MANY, 22: ONE, 23: MANY},
-    "TensorProto": {
-        1: PACKED_VARINTS,  # dims
-        2: ONE_VARINT,  # data_type
-        4: PACKED_32,  # float_data
-        5: PACKED_VARINTS,  # int32_data
-        6: MANY,  # string_data
-        7: PACKED_VARINTS,  # int64_data
-        8: ONE,  # name
-        9: ONE,  # raw_data
-        10: PACKED_64,  # double_data
-        11: PACKED_VARINTS,  # uint64_data
-        13: MANY,  # external_data
-        14: ONE_VARINT,  # data_location
-    },
-    "SparseTensorProto": {1: ONE, 2: ONE, 3: PACKED_VARINTS},  # values, indices, dims
-    "ValueInfoProto": {1: ONE, 2: ONE},  # name, type
-    # tensor_type, sequence_type, map_type, opaque_type, sparse_tensor_type, optional_type
-    "TypeProto": {1: ONE, 4: ONE, 5: ONE, 7: ONE, 8: ONE, 9: ONE},
-    "TypeProto.Tensor": {1: ONE_VARINT, 2: ONE},  # elem_type, shape; SparseTensor is alike
-    "TypeProto.Sequence": {1: ONE},  # elem_type; Optional is alike
-    "TypeProto.Map": {2: ONE},  # value_type
-    "TensorShapeProto": {1: MANY},  # dim
-    "TensorShapeProto.Dimension": {1: ONE_VARINT, 2: ONE},  # dim_value, dim_param
-}
+
+
+class WireReader:
+    """The messages in the bytes of one file.
+
+    Every method raises ModelFileError where the bytes are damaged, nested too deep, or too many.
+    """
+
+    def __init__(self, path: Path, data: mmap.mmap | bytes) -> None:
+        self.path = path
+        self.data = data
+        self.left = MOST_FIELDS
+        self.depth = 0
+
+    def refuse(self, problem: str) -> NoReturn:
+        """For a file that may be whole, but should not be opened."""
+        raise ModelFileError(f"{self.path}: {problem}; {REMEDY}")
+
+    def damaged(self, problem: str) -> NoReturn:
+        """For a file that cannot be read."""
+        raise ModelFileError(
+            f"{self.path}: cannot load it: no ONNX file, or a damaged one ({problem}); copy it again, or {REMEDY}"
+        )
+
+    def varint(self, position: int, end: int) -> tuple[int, int]:
+        """An unsigned 64-bit number and the position behind it."""
+        value = shift = 0
+        while True:
+            if position >= end:
+                self.damaged(f"it ends inside a number at byte {position}")
+            byte = self.data[position]
+            position += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value & 0xFFFF_FFFF_FFFF_FFFF, position
+            shift += 7
+            if shift >= 70:
+                self.damaged(f"a number of more than 10 bytes at byte {position}")
+
+    def fields(self, span: Span, message: str) -> Iterator[tuple[int, int | Span]]:
+        """Number and value of each known field: a number, or where its bytes are."""
+        known, seen = FIELDS[message], set()
+        position, end = span
+        while position < end:
+            begin = position
+            tag, position = self.varint(position, end)
+            number, wire = tag >> 3, tag & 7
+            if not 0 < number < 1 << 29:
+                self.damaged(f"field number {number} at byte {begin}")
+            value: int | Span
+            if wire == VARINT:
+                value, position = self.varint(position, end)
+            elif wire in (BYTES, FIXED32, FIXED64):
+                size = 4 if wire == FIXED32 else 8
+                if wire == BYTES:
+                    size, position = self.varint(position, end)
+                if size > end - position:
+                    self.damaged(
+                        f"{message} field {number} at byte {begin} has {size} bytes, {end - position} are left"
+                    )
+                value = (position, position + size)
+                position += size
+            else:
+                self.damaged(f"wire type {wire} at byte {begin}")
+            self.left -= 1
+            if self.left < 0:
+                self.refuse(f"more than {MOST_FIELDS:,} protobuf fields; a detector has a few thousand")
+            if number not in known:
+                continue
+            wires, repeats = known[number]
+            if wire not in wires or (not repeats and number in seen):
+                twice = "occurs twice" if wire in wires else f"has wire type {wire}"
+                self.damaged(f"{message} field {number} {twice} at byte {begin}")
+            seen.add(number)
+            yield number, value
+
+    def text(self, span: Span | int) -> str:
+        """A string, which must not be very long."""
+        begin, end = read_span(span)
+        if end - begin > LONGEST_TEXT:
+            self.refuse(f"a name or text of {(end - begin) / 1e6:.0f} MB; expected at most {LONGEST_TEXT >> 20} MiB")
+        return bytes(self.data[begin:end]).decode("utf-8", errors="replace")
+
+    def entry(self, span: Span) -> tuple[str, str]:
+        """Key and value of a StringStringEntryProto."""
+        found = {1: "", 2: ""}
+        for number, value in self.fields(span, "StringStringEntryProto"):
+            found[number] = self.text(value)
+        return found[1], found[2]
+
+    def numbers(self, value: int | Span) -> list[int]:
+        """Signed numbers of a repeated int64 field, packed or not."""
+        if isinstance(value, int):
+            return [read_signed(value, 64)]
+        position, end = value
+        found = []
+        while position < end:
+            number, position = self.varint(position, end)
+            found.append(read_signed(number, 64))
+            self.left -= 1
+            if self.left < 0:
+                self.refuse(f"more than {MOST_FIELDS:,} dimensions")
+        return found
+
+    def inner(self, walk: Callable[[Span], object], value: int | Span) -> None:
+        """Walk a message inside a message, not too deep."""
+        self.depth += 1
+        if self.depth > DEEPEST:
+            self.refuse(f"graphs, sequences or maps inside each other more than {DEEPEST} messages deep")
+        walk(read_span(value))
+        self.depth -= 1
 
 
 def read_span(value: int | Span) -> Span:
+    """The value of a field of bytes."""
     assert isinstance(value, tuple)  # `FIELDS` has seen to it
     return value
 
 
 def read_number(value: int | Span) -> int:
+    """The value of a field that is a number."""
     assert isinstance(value, int)  # `FIELDS` has seen to it
     return value
 
