@@ -17,7 +17,7 @@ from ssd_edge.errors import SourceError
 from ssd_edge.runtime.sources import worker as source_worker
 from ssd_edge.runtime.sources.base import Frame
 from ssd_edge.runtime.sources.worker import Retry, SourceWorker
-from ssd_edge.runtime.stream.batcher import Mixer
+from ssd_edge.runtime.stream.batcher import Batcher
 from tests.fakes.scripted_sources import ScriptedPlace, ScriptedSource, wait_for
 
 QUICK = Retry(first_s=0.02, most_s=0.08)
@@ -29,15 +29,16 @@ class Watch:
     def __init__(self, place: ScriptedPlace, **options: Any) -> None:
         self.changed = threading.Condition()
         self.statuses: list[tuple[str, str]] = []
-        options = {"retry": QUICK, "timeout_s": 1.0} | options
+        options = {"retry": QUICK, "timeout_s": 1.0, **options}
+        self.place = place
         self.worker = SourceWorker(
             place.place, self.changed, on_status=lambda *status: self.statuses.append(status), **options
         )
         self.frames = self._frames()
 
     def _frames(self) -> Iterator[Frame]:
-        mixer = Mixer([self.worker], self.changed, lambda _: True, lambda: False)
-        while batch := mixer.take(9):
+        batcher = Batcher([self.worker], self.changed, lambda _: True, lambda: False)
+        while batch := batcher.take(9):
             yield batch[0][1]
 
     @property
@@ -119,7 +120,7 @@ def test_what_failed_is_let_go_at_once_and_not_by_the_garbage_collector(watch: C
     try:
         seen = watch([1, "fail"], [1, end])
         frames = [next(seen.frames).index for _ in range(2)]
-        sources = seen.worker._place.open.__self__.sources
+        sources = seen.place.sources
         wait_for(lambda: len(sources) == 2)
         first = weakref.ref(sources.pop(0))
         wait_for(lambda: first() is None)
@@ -265,57 +266,6 @@ def test_many_reconnects_leave_nothing_behind(watch: Callable[..., Watch]) -> No
     gc.collect()
     assert threading.active_count() <= threads + 1  # one of them is just being made
     assert len(os.listdir("/proc/self/fd")) <= files
-
-
-def test_one_that_hangs_does_not_slow_the_others() -> None:
-    changed, hang = threading.Condition(), threading.Event()
-    dead = SourceWorker(ScriptedPlace([hang]).place, changed, name="dead")
-    good = SourceWorker(ScriptedPlace([100], live=False).place, changed, name="good")
-    for worker in (dead, good):
-        worker.start()
-    mixer = Mixer([dead, good], changed, lambda _: True, lambda: False)
-    begin = time.monotonic()
-    taken = [mixer.take(4) for _ in range(100)]
-    assert [batch[0][1].index for batch in taken] == list(range(100))
-    assert time.monotonic() - begin < 2
-    hang.set()
-    assert dead.close(5)
-    assert good.close(5)
-
-
-def test_turns_are_fair_and_a_batch_has_one_frame_of_each() -> None:
-    changed = threading.Condition()
-    workers = [
-        SourceWorker(ScriptedPlace([40], live=False).place, changed, name=name, opened=ScriptedSource([40], live=False))
-        for name in "abc"
-    ]
-    for worker in workers:
-        worker.start()
-    wait_for(lambda: all(worker.ready for worker in workers))
-    mixer = Mixer(workers, changed, lambda worker: worker.name != "c", lambda: False)
-    turns = []
-    for _ in range(20):
-        with changed:
-            changed.wait_for(lambda: all(worker.ready for worker in workers), 5)
-        turns += [worker.name for worker, _ in mixer.take(1)]
-    assert turns == ["a", "b"] * 10  # no sink has room for c
-    with changed:
-        changed.wait_for(lambda: all(worker.ready for worker in workers), 5)
-    assert sorted(worker.name for worker, _ in mixer.take(9)) == ["a", "b"]
-    for worker in workers:
-        worker.close(5)
-
-
-def test_what_is_taken_without_waiting() -> None:
-    changed, stop = threading.Condition(), threading.Event()
-    worker = SourceWorker(ScriptedPlace([0.1, 1, stop]).place, changed)
-    mixer = Mixer([worker], changed, lambda _: True, stop.is_set)
-    worker.start()
-    assert mixer.take(1, until=lambda: True) == []
-    assert len(mixer.take(1)) == 1
-    threading.Timer(0.05, stop.set).start()
-    assert mixer.take(1) == []
-    assert worker.close(5)
 
 
 def test_source_error_is_raised_where_asked() -> None:
