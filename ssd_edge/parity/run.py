@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,14 +57,8 @@ def parity(
         raise UsageError(f"score {score}; expected a number from 0 to below 1")
     dataset = _spread(dataset, images)
     paths = (reference, *models)
-    with ExitStack() as opened:
-        detectors = []
-        for path in paths:  # all of them before the first image
-            detectors.append(open_tapped(path, threads=threads, heads=stages))
-            opened.callback(detectors[-1].close)
+    with _open_all(paths, threads=threads, heads=stages) as detectors:
         cards = [detector.card for detector in detectors]
-        for path, card in zip(models, cards[1:], strict=True):
-            _check_classes(reference, cards[0], path, card)
         scored_classes(dataset, cards[0].class_names, None)  # refuses before any image is read
         score = max(score, *(card.score_threshold for card in cards))
         comparisons = [RunningComparison(cards[0], card, score=score) for card in cards[1:]] if stages else []
@@ -72,11 +66,7 @@ def parity(
         notes = [*_parent_notes(paths, cards), *(note for detector in detectors for note in detector.notes)]
     figures = [evaluate_detections(detections, dataset, cards[0].class_names) for detections in found]
     reference_ap = figures[0].metrics["AP"]
-    if not reference_ap > 0:
-        raise GateFailedError(
-            f"{reference} has AP {reference_ap:.4f} on {dataset.name}: there is nothing to compare with; "
-            "give the data that it was trained for, or train it further"
-        )
+    _check_reference(reference, reference_ap, dataset)
     floor = max_drop.floor(reference_ap)
     rows = [
         _row(path, card, figure, reference_ap, floor) for path, card, figure in zip(paths, cards, figures, strict=True)
@@ -104,6 +94,16 @@ def _spread(dataset: DetectionDataset, images: int | None) -> DetectionDataset:
     if images < 1:
         raise UsageError(f"{images} images to compare on; expected at least 1")
     return replace(dataset, records=tuple(spread_evenly(dataset.records, images)))
+
+
+@contextmanager
+def _open_all(paths: Sequence[Path], *, threads: int | None, heads: bool) -> Iterator[list[TappedDetector]]:
+    """All models at the same time, the reference first."""
+    with ExitStack() as stack:
+        detectors = [stack.enter_context(open_tapped(path, threads=threads, heads=heads)) for path in paths]
+        for path, detector in zip(paths, detectors, strict=True):
+            _check_classes(paths[0], detectors[0].card, path, detector.card)
+        yield detectors
 
 
 def _run(
@@ -134,6 +134,14 @@ def _check_classes(reference_path: Path, reference: ModelCard, path: Path, card:
         raise ModelFileError(
             f"{path} detects {len(card.class_names)} classes ({ours}, …), but {reference_path} "
             f"{len(reference.class_names)} ({theirs}, …); compare models that were exported from it"
+        )
+
+
+def _check_reference(path: Path, ap: float, dataset: DetectionDataset) -> None:
+    if not ap > 0:
+        raise GateFailedError(
+            f"{path} has AP {ap:.4f} on {dataset.name}: there is nothing to compare with; "
+            "give the data that it was trained for, or train it further"
         )
 
 

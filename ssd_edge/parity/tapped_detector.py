@@ -1,4 +1,8 @@
-"""`TappedDetector`: a detector that also tells what its network gave before decoding."""
+"""`TappedDetector`: a detector that also tells what its network gave before decoding.
+
+The network runs once an image: its raw tensors are kept, and the detections are made from the same tensors by the
+suppression that every detector shares.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""`TappedDetector`: a detector that also tells what its network gave before decoding.
-
-The network runs once an image: its raw tensors are kept, and the detections are made from the same tensors by the
-suppression that every detector shares.
-"""
+"""`Tap`: how a backend is run so that what its network gives before decoding is seen."""
 
 from __future__ import annotations
 
@@ -32,7 +28,7 @@ class RawTensors:
 
 @dataclass(frozen=True)
 class Tap:
-    """How a backend is run so that its head outputs are seen.
+    """A network that gives its head outputs.
 
     Attributes:
         run: uint8 [batch, height, width, 3] RGB -> `RawTensors`.

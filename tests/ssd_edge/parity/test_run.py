@@ -1,31 +1,25 @@
 """The gate: which drops pass, and what is said about those that do not."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.data.readers import read_dataset
-from ssd_edge.errors import GateFailedError, ModelFileError, UsageError
+from ssd_edge.errors import DatasetError, GateFailedError, ModelFileError, UsageError
 from ssd_edge.parity import MaxDrop, parity
+from tests.ssd_edge.parity.staged import staged
+
+if TYPE_CHECKING:
+    from tests.detectors.tiny_detector import Tiny
 
 ONE_WRONG = ((0.125, 0.125, 0.75, 0.75), (0.0, 0.0, 0.1, 0.1))  # finds one of the two classes
 ALL_WRONG = ((0.9, 0.9, 1.0, 1.0), (0.0, 0.0, 0.1, 0.1))
-
-
-@pytest.mark.parametrize(
-    ("text", "floor_of_half"),
-    [("1%", 0.495), ("0%", 0.5), ("0.5%", 0.4975), ("0.01", 0.49), ("0", 0.5), (" 2 %", 0.49)],
-)
-def test_a_drop_is_a_share_or_absolute(text: str, floor_of_half: float) -> None:
-    assert MaxDrop.parse(text).floor(0.5) == pytest.approx(floor_of_half)
-
-
-@pytest.mark.parametrize("text", ["", "%", "one", "-1%", "-0.01", "100%", "1", "5", "nan", "nan%", "inf", "1%%"])
-def test_a_drop_that_makes_no_sense_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="not understood"):
-        MaxDrop.parse(text)
 
 
 def test_equal_models_pass(fixed_model: Callable[..., Path], fixed_dataset: Path) -> None:
@@ -102,3 +96,13 @@ def test_a_model_made_from_another_file_is_noted(fixed_model: Callable[..., Path
         progress=False,
     )
     assert "another checkpoint" in report.table()
+
+
+def test_no_images_and_no_sense_are_refused(tiny: Tiny) -> None:
+    empty = DetectionDataset("nothing", ("square",), (1,), ())
+    with pytest.raises(DatasetError, match="nothing: no images to compare on"):
+        parity(tiny.onnx, [tiny.onnx], empty, max_drop=MaxDrop.parse("1%"))
+    with pytest.raises(UsageError, match="0 images to compare on"):
+        staged(tiny, tiny.onnx, images=0)
+    with pytest.raises(UsageError, match=r"score 1\.5"):
+        staged(tiny, tiny.onnx, score=1.5)

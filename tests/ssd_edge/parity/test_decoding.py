@@ -1,0 +1,33 @@
+"""Decoding is that of the models."""
+
+import numpy as np
+import torch
+
+from ssd_edge.models import box_coder
+from ssd_edge.parity import decoding
+
+
+def test_decoding_is_that_of_the_models() -> None:
+    assert box_coder.VARIANCE_CENTRE == decoding.VARIANCE_CENTRE
+    assert box_coder.VARIANCE_SIZE == decoding.VARIANCE_SIZE
+    assert box_coder.LARGEST_LOG_SCALE == decoding.LARGEST_LOG_SCALE
+    random = np.random.default_rng(0)
+    default_cxcywh = random.uniform(0.1, 0.9, (50, 4)).astype(np.float32)
+    corners = [default_cxcywh[:, :2] - default_cxcywh[:, 2:] / 2, default_cxcywh[:, :2] + default_cxcywh[:, 2:] / 2]
+    defaults = torch.from_numpy(np.concatenate(corners, axis=1))
+    offsets = random.normal(0, 3, (50, 4)).astype(np.float32)
+    offsets[0] = (0, 0, 100, -5)  # beyond the limit
+    boxes = box_coder.decode_boxes(torch.from_numpy(offsets), defaults).numpy()
+    recovered = decoding.default_boxes_of(boxes, offsets)
+    np.testing.assert_allclose(recovered, default_cxcywh, atol=2e-6)
+    np.testing.assert_allclose(decoding.decode(offsets, recovered), boxes, atol=1e-5)
+    # by hand: a default box of 0.2 × 0.4 around (0.5, 0.5), moved by 0.1 · 1 · 0.2 and as large as before
+    moved = decoding.decode(np.array([[1, 0, 0, 0]], np.float32), np.array([[0.5, 0.5, 0.2, 0.4]]))
+    np.testing.assert_allclose(moved, [[0.42, 0.3, 0.62, 0.7]], atol=1e-6)
+
+
+def test_scores_are_the_softmax_without_background() -> None:
+    logits = np.log(np.array([[2, 1, 1], [1, 0.5, 2.5]], np.float32))
+    np.testing.assert_allclose(decoding.scores_of(logits), [[0.25, 0.25], [0.125, 0.625]], atol=1e-6)
+    huge = decoding.scores_of(np.array([[1000, 1000]], np.float32))
+    assert huge.tolist() == [[0.5]]
