@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ssd_edge.card import ONNX_METADATA_KEY
+from ssd_edge.cli.errors import EXTRA_OF_PACKAGE
 from tests.detectors.colour_cells import COLOUR_CARD, colour_model
 
 if TYPE_CHECKING:
@@ -21,10 +22,7 @@ if TYPE_CHECKING:
     from tests.detectors.tiny_detector import Tiny
 
 # What the extras of pyproject.toml bring and test modules import at their top; a Jetson's install has none of it.
-OPTIONAL = (
-    *("PIL", "av", "matplotlib", "onnx", "onnxscript", "paho", "pycocotools", "safetensors"),
-    *("starlette", "torch", "torchvision", "uvicorn", "yaml", "zxingcpp"),
-)
+OPTIONAL = (*EXTRA_OF_PACKAGE, "PIL")
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 

@@ -1,51 +1,110 @@
 """The base install is enough for what it promises, and what is missing is named."""
 
 import os
-import pkgutil
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-import ssd_edge.runtime
+import ssd_edge
+from ssd_edge.cli.errors import EXTRA_OF_PACKAGE
 from ssd_edge.cli.main import COMMANDS
 
 # What the extras bring; none of it comes with a base install.
-OPTIONAL = (
-    *("PIL", "matplotlib", "onnx", "onnxscript", "pycocotools", "safetensors"),
-    *("torch", "torchvision", "yaml", "zxingcpp"),
-    *("av", "paho", "prometheus_client", "scipy", "starlette", "supervision", "trackers", "uvicorn"),
-)
+OPTIONAL = (*EXTRA_OF_PACKAGE, "PIL", "cuda", "pycuda", "scipy", "tensorrt", "tensorrt_rtx")
 # What brings it, if not its name.
 DISTRIBUTIONS = {
     "PIL": {"torchvision", "matplotlib"},
+    "cuda": {"cuda-core"},
     "paho": {"paho-mqtt"},
     "prometheus_client": {"prometheus-client"},
     "scipy": {"trackers"},
     "supervision": {"trackers"},
+    "tensorrt_rtx": {"tensorrt-rtx-cu13-bindings"},
     "yaml": {"pyyaml"},
     "zxingcpp": {"zxing-cpp"},
 }
-BASE_MODULES = (
-    "ssd_edge",
-    "ssd_edge.bundled",
-    "ssd_edge.card",
-    "ssd_edge.cli.main",
-    "ssd_edge.data.dataset",
-    "ssd_edge.data.lint",
-    "ssd_edge.data.readers",
-    "ssd_edge.detections",
-    "ssd_edge.errors",
-    "ssd_edge.files",
-    "ssd_edge.images",
-    *(
-        f"ssd_edge.runtime.{module.name}"
-        for module in pkgutil.iter_modules(ssd_edge.runtime.__path__)
-        if not module.name.startswith(("backend_torch", "mqtt", "video_recorder"))
+
+# Modules, and packages with all that is in them and not named elsewhere, that import at their top what an extra brings.
+# A base install is enough for all others.
+NEEDS = {
+    "demo": (
+        "ssd_edge.data.codes",
+        "ssd_edge.demo",
+        "ssd_edge.evaluation.coco_metrics",
+        "ssd_edge.evaluation.evaluate",
+        "ssd_edge.parity",
     ),
-)
+    "export": (
+        *("ssd_edge.calib.activations", "ssd_edge.calib.calibrate", "ssd_edge.calib.placement", "ssd_edge.calib.qat"),
+        *("ssd_edge.export.compare", "ssd_edge.export.fp16", "ssd_edge.export.int8", "ssd_edge.export.onnx_export"),
+        *("ssd_edge.export.trace", "ssd_edge.onnx_graph", "ssd_edge.parity.taps_onnx"),
+    ),
+    "mqtt": ("ssd_edge.runtime.sinks.mqtt.connection", "ssd_edge.runtime.sinks.mqtt.sink"),
+    "report": (
+        *("ssd_edge.bench.plot", "ssd_edge.calib.recovery_plot", "ssd_edge.evaluation.plot_images"),
+        *("ssd_edge.evaluation.plots", "ssd_edge.evaluation.report"),
+    ),
+    "train": (
+        *("ssd_edge.checkpoint", "ssd_edge.data.augment", "ssd_edge.data.samples", "ssd_edge.models"),
+        *("ssd_edge.parity.taps_torch", "ssd_edge.runtime.backends.torch", "ssd_edge.runtime.backends.torch_cuda"),
+        *("ssd_edge.torch_device", "ssd_edge.training"),
+    ),
+    "video": ("ssd_edge.runtime.sinks.video_pyav",),
+    "web": (
+        *("ssd_edge.runtime.sinks.web.access", "ssd_edge.runtime.sinks.web.metrics"),
+        "ssd_edge.runtime.sinks.web.server",
+    ),
+}
+
+IMPORT_ALL = """
+from importlib import import_module
+for module in sys.argv[1:]:
+    try:
+        import_module(module)
+    except ModuleNotFoundError as error:
+        print(module, error.name)
+"""
+
+
+@cache
+def modules() -> tuple[str, ...]:
+    """All modules of ssd-edge but `__main__`, found without importing any of them."""
+    root = Path(ssd_edge.__path__[0])
+    files = (Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)
+    paths = (file.relative_to(root.parent).with_suffix("") for file in files if file.suffix == ".py")
+    return tuple(sorted(".".join(path.parts).removesuffix(".__init__") for path in paths if path.name != "__main__"))
+
+
+def inside(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
+
+
+def extra_of(module: str) -> str | None:
+    """The extra whose entry is the nearest to `module`; None: it belongs to the base install."""
+    entries = [(len(entry), extra) for extra, names in NEEDS.items() for entry in names if inside(module, entry)]
+    return max(entries)[1] if entries else None
+
+
+def needing(extra: str | None) -> list[str]:
+    return [module for module in modules() if extra_of(module) == extra]
+
+
+@cache
+def extras() -> dict[str, list[str]]:
+    """Requirements by extra, as pyproject.toml has them."""
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    pyproject = Path(__file__).resolve().parents[2] / "pyproject.toml"
+    found: dict[str, list[str]] = tomllib.loads(pyproject.read_text())["project"]["optional-dependencies"]
+    return found
+
+
+def brings(extra: str, package: str) -> bool:
+    names = {re.split(r"[<>=\[]", requirement)[0] for requirement in extras()[extra]}
+    return bool(DISTRIBUTIONS.get(package, {package}) & names)
 
 
 def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -57,24 +116,71 @@ def without(*packages: str) -> str:
     return f"import sys; sys.modules.update(dict.fromkeys({packages!r})); "
 
 
+def test_what_a_base_install_does_is_among_its_modules() -> None:
+    """The next tests look at what `modules` finds: at every depth."""
+    assert {
+        "ssd_edge.bundled",
+        "ssd_edge.card",
+        "ssd_edge.cli.main",
+        "ssd_edge.cli.stream",
+        "ssd_edge.data.formats.coco",
+        "ssd_edge.data.readers",
+        "ssd_edge.export.engine_cache",
+        "ssd_edge.files",
+        "ssd_edge.images",
+        "ssd_edge.runtime.backends.onnxruntime",
+        "ssd_edge.runtime.backends.tensorrt",
+        "ssd_edge.runtime.cuda.kernels",
+        "ssd_edge.runtime.doctor.diagnosis",
+        "ssd_edge.runtime.sinks.mqtt.broker",
+        "ssd_edge.runtime.sinks.web.board",
+        "ssd_edge.runtime.stream.run",
+        "ssd_edge.runtime.tracking.tracker",
+    } <= set(needing(None))
+
+
 def test_base_modules_import_without_the_extras() -> None:
-    result = run_python(without(*OPTIONAL) + "; ".join(f"import {module}" for module in BASE_MODULES))
-    assert result.returncode == 0, result.stderr
+    result = run_python(without(*OPTIONAL) + IMPORT_ALL, *needing(None))
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
 
 
 def test_base_modules_import_no_extra_where_it_is_installed() -> None:
-    imports = "; ".join(f"import {module}" for module in BASE_MODULES)
-    result = run_python(f"import sys; {imports}; print(*sorted({set(OPTIONAL)} & set(sys.modules)))")
-    assert (result.returncode, result.stdout) == (0, "\n")
+    show = f"print(*sorted({set(OPTIONAL)} & set(sys.modules)))"
+    result = run_python(f"import sys; {IMPORT_ALL}{show}", *needing(None))
+    assert (result.returncode, result.stdout) == (0, "\n"), result.stderr
+
+
+@pytest.mark.parametrize("extra", NEEDS)
+def test_modules_of_an_extra_need_it(extra: str) -> None:
+    """Each entry of `NEEDS` has a module that fails for want of something that the extra brings."""
+    result = run_python(without(*(name for name in OPTIONAL if brings(extra, name))) + IMPORT_ALL, *needing(extra))
+    assert result.returncode == 0, result.stderr
+    failed = [line.split()[0] for line in result.stdout.splitlines()]
+    assert [entry for entry in NEEDS[extra] if not any(inside(module, entry) for module in failed)] == []
+
+
+@pytest.mark.parametrize("extra", NEEDS)
+def test_an_extra_brings_all_that_its_modules_import(extra: str) -> None:
+    result = run_python(without(*(name for name in OPTIONAL if not brings(extra, name))) + IMPORT_ALL, *needing(extra))
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
+
+
+@pytest.mark.parametrize("package", EXTRA_OF_PACKAGE)
+def test_messages_name_an_extra_that_brings_the_package(package: str) -> None:
+    assert brings(EXTRA_OF_PACKAGE[package], package)
 
 
 def test_help_needs_nothing_heavy() -> None:
     code = (
-        "import sys; from ssd_edge.cli.main import build_parser; build_parser().format_help(); "
-        "print(*sorted({'numpy', 'cv2', 'torch', 'onnxruntime', 'tqdm'} & set(sys.modules)))"
+        "import sys\nfrom ssd_edge.cli.main import COMMANDS, main\n"
+        "for arguments in ([], *([command] for command in COMMANDS)):\n"
+        "    try: main([*arguments, '--help'])\n"
+        "    except SystemExit: pass\n"
+        "print(*sorted({'numpy', 'cv2', 'torch', 'onnxruntime', 'tqdm'} & set(sys.modules)), file=sys.stderr)"
     )
     result = run_python(code)
-    assert (result.returncode, result.stdout) == (0, "\n")
+    assert (result.returncode, result.stderr) == (0, "\n")
+    assert result.stdout.count("usage: ssd-edge") == 1 + len(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -109,25 +215,6 @@ def test_a_missing_package_is_named_with_its_extra(missing: str, command: list[s
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize(
-    ("extra", "module"),
-    [
-        ("demo", "ssd_edge.demo"),
-        ("report", "ssd_edge.evaluation.report"),
-        ("train", "ssd_edge.training.run"),
-        ("export", "ssd_edge.export.onnx_export"),
-    ],
-)
-def test_an_extra_brings_all_that_its_command_imports(extra: str, module: str) -> None:
-    tomllib = pytest.importorskip("tomllib")  # Python 3.11
-    pyproject = Path(__file__).resolve().parents[2] / "pyproject.toml"
-    requirements = tomllib.loads(pyproject.read_text())["project"]["optional-dependencies"][extra]
-    brought = {re.split(r"[<>=\[]", requirement)[0] for requirement in requirements}
-    absent = [name for name in OPTIONAL if not DISTRIBUTIONS.get(name, {name}) & brought]
-    result = run_python(without(*absent) + f"import {module}")
-    assert result.returncode == 0, result.stderr.splitlines()[-1]
-
-
 def test_the_package_offers_its_names_without_importing_them() -> None:
     code = (
         "import sys, ssd_edge; assert 'numpy' not in sys.modules; "
@@ -140,36 +227,8 @@ def test_the_package_offers_its_names_without_importing_them() -> None:
 
 
 def test_a_name_the_package_does_not_have_is_an_attribute_error() -> None:
-    import ssd_edge
-
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = ssd_edge.nothing
-
-
-def leads_somewhere(page: Path, link: str) -> bool:
-    """Whether a link's file exists, and has the heading that the link names."""
-    name, _, anchor = link.partition("#")
-    target = page.parent / name if name else page
-    if not anchor or not target.exists():
-        return target.exists()
-    headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
-    return anchor in {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
-def test_a_link_to_a_missing_heading_is_found(tmp_path: Path) -> None:
-    (tmp_path / "page.md").write_text("# One, two\n")
-    found = [leads_somewhere(tmp_path / "page.md", link) for link in ("page.md#one-two", "#one-two", "#three", "no.md")]
-    assert found == [True, True, False, False]
-
-
-def test_the_links_and_figures_of_pages_are_there() -> None:
-    root = Path(__file__).resolve().parents[2]
-    for readme in (*root.glob("*.md"), *(root / "docs").glob("*.md"), root / "benchmarks" / "README.md"):
-        text = readme.read_text(encoding="utf-8")
-        links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
-        missing = [link for link in links if not leads_somewhere(readme, link)]
-        assert not missing, f"{readme.name}: {missing}"
-        assert not re.search(r"@[A-Z_0-9]+@", text), f"{readme.name} has a figure that is not filled in"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="where it keeps its file is known on Linux only")
@@ -177,5 +236,5 @@ def test_onnx_runtime_tells_its_makers_nothing(tmp_path: Path) -> None:
     """With telemetry it keeps a database and an identifier in the home folder, of which nothing may be left."""
     code = "import ssd_edge, ssd_edge.bundled as b; ssd_edge.open_detector(b.bundled_model()).close()"
     environment = {"HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}  # CI=… would switch it off too
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=60)
     assert list(tmp_path.rglob("*onnxruntime*")) == []
