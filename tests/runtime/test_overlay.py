@@ -1,7 +1,10 @@
 """Boxes, labels, zones and lines are drawn within the picture, at every size."""
 
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from ssd_edge.detections import Detections
 from ssd_edge.runtime.overlay import BUSY, LIGHT, draw, draw_result
@@ -13,22 +16,26 @@ NAMES = ("a class with quite a long name", "b")
 GREY = 127
 
 
-def changed(size_hw: tuple[int, int], box_xyxy: list[float], label: int = 1) -> np.ndarray:
+def changed(size_hw: tuple[int, int], box_xyxy: list[float], label: int = 1) -> NDArray[np.bool_]:
     """bool [H, W]: which pixels of a grey picture drawing one detection changed."""
     image = np.full((*size_hw, 3), GREY, np.uint8)
-    found = Detections(np.array([box_xyxy], np.float32), np.array([0.5]), np.array([label]))
+    found = Detections(np.array([box_xyxy], np.float32), np.array([0.5], np.float32), np.array([label]))
     drawn = draw(image, found, NAMES)
     assert (image == GREY).all()  # it draws on a copy
     assert drawn.shape == image.shape
-    return (drawn != GREY).any(axis=2)
+    return np.asarray((drawn != GREY).any(axis=2))
 
 
-def result(size_hw: tuple[int, int], boxes_xyxy: list[list[float]], **values: object) -> Result:
+def result(size_hw: tuple[int, int], boxes_xyxy: list[list[float]], **values: Any) -> Result:
     """Of a grey picture, every box in a class of its own."""
     count = len(boxes_xyxy)
-    found = Detections(np.array(boxes_xyxy, np.float32).reshape(-1, 4), np.linspace(0.9, 0.5, count), np.arange(count))
+    found = Detections(
+        np.array(boxes_xyxy, np.float32).reshape(-1, 4),
+        np.linspace(0.9, 0.5, count, dtype=np.float32),
+        np.arange(count),
+    )
     frame = Frame(np.full((*size_hw, 3), GREY, np.uint8), 0, 0.0, "grey")
-    return Result("grey", frame, found, tuple(f"class {i}" for i in range(count)), 1.0, **values)  # type: ignore[arg-type]
+    return Result("grey", frame, found, tuple(f"class {i}" for i in range(count)), 1.0, **values)
 
 
 def test_the_outline_is_where_the_box_is() -> None:
@@ -71,7 +78,7 @@ def test_nothing_to_draw_and_one_pixel() -> None:
 
 
 def test_labels_of_boxes_in_one_place_do_not_cover_each_other() -> None:
-    boxes = [[300 + i, 200 + i, 309 + i, 209 + i] for i in range(5)]
+    boxes: list[list[float]] = [[300 + i, 200 + i, 309 + i, 209 + i] for i in range(5)]
     crowd = result((400, 600), boxes)
     together = draw_result(crowd)
     found = crowd.detections
@@ -112,7 +119,7 @@ def test_zones_and_lines(size_hw: tuple[int, int]) -> None:
     assert (quiet[texts] != busy[texts]).any()  # in 3 out 1, in 0 out 0
 
 
-def near(pixel: np.ndarray, colour: tuple[int, int, int]) -> bool:
+def near(pixel: NDArray[np.uint8], colour: tuple[int, int, int]) -> bool:
     """A line's edges are smooth: at one pixel wide it has not quite its colour."""
     return bool(np.abs(pixel.astype(int) - colour).max() < 40)
 

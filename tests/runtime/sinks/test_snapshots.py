@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 import shutil
 import sys
 from contextlib import closing
@@ -12,13 +11,13 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from ssd_edge.cli.main import main
 from ssd_edge.detections import Detections
 from ssd_edge.errors import SinkError, UsageError
 from ssd_edge.runtime import results
 from ssd_edge.runtime.results import Event, Result
-from ssd_edge.runtime.sinks.disk_space import remove_oldest
 from ssd_edge.runtime.sinks.snapshots import SnapshotsSink
 from ssd_edge.runtime.sources.base import Frame
 from ssd_edge.runtime.stream.config import SnapshotsConfig, SourceConfig, StreamConfig
@@ -26,13 +25,13 @@ from ssd_edge.runtime.stream.config_file import read_stream_file
 from ssd_edge.runtime.stream.run import run_stream
 from ssd_edge.runtime.tracking.analytics import UnderstandingOptions
 from ssd_edge.runtime.tracking.zones import Zone
+from tests.runtime.sinks.frames import read_image
 
 if sys.version_info < (3, 11):
     pytest.importorskip("tomli")
 
 UNIX_2026 = 1795575600.0  # 2026-11-25 03:00:00 UTC
-FOUND = Detections(np.array([[1, 2, 30, 40.0]]), np.array([0.75]), np.array([0]))
-NOTHING = Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))
+FOUND = Detections(np.array([[1, 2, 30, 40]], np.float32), np.array([0.75], np.float32), np.array([0]))
 ENTERS = (Event("enter", "mat", 7, 0),)
 NAMES = {"door": "door", "yard": "yard"}
 
@@ -48,15 +47,15 @@ def result(
     """Of a source without zones; with `events`, of one that has a zone."""
     image = np.random.default_rng(seed).integers(0, 256, (48, 64, 3), np.uint8)
     counts = {} if events is None else {"mat": {"inside": 1}}
-    detections = FOUND if found else NOTHING
+    detections = FOUND if found else Detections.empty()
     return Result(source, Frame(image, 3, at, source), detections, ("a",), 1.0, events=events or (), counts=counts)
 
 
-def red(result: Result) -> np.ndarray:
+def red(result: Result) -> NDArray[np.uint8]:
     return np.full_like(result.frame.image_bgr, (0, 0, 255))
 
 
-def as_it_is(result: Result) -> np.ndarray:
+def as_it_is(result: Result) -> NDArray[np.uint8]:
     return result.frame.image_bgr
 
 
@@ -75,7 +74,7 @@ def test_an_event_gives_its_drawn_frame_and_its_record(tmp_path: Path) -> None:
     take(SnapshotsSink(tmp_path / "new" / "folder", red, {"door": "the_door"}), event)
     folder = tmp_path / "new" / "folder"
     assert names(folder) == ["20261125-031501.234-the_door.jpg", "20261125-031501.234-the_door.json"]
-    image = cv2.imread(str(folder / names(folder)[0]))
+    image = read_image(folder / names(folder)[0])
     assert image.shape == (48, 64, 3)
     assert np.abs(image[24, 32].astype(int) - (0, 0, 255)).max() < 8
     assert json.loads((folder / names(folder)[1]).read_text()) == event.record()
@@ -84,7 +83,7 @@ def test_an_event_gives_its_drawn_frame_and_its_record(tmp_path: Path) -> None:
 def test_with_zones_each_event_counts_but_one_a_second_and_source(tmp_path: Path) -> None:
     drawn = []
 
-    def draw(result: Result) -> np.ndarray:
+    def draw(result: Result) -> NDArray[np.uint8]:
         drawn.append((result.source, result.frame.captured_at))
         return red(result)
 
@@ -115,7 +114,7 @@ def test_keep_removes_the_oldest_own_files_and_nothing_else(tmp_path: Path) -> N
     most = 0
     with closing(sink):
         for n in range(40):
-            sink.write(result(n, events=ENTERS, seed=n), np.empty(0))
+            sink.write(result(n, events=ENTERS, seed=n), np.empty(0, np.uint8))
             most = max(most, sum((tmp_path / name).stat().st_size for name in names(tmp_path) if name not in others))
     assert 40_000 < most <= 60_000
     kept = [name for name in names(tmp_path) if name not in others]
@@ -132,15 +131,6 @@ def test_the_newest_stays_however_little_may_be_kept(tmp_path: Path) -> None:
     assert names(tmp_path, ".jpg") == ["20261125-030002.000-door.jpg"]
 
 
-def test_remove_oldest_takes_no_more_than_it_must(tmp_path: Path) -> None:
-    for name in ("a1.x", "a1.y", "a2.x", "a3.x"):
-        (tmp_path / name).write_bytes(bytes(10))
-    remove_oldest(tmp_path, re.compile("a.*"), 20, tmp_path / "a3.x")
-    assert names(tmp_path) == ["a2.x", "a3.x"]
-    remove_oldest(tmp_path, re.compile("a.*"), 20, tmp_path / "a3.x")
-    assert names(tmp_path) == ["a2.x", "a3.x"]
-
-
 def test_below_the_free_floor_there_are_none_until_there_is_space(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -149,7 +139,7 @@ def test_below_the_free_floor_there_are_none_until_there_is_space(
     with closing(sink):
         for n, free_mib in enumerate([100, 99, 101, 115, 116, 100]):  # MiB; 16 above the floor it goes on
             monkeypatch.setattr(shutil, "disk_usage", lambda _, value=free_mib: SimpleNamespace(free=value * 2**20))
-            sink.write(result(n, events=ENTERS), np.empty(0))
+            sink.write(result(n, events=ENTERS), np.empty(0, np.uint8))
     assert names(tmp_path, ".jpg") == [f"20261125-03000{n}.000-door.jpg" for n in (0, 4, 5)]
     assert [record.getMessage() for record in caplog.records] == [
         f"{tmp_path}: snapshots pause and everything else goes on: less than 100 MiB, the floor, are free on its disk; "
@@ -203,8 +193,8 @@ def test_a_stream_takes_them_with_its_overlay(tmp_path: Path, model_path: Path) 
     run_stream(StreamConfig(sources, model_path, snapshots=SnapshotsConfig(folder)), progress=False)
     (first,), (_,) = (list(folder.glob(f"*-a_b-{number}.jpg")) for number in (1, 2))  # whichever is read first
     assert len(names(folder, ".jpg")) == 2
-    shown = cv2.imread(str(first))
-    assert np.abs(shown.astype(int) - cv2.imread(str(path)).astype(int)).max() > 100  # boxes, beyond JPEG's own errors
+    shown = read_image(first)
+    assert np.abs(shown.astype(int) - read_image(path).astype(int)).max() > 100  # boxes, beyond JPEG's own errors
     record = json.loads(first.with_suffix(".json").read_text())
     assert {detection["class"] for detection in record["detections"]} == {"red"}
 

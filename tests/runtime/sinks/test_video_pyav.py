@@ -14,23 +14,22 @@ from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import av
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from ssd_edge.detections import Detections
 from ssd_edge.errors import SinkError
 from ssd_edge.runtime import results
 from ssd_edge.runtime.results import Result
+from ssd_edge.runtime.sinks import video_pyav
+from ssd_edge.runtime.sinks.video_pyav import VideoRecorder
 from ssd_edge.runtime.sources.base import Frame
 from tests.fakes.any_source import AnySource
 
-av = pytest.importorskip("av")
-
-from ssd_edge.runtime.sinks import video_pyav  # noqa: E402
-from ssd_edge.runtime.sinks.video_pyav import VideoRecorder  # noqa: E402
-
-NOTHING = Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))
 UNIX_2026 = 1795575600.0  # 2026-11-25 03:00:00 UTC
 
 
@@ -40,16 +39,16 @@ def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video_pyav, "RETRY_S", 0.0)
 
 
-def result(index: int = 0, at: float = 0.0, image: np.ndarray | None = None) -> Result:
+def result(index: int = 0, at: float = 0.0, image: NDArray[np.uint8] | None = None) -> Result:
     image = grey(100) if image is None else image
-    return Result("any", Frame(image, index, at, "any"), NOTHING, (), 0.0)
+    return Result("any", Frame(image, index, at, "any"), Detections.empty(), (), 0.0)
 
 
-def grey(value: int, height: int = 48, width: int = 64) -> np.ndarray:
+def grey(value: int, height: int = 48, width: int = 64) -> NDArray[np.uint8]:
     return np.full((height, width, 3), value, np.uint8)
 
 
-def noise(seed: int, height: int = 240, width: int = 320) -> np.ndarray:
+def noise(seed: int, height: int = 240, width: int = 320) -> NDArray[np.uint8]:
     """What cannot be compressed."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
@@ -65,7 +64,7 @@ def times(path: Path) -> list[float]:
     return [frame.time for frame in decoded(path)]
 
 
-def decoded(path: Path) -> Iterator["av.VideoFrame"]:
+def decoded(path: Path) -> Iterator[av.VideoFrame]:
     with av.open(path) as container:
         yield from container.decode(video=0)
 
@@ -254,7 +253,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 32 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", folder]
+    command = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(folder)]
     mounted = subprocess.run(command, capture_output=True, text=True)
     if mounted.returncode:
         pytest.skip(f"a tmpfs cannot be mounted: {mounted.stderr.strip()}")
@@ -335,14 +334,15 @@ def test_folder_that_vanishes_and_returns(tmp_path: Path, caplog: pytest.LogCapt
 def test_refusals_before_the_first_frame(tmp_path: Path) -> None:
     video = tmp_path / "in.mp4"
     video.write_bytes(b"input")
-    for match, path, source, options in [
+    cases: list[tuple[str, Path, AnySource, dict[str, Any]]] = [
         (r"a\.avi; expected a name that ends in \.mp4, \.mov, \.mkv", tmp_path / "a.avi", AnySource(), {}),
         ("in.mp4 is an input", video, AnySource(paths=(video,)), {}),
         ("Not a directory|cannot make the folder", video / "a.mp4", AnySource(), {}),
         ("segments of 0.5 s are too short", tmp_path / "a.mp4", AnySource(), {"segment_s": 0.5}),
         ("cannot keep 1000 bytes", tmp_path / "a.mp4", AnySource(), {"keep_bytes": 1000}),
         ("cannot keep 0 bytes", tmp_path / "a.mp4", AnySource(), {"keep_bytes": 0, "segment_s": 1.0}),
-    ]:
+    ]
+    for match, path, source, options in cases:
         with pytest.raises(SinkError, match=match):
             VideoRecorder(path, source, **options)
     assert video.read_bytes() == b"input"

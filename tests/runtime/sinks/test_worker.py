@@ -109,9 +109,7 @@ def test_what_must_be_kept_is_kept_and_says_when_there_is_room(gate: Gate) -> No
     assert rooms[-1]
 
 
-def test_a_sink_without_pictures_has_a_longer_queue_and_no_pixels(
-    gate: Gate, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sink_without_pictures_has_a_longer_queue_and_no_pixels(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
     def write(result: Result, drawn_bgr: NDArray[np.uint8]) -> None:
