@@ -28,10 +28,11 @@ from ssd_edge.runtime.cuda.base import Gpu
 from ssd_edge.runtime.cuda.errors import CudaError
 from ssd_edge.runtime.cuda.find import find_gpu, open_cuda, read_gpu
 from ssd_edge.runtime.host.fixes import EXPORT_INT8_FOR_TENSORRT
-from ssd_edge.runtime.tensorrt.builder import CompileOptions, Progress, compile_network, parse_onnx
+from ssd_edge.runtime.tensorrt.builder import CompileOptions, compile_network, parse_onnx
 from ssd_edge.runtime.tensorrt.engine import LayerTimes
 from ssd_edge.runtime.tensorrt.engine_card import BatchSizes, EngineCard, LayerShare, engine_card_path
 from ssd_edge.runtime.tensorrt.log import UnsupportedGpuError
+from ssd_edge.runtime.tensorrt.progress import Progress
 from ssd_edge.runtime.tensorrt.threads import in_thread
 from ssd_edge.runtime.tensorrt.versions import TensorRT, load_tensorrt
 
@@ -172,7 +173,7 @@ def _check_output(onnx: Path, output: Path, timing_cache: Path | None) -> None:
 def _read_onnx_card(onnx: Path) -> tuple[ModelCard, str | None]:
     """The model's card and the fingerprint of its calibration, before anything else opens the file."""
     from ssd_edge.runtime.onnx_file.check import check_onnx_file
-    from ssd_edge.runtime.onnx_file.file import contract_misfits
+    from ssd_edge.runtime.onnx_file.contract import contract_misfits
 
     if onnx.suffix != ".onnx":
         raise UsageError(f"{onnx} does not end in .onnx; engines are built from what ssd-edge export writes")

@@ -47,7 +47,7 @@ def nms(
         scores = np.where(np.isnan(boxes).any(axis=1, keepdims=True), np.float32(np.nan), scores)
     seen = np.zeros(scores.shape[1], np.int64)  # candidates of each class met so far
     anchors, labels = np.zeros(0, np.int64), np.zeros(0, np.int64)  # what is kept, best first
-    for new_anchors, new_labels in _best_first(scores, np.float32(score_threshold), 6 * detections):
+    for new_anchors, new_labels in best_first(scores, np.float32(score_threshold), 6 * detections):
         before, seen = seen, seen + np.bincount(new_labels, minlength=len(seen))
         if seen.max() > candidates:
             allowed = before[new_labels] + _rank_in_class(new_labels) < candidates
@@ -63,7 +63,7 @@ def nms(
     return Detections(boxes[anchors], scores[anchors, labels], labels)
 
 
-def _best_first(
+def best_first(
     scores: NDArray[np.float32], threshold: np.float32, size: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """(anchors, labels) of the scores above the threshold, best first, in portions: about `size`, then more.

@@ -55,20 +55,20 @@ def load_api() -> Api:
         core, driver, bindings = map(importlib.import_module, ("cuda.core", "cuda.bindings.driver", "cuda.bindings"))
     except ImportError as error:
         raise _import_failure(error) from error
-    _check_versions(core.__version__, bindings.__version__)
+    check_versions(core.__version__, bindings.__version__)
     return Api(core, driver, bindings.__version__)
 
 
 def _import_failure(error: ImportError) -> SsdEdgeError:
     """Why it does not import: absent, too old, or broken."""
-    core, bindings = _installed("cuda-core"), _installed("cuda-bindings")
+    core, bindings = installed_version("cuda-core"), installed_version("cuda-bindings")
     if core is None or bindings is None:
         absent = "cuda-core" if core is None else "cuda-bindings"
         return MissingDependencyError(
             f"running on a GPU needs the package {absent}, which is not installed ({error})",
             extra=read_host().cuda_extra,
         )
-    _check_versions(core, bindings)
+    check_versions(core, bindings)
     needed = OLDEST_BINDINGS[read_host().cuda_major]
     return CudaError(
         f"cuda-core {core} with cuda-bindings {bindings} is installed but does not load ({error}); install both again: "
@@ -76,7 +76,7 @@ def _import_failure(error: ImportError) -> SsdEdgeError:
     )
 
 
-def _check_versions(core: str, bindings: str) -> None:
+def check_versions(core: str, bindings: str) -> None:
     """
     Raises:
         MissingDependencyError: one of them is too old.
@@ -89,7 +89,7 @@ def _check_versions(core: str, bindings: str) -> None:
             )
 
 
-def _installed(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -7,7 +7,6 @@ PyTorch, CuPy, PyCUDA, PyAV, PyNvVideoCodec and jetson-utils offer such arrays t
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,11 +15,10 @@ from typing import Any, NamedTuple
 
 from ssd_edge.images import ImageError
 from ssd_edge.runtime.cuda.base import Cuda, Stream, capturing
+from ssd_edge.runtime.cuda.dlpack import DLPACK_CUDA, DLPACK_CUDA_MANAGED, DLPACK_UINT8, tensor_of
 from ssd_edge.runtime.cuda.errors import CudaError
 from ssd_edge.runtime.cuda.kernels import BT601, BT601_FULL, BT709, BT709_FULL, YuvColours, check_nv12_size
 
-DLPACK_CUDA, DLPACK_CUDA_MANAGED = 2, 13
-DLPACK_UINT8 = (1, 8, 1)  # code of unsigned integers, bits, lanes
 REFUSALS = (BufferError, RuntimeError, TypeError, ValueError)  # what exporters raise when they do not give their memory
 AVCOL_SPC_BT709, AVCOL_RANGE_JPEG = 1, 2  # of FFmpeg's libavutil/pixfmt.h
 
@@ -199,7 +197,7 @@ def _from_array_interface(array: Any, cuda: Cuda, stream: Stream, name: str, sha
 def _from_dlpack(array: Any, cuda: Cuda, stream: Stream, name: str, shapes: Sequence[Shape]) -> _Array:
     _check_device(array.__dlpack_device__()[1], cuda)
     capsule = _capsule(array, cuda, stream)
-    tensor = _tensor_of(capsule)
+    tensor = tensor_of(capsule)
     kind, shape = (tensor.code, tensor.bits, tensor.lanes), tuple(tensor.shape[: tensor.ndim])
     _check_shape(shape, kind == DLPACK_UINT8, f"{kind} (DLPack)", name, shapes)
     pitch = _pitch(shape, tensor.strides[: tensor.ndim] if tensor.strides else None, name)  # in elements: bytes
@@ -268,52 +266,3 @@ def _pitch(shape: tuple[int, ...], strides: Sequence[int] | None, name: str) -> 
             "cupy.ascontiguousarray(frame)"
         )
     return max(pitch, row_bytes)
-
-
-class _Tensor(ctypes.Structure):
-    """`DLTensor` of dlpack.h."""
-
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("device_type", ctypes.c_int32),
-        ("device_id", ctypes.c_int32),
-        ("ndim", ctypes.c_int32),
-        ("code", ctypes.c_uint8),
-        ("bits", ctypes.c_uint8),
-        ("lanes", ctypes.c_uint16),
-        ("shape", ctypes.POINTER(ctypes.c_int64)),
-        ("strides", ctypes.POINTER(ctypes.c_int64)),
-        ("byte_offset", ctypes.c_uint64),
-    )
-
-
-class _Versioned(ctypes.Structure):
-    """`DLManagedTensorVersioned`; `DLManagedTensor`, its older form, begins with the tensor."""
-
-    _fields_ = (
-        ("version", ctypes.c_uint32 * 2),
-        ("manager_context", ctypes.c_void_p),
-        ("deleter", ctypes.c_void_p),
-        ("flags", ctypes.c_uint64),
-        ("tensor", _Tensor),
-    )
-
-
-_capsule_name = ctypes.pythonapi.PyCapsule_GetName
-_capsule_name.restype, _capsule_name.argtypes = ctypes.c_char_p, (ctypes.py_object,)
-_capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
-_capsule_pointer.restype, _capsule_pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
-
-
-def _tensor_of(capsule: Any) -> _Tensor:
-    name = _capsule_name(capsule)
-    pointer = _capsule_pointer(capsule, name)
-    if name == b"dltensor_versioned":
-        managed = _Versioned.from_address(pointer)
-        if managed.version[0] != 1:
-            raise ImageError(f"a frame by DLPack {managed.version[0]}; expected version 0 or 1")
-        tensor: _Tensor = managed.tensor
-        return tensor
-    if name == b"dltensor":
-        return _Tensor.from_address(pointer)
-    raise ImageError(f"a DLPack capsule named {name!r}; expected one that nothing has consumed yet")

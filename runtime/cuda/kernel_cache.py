@@ -41,7 +41,7 @@ def compile_kernels(source: str, compute_capability: str, options: Sequence[str]
         MissingDependencyError: no NVRTC.
         CudaError: it refuses the source; with its log.
     """
-    nvrtc = _Nvrtc()
+    nvrtc = Nvrtc()
     architecture = nvrtc.architecture(compute_capability)
     key = hashlib.sha256("\0".join([source, *options]).encode()).hexdigest()
     name = f"{architecture}-nvrtc{nvrtc.version}-{key[:32]}.bin"
@@ -74,7 +74,7 @@ def _write(name: str, code: bytes) -> None:
         _log.debug("compiled kernels are not kept: %s", error)
 
 
-class _Nvrtc:
+class Nvrtc:
     """NVRTC through cuda-bindings.
 
     Attributes:

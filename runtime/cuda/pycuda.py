@@ -93,7 +93,7 @@ def _no_graphs() -> CudaError:
 
 
 @functools.cache
-def _primary_context(device: int) -> Any:
+def primary_context(device: int) -> Any:
     """Retained once and for all: other libraries share it, and its last user ends it."""
     context = load_driver().Device(device).retain_primary_context()
     atexit.register(context.detach)
@@ -112,7 +112,7 @@ class PycudaCuda(Cuda):
         self._lost = False
         self._closed = False
         try:
-            self._context = _primary_context(ordinal)
+            self._context = primary_context(ordinal)
         except self.driver.Error as error:
             raise _failure(error) from error
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from ssd_edge.errors import ModelFileError, SsdEdgeError, UsageError
 from ssd_edge.runtime.tensorrt.engine import TensorSpec
@@ -19,13 +17,13 @@ from ssd_edge.runtime.tensorrt.log import (
     tidy,
     unsupported_gpu,
 )
+from ssd_edge.runtime.tensorrt.progress import Progress, progress_monitor
 from ssd_edge.runtime.tensorrt.threads import in_thread
 from ssd_edge.runtime.tensorrt.versions import (
     DLA_VERSIONS,
     Builder,
     IBuilderConfig,
     INetworkDefinition,
-    IProgressMonitor,
     ITimingCache,
     OnnxParser,
     ParserError,
@@ -33,9 +31,6 @@ from ssd_edge.runtime.tensorrt.versions import (
 )
 
 _log = logging.getLogger(__name__)
-
-
-Progress = Callable[[float, str], None]  # fraction done, name of the phase
 
 
 @dataclass(frozen=True)
@@ -164,7 +159,7 @@ def compile_network(network: Network, options: CompileOptions, progress: Progres
         config.set_flag(trt.api.BuilderFlag.REQUIRE_USER_ALLOCATION)
     cache = _attach_timing_cache(trt, config, options.timing_cache)
     cancelled = threading.Event()
-    monitor = _progress_monitor(trt, progress, cancelled)
+    monitor = progress_monitor(trt, progress, cancelled)
     config.progress_monitor = monitor
     plan = in_thread(lambda: network.builder.build_serialized_network(network.definition, config), cancelled.set)
     if plan is None:
@@ -214,63 +209,6 @@ def _attach_timing_cache(trt: TensorRT, config: IBuilderConfig, content: bytes |
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, False)
     return cache
-
-
-@dataclass
-class _Phases:
-    """Phases that run inside each other, as one fraction that only rises."""
-
-    running: dict[str, tuple[str | None, int, int]] = field(default_factory=dict)  # name: parent, steps, steps done
-    fraction: float = 0.0
-
-    def start(self, name: str, parent: str | None, steps: int) -> None:
-        self.running[name] = (parent, max(1, steps), 0)
-
-    def step(self, name: str, step: int) -> None:
-        if name in self.running:
-            parent, steps, _ = self.running[name]
-            self.running[name] = (parent, steps, min(step + 1, steps))
-            self.fraction = max(self.fraction, min(1.0, self._done(name)))
-
-    def finish(self, name: str) -> None:
-        self.running.pop(name, None)
-
-    def _done(self, name: str) -> float:
-        """Of the whole, when `name` alone advances."""
-        share = 0.0
-        current: str | None = name
-        while current in self.running:
-            current, steps, done = self.running[current]
-            share = (done + share) / steps
-        return share
-
-
-def _progress_monitor(trt: TensorRT, progress: Progress | None, cancelled: threading.Event) -> IProgressMonitor:
-    base = trt.api.IProgressMonitor
-    phases, lock = _Phases(), threading.Lock()  # TensorRT calls from several threads
-
-    def phase_start(_: Any, name: str, parent: str | None, steps: int) -> None:
-        with lock:
-            phases.start(name, parent, steps)
-
-    def phase_finish(_: Any, name: str) -> None:
-        with lock:
-            phases.finish(name)
-
-    def step_complete(_: Any, name: str, step: int) -> bool:
-        with lock:
-            phases.step(name, step)
-            if progress is not None:
-                progress(phases.fraction, name)
-        return not cancelled.is_set()
-
-    members = {
-        "__init__": lambda monitor: base.__init__(monitor),
-        "phase_start": phase_start,
-        "phase_finish": phase_finish,
-        "step_complete": step_complete,
-    }
-    return type("ProgressMonitor", (base,), members)()
 
 
 def _failure(network: Network, options: CompileOptions) -> SsdEdgeError:

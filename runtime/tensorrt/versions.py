@@ -1,4 +1,4 @@
-"""The one file that knows how versions of TensorRT differ: TensorRT 10.3 to 11.x, and TensorRT-RTX.
+"""Which TensorRT is installed, and how versions differ: TensorRT 10.3 to 11.x, and TensorRT-RTX.
 
 What differs: the name of the package; strong typing, a flag in 10.x and always on in 11.x and RTX; timing caches,
 which RTX does not use; DLA cores, which up to 10.7 and again from 11.4.1 (AGX Orin, JetPack 7.2.2) can be used; which

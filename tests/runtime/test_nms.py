@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ssd_edge.detections import Detections
-from ssd_edge.runtime.nms import BLOCK, SAMPLE_STRIDE, _best_first, nms
+from ssd_edge.runtime.nms import BLOCK, SAMPLE_STRIDE, best_first, nms
 
 SETTINGS = {"score_threshold": 0.1, "iou_threshold": 0.5, "candidates": 100, "detections": 50}
 
@@ -114,7 +114,7 @@ def test_ties_at_the_end_of_a_portion() -> None:
 def test_a_portion_ends_at_no_tie_and_none_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ssd_edge.runtime.nms.SAMPLE_STRIDE", 1)
     scores = np.array([[0.5]] * 300 + [[0.9]] + [[0.2]] * 10, np.float32)
-    portions = list(_best_first(scores, np.float32(0.1), 2))
+    portions = list(best_first(scores, np.float32(0.1), 2))
     assert [anchors.tolist() for anchors, _ in portions] == [[300], list(range(300)), list(range(301, 311))]
 
 

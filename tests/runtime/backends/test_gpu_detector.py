@@ -18,7 +18,8 @@ from ssd_edge.runtime.backends import gpu_detector
 from ssd_edge.runtime.backends.base import Detector
 from ssd_edge.runtime.backends.gpu_detector import GpuDetector
 from ssd_edge.runtime.cuda.base import Stream
-from ssd_edge.runtime.cuda.device_frames import DLPACK_CUDA, Nv12Frame
+from ssd_edge.runtime.cuda.device_frames import Nv12Frame
+from ssd_edge.runtime.cuda.dlpack import DLPACK_CUDA
 from ssd_edge.runtime.cuda.errors import CudaFatalError, CudaMemoryError
 from ssd_edge.runtime.cuda.kernels import BT601, BT709
 from ssd_edge.runtime.detector import open_detector

@@ -18,12 +18,13 @@ import av
 from av.video.frame import VideoFrame
 from ssd_edge.images import ImageError
 from ssd_edge.runtime.cuda.find import open_cuda
-from ssd_edge.runtime.cuda.device_frames import DLPACK_CUDA, Nv12Frame, _tensor_of, device_frame, is_device_frame
+from ssd_edge.runtime.cuda.dlpack import DLPACK_CUDA, tensor_of
+from ssd_edge.runtime.cuda.device_frames import Nv12Frame, device_frame, is_device_frame
 from ssd_edge.runtime.cuda.kernels import BT601, BT601_FULL, BT709, BT709_FULL
 
 def on_gpu(array):
     capsule = array.__dlpack__()
-    _tensor_of(capsule).device_type = DLPACK_CUDA
+    tensor_of(capsule).device_type = DLPACK_CUDA
     return capsule
 
 def frame_of(luma, chroma, format="nv12", **options):

@@ -62,7 +62,7 @@ def test_another_implementation_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, chosen: str, extra: str) -> None:
     monkeypatch.setenv("SSD_EDGE_CUDA", chosen)
     without_package(monkeypatch, chosen, ModuleNotFoundError("No module", name="cuda" if chosen == "core" else chosen))
-    monkeypatch.setattr(cuda_core, "_installed", lambda _: None)
+    monkeypatch.setattr(cuda_core, "installed_version", lambda _: None)
     with pytest.raises(MissingDependencyError, match=rf"which is not installed.*pip install '\.\[{extra}\]'"):
         read_gpu()
     assert find_gpu() is None
@@ -85,7 +85,7 @@ def test_what_does_not_load_is_not_called_absent(
 ) -> None:
     monkeypatch.setenv("SSD_EDGE_CUDA", chosen)
     without_package(monkeypatch, chosen, error)
-    monkeypatch.setattr(cuda_core, "_installed", {"cuda-core": "1.2.2", "cuda-bindings": "13.0.3"}.get)
+    monkeypatch.setattr(cuda_core, "installed_version", {"cuda-core": "1.2.2", "cuda-bindings": "13.0.3"}.get)
     with pytest.raises(CudaError, match=rf"{message}.*pip install --force-reinstall"):
         read_gpu()
 
@@ -102,12 +102,12 @@ def test_what_does_not_load_is_not_called_absent(
 )
 def test_versions_that_are_too_old_name_the_extra(core: str, bindings: str, message: str) -> None:
     with pytest.raises(MissingDependencyError, match=rf"{message}.*pip install '\.\[cuda1[23]\]'"):
-        cuda_core._check_versions(core, bindings)
+        cuda_core.check_versions(core, bindings)
 
 
 @pytest.mark.parametrize(("core", "bindings"), [("1.0.1", "12.9.3"), ("1.10.0", "13.0.10"), ("2.0", "14.0.0")])
 def test_versions_that_are_new_enough(core: str, bindings: str) -> None:
-    cuda_core._check_versions(core, bindings)
+    cuda_core.check_versions(core, bindings)
 
 
 def without_package(monkeypatch: pytest.MonkeyPatch, chosen: str, error: ImportError) -> None:

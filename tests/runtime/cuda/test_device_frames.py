@@ -12,15 +12,8 @@ import pytest
 
 from ssd_edge.images import ImageError
 from ssd_edge.runtime.cuda.base import Cuda, Stream, capturing
-from ssd_edge.runtime.cuda.device_frames import (
-    Chroma,
-    DeviceFrame,
-    Nv12Frame,
-    _Tensor,
-    _Versioned,
-    device_frame,
-    is_device_frame,
-)
+from ssd_edge.runtime.cuda.device_frames import Chroma, DeviceFrame, Nv12Frame, device_frame, is_device_frame
+from ssd_edge.runtime.cuda.dlpack import DlpackTensor, DlpackVersioned
 from ssd_edge.runtime.cuda.errors import CudaError
 from ssd_edge.runtime.cuda.kernels import BT601, BT709
 
@@ -102,12 +95,12 @@ class ByDlpack:
             None if self.array.flags.c_contiguous else numbers(*[s // self.array.itemsize for s in self.array.strides])
         )
         self.numbers = numbers(*self.array.shape), strides
-        tensor = _Tensor(self.array.ctypes.data - self.offset, *self.device, self.array.ndim, *self.kind)
+        tensor = DlpackTensor(self.array.ctypes.data - self.offset, *self.device, self.array.ndim, *self.kind)
         tensor.shape, tensor.byte_offset = self.numbers[0], self.offset
         if strides is not None:
             tensor.strides = strides
         if self.versioned:
-            self.managed: Any = _Versioned(self.version, None, None, 1, tensor)  # read-only
+            self.managed: Any = DlpackVersioned(self.version, None, None, 1, tensor)  # read-only
         else:
             self.managed = tensor
         return new_capsule(ctypes.addressof(self.managed), self.name, None)

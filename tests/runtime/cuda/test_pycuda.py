@@ -27,9 +27,9 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
     monkeypatch.setattr(cuda_pycuda.atexit, "register", lambda function: None)
     monkeypatch.setattr(cuda_pycuda, "read_host", lambda: Host(jetson=True, nvidia=True, jetpack="6.2"))
     monkeypatch.setenv("SSD_EDGE_CUDA", "pycuda")
-    cuda_pycuda._primary_context.cache_clear()
+    cuda_pycuda.primary_context.cache_clear()
     yield script
-    cuda_pycuda._primary_context.cache_clear()
+    cuda_pycuda.primary_context.cache_clear()
     assert not any(script.stacks.values()), "a thread that ends so aborts the process"
 
 

@@ -21,7 +21,7 @@ from tests.runtime.tensorrt.real_bindings import describe, tensorrt_bindings
 from tests.runtime.tensorrt.stand_in_surplus import class_surplus, module_surplus
 
 ROOT = Path(__file__).resolve().parents[3]
-API = re.compile(r"ssd_edge[.]runtime[./]tensorrt[./](versions|log|threads|builder|engine)\b")
+API = re.compile(r"ssd_edge[.]runtime[./]tensorrt[./](?!engine_card\b)\w")
 RTX = "tensorrt_rtx_bindings"
 VERSIONS = ("10.3.0", "10.13.3.9", "10.16.1.11", "11.4.0.106")  # JetPack 6.1 and 6.2, 7.1, 7.2, and the newest
 INSTALLED = (*VERSIONS, RTX)

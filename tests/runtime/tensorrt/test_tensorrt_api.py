@@ -17,10 +17,11 @@ from ssd_edge.errors import MissingDependencyError, ModelFileError, SsdEdgeError
 from ssd_edge.runtime.cuda.base import Gpu
 from ssd_edge.runtime.host.kind import Host
 from ssd_edge.runtime.tensorrt import log, versions
-from ssd_edge.runtime.tensorrt.builder import CompileOptions, _Phases, compile_network, parse_onnx
+from ssd_edge.runtime.tensorrt.builder import CompileOptions, compile_network, parse_onnx
 from ssd_edge.runtime.tensorrt.engine import deserialise
 from ssd_edge.runtime.tensorrt.engine_card import BatchSizes
 from ssd_edge.runtime.tensorrt.log import MessageLog, UnsupportedGpuError
+from ssd_edge.runtime.tensorrt.progress import Phases
 from ssd_edge.runtime.tensorrt.versions import TensorRT, load_tensorrt
 from tests.fakes.tensorrt import Builder, IBuilderConfig, Script, Severity, fake_tensorrt
 
@@ -276,7 +277,7 @@ def test_a_log_keeps_what_matters() -> None:
 
 
 def test_progress_of_phases_inside_each_other_only_rises() -> None:
-    phases = _Phases()
+    phases = Phases()
     phases.start("build", None, 4)
     phases.start("optimise", "build", 2)
     seen = []
