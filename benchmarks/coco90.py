@@ -19,8 +19,10 @@ from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.data.lint import lint
 from ssd_edge.data.readers import read_dataset
 from ssd_edge.models.create import COCO_CLASSES
-from ssd_edge.training.config import TrainConfig
+from ssd_edge.training.config import RunSettings, TrainConfig
+from ssd_edge.training.optimisation import Optimisation
 from ssd_edge.training.run import train_on
+from ssd_edge.training.splits import DataSettings
 
 
 def with_all_category_ids(dataset: DetectionDataset) -> DetectionDataset:
@@ -44,7 +46,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=30)
     args = parser.parse_args()
     dataset = with_all_category_ids(lint(read_dataset(args.data))[0])
-    print(train_on(dataset, dataset, TrainConfig(str(args.data), args.output, epochs=args.epochs)))
+    optimisation = Optimisation(epochs=args.epochs)
+    config = TrainConfig(DataSettings(str(args.data)), RunSettings(args.output), optimisation=optimisation)
+    print(train_on(dataset, dataset, config))
 
 
 if __name__ == "__main__":

@@ -28,8 +28,11 @@ from ssd_edge.models.create import create_model
 from ssd_edge.models.head import ssd_head
 from ssd_edge.models.init import kaiming_init
 from ssd_edge.models.ssd import SSD
-from ssd_edge.training.config import TrainConfig
+from ssd_edge.training.config import RunSettings, TrainConfig
+from ssd_edge.training.initial_model import ModelSettings
+from ssd_edge.training.optimisation import Optimisation
 from ssd_edge.training.run import train
+from ssd_edge.training.splits import DataSettings
 
 NARROW = "ssd300_vgg16_narrow"
 COPIES = 4  # of each channel in the wide network
@@ -114,22 +117,15 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
     register_architecture(Architecture(replace(SSD300_VGG16, arch=NARROW), NarrowVGG, ssd_head))
+    run = RunSettings(args.output / "narrow", seed=args.seed, eval_every=10, workers=0, threads=args.threads)
     config = TrainConfig(
-        data=args.data,
-        output=args.output / "narrow",
-        arch=NARROW,
-        split=args.split,
-        val_split=args.val_split,
-        epochs=args.epochs,
-        scenes=args.scenes,
-        eval_every=10,
-        seed=args.seed,
-        threads=args.threads,
-        workers=0,
-        default_boxes="fit",
+        DataSettings(args.data, args.split, args.val_split, args.scenes),
+        run,
+        ModelSettings(NARROW, default_boxes="fit"),
+        Optimisation(epochs=args.epochs),
     )
     train(config)
-    last = config.output / "last.pt"
+    last = run.output / "last.pt"
     narrow, card = model_from_checkpoint(last)
     torch.manual_seed(args.seed)
     wide = grow(narrow, len(card.class_names))

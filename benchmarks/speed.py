@@ -91,7 +91,8 @@ def serve(pipe: Connection, peer: str, model: Path, threshold: float, threads: i
         torch.set_num_threads(threads)
         run = partial(time_torchvision, torchvision_model(model, threshold))
     else:
-        run = partial(time_detector, open_detector(model, threads=threads, score_threshold=threshold))
+        detector = open_detector(model, threads=threads, score_threshold=threshold, spin=True)  # as PyTorch's do
+        run = partial(time_detector, detector)
     run(frames[:TURN])  # warm up
     while part := pipe.recv():
         pipe.send(run(frames[slice(*part)]))

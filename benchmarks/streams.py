@@ -126,8 +126,8 @@ def main() -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
     with (
         tempfile.TemporaryDirectory() as name,
-        open_detector(args.model, threads=args.threads) as together,
-        open_detector(args.model, threads=args.threads, parallel=None) as apart,
+        open_detector(args.model, threads=args.threads, spin=True) as together,
+        open_detector(args.model, threads=args.threads, spin=True, parallel=None) as apart,
     ):
         video = Path(name) / "a.mp4"
         images = make_video(args.video, video)

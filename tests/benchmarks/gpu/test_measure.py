@@ -2,16 +2,18 @@
 
 import json
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from benchmarks.evidence.claims import CLAIMS
-from benchmarks.gpu import correctness, speed
+from benchmarks.gpu import bench, correctness, speed
 from benchmarks.gpu import dry_run as gpu_dry_run
 from benchmarks.gpu import inputs as gpu_inputs
 from benchmarks.gpu import measure as gpu
@@ -54,7 +56,7 @@ def test_rows_that_were_measured_are_kept_when_the_gpu_is_lost(tmp_path: Path, m
 
     monkeypatch.setattr(gpu, "SECTIONS", {"first": section, "second": section})
     figures: dict[str, Any] = {}
-    gpu.run_sections(None, ["first", "second"], figures, tmp_path / "gpu.json")
+    gpu.run_sections(cast(Any, None), ["first", "second"], figures, tmp_path / "gpu.json")
     assert figures["first"][:2] == [{"row": 1, "ms": 2.0}, {"row": 2, "failed": "ValueError: odd"}]
     assert figures["first"][2] == {"row": 3, "failed": f"RuntimeError: {LOST}"}
     assert figures["first"][3]["failed"].startswith("the GPU is lost: RuntimeError: CUDA error: an illegal")
@@ -65,11 +67,18 @@ def test_rows_that_were_measured_are_kept_when_the_gpu_is_lost(tmp_path: Path, m
 def test_the_gpu_is_busy_until_all_that_is_timed_is_queued(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_timing, "FILL_BYTES", 1000)
     calls: list[str] = []
+
+    def noted(name: str, real: Callable[..., None]) -> Callable[..., None]:
+        def call(*arguments: Any) -> None:
+            calls.append(name)
+            real(*arguments)
+
+        return call
+
     for name in ("fill", "record"):
-        real = getattr(HostStream, name)
-        monkeypatch.setattr(HostStream, name, lambda *a, name=name, real=real: (calls.append(name), real(*a)))
+        monkeypatch.setattr(HostStream, name, noted(name, getattr(HostStream, name)))
     cuda = HostCuda()
-    with gpu_timing.ExitStack() as stack, cuda.stream() as stream:
+    with ExitStack() as stack, cuda.stream() as stream:
         run = gpu_timing.on_the_gpu(stack, cuda, stream, lambda: calls.append("work"))
         assert run() >= 0
     assert calls == ["fill"] * gpu_timing.FILLS + ["work", "record", "work", "record"]
@@ -102,20 +111,24 @@ def test_graphs_and_preprocessing_are_measured(model_path: Path, monkeypatch: py
     speed.preprocessing(bench, rows)
     assert [len(row) for row in rows] == [4, 5], rows
     assert min(rows[1]["mapped_ms"], rows[1]["copied_ms"]) > 0
-    assert engine.cuda.allocated == 0
+    assert cast(HostCuda, engine.cuda).allocated == 0
 
 
 def test_what_is_measured_is_on_the_disk_before_the_next_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    seen: list[str] = []
+
+    def look() -> Row:
+        seen.append((tmp_path / "gpu.json").read_text())
+        return {}
 
     def section(_: Any, rows: list[Row]) -> None:
         attempt(rows, {"row": 1}, lambda: {"ms": 2.0})
-        attempt(rows, {"row": 2}, lambda: seen.append((tmp_path / "gpu.json").read_text()) or {})
+        attempt(rows, {"row": 2}, look)
 
     monkeypatch.setattr(gpu, "SECTIONS", {"first": section})
-    gpu.run_sections(None, ["first"], {}, tmp_path / "gpu.json")
+    gpu.run_sections(cast(Any, None), ["first"], {}, tmp_path / "gpu.json")
     assert json.loads(seen[0]) == {"first": [{"row": 1, "ms": 2.0}]}
     assert [path.name for path in tmp_path.iterdir()] == ["gpu.json"]
 
@@ -151,7 +164,7 @@ def test_a_contender_that_fails_leaves_the_others_their_figures() -> None:
 def quick_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """The benchmark on `HostCuda`, with as few launches as there can be."""
     monkeypatch.setattr(gpu, "open_cuda", HostCuda)
-    monkeypatch.setattr(gpu, "SUPPRESSED_BATCHES", (1, 2))
+    monkeypatch.setattr(speed, "SUPPRESSED_BATCHES", (1, 2))
     monkeypatch.setattr(gpu_timing, "WARM_UP", 0)
     monkeypatch.setattr(gpu_timing, "FILL_BYTES", 1000)
 
@@ -214,7 +227,7 @@ def test_the_claims_read_what_is_written(quick_host: None, monkeypatch: pytest.M
     def fail(*_: Any) -> None:
         raise RuntimeError("odd")
 
-    monkeypatch.setattr(gpu, "preprocess_bgr", fail)
+    monkeypatch.setattr(speed, "preprocess_bgr", fail)
     monkeypatch.setitem(gpu.SECTIONS, "suppression", fail)
     with pytest.raises(SystemExit) as ended:
         run_main(monkeypatch, tmp_path / "failed.json", "--quick", "--sections", *sections)
@@ -233,7 +246,7 @@ def test_the_reference_where_nothing_can_be_exported(monkeypatch: pytest.MonkeyP
     without(monkeypatch, "onnxscript")
     bundled = gpu_models.bundled()
     model = replace(bundled, onnx=None)
-    bench = SimpleNamespace(folder=tmp_path, frame=gpu_models.synthetic_frame())
+    bench: Any = SimpleNamespace(folder=tmp_path, frame=gpu_models.synthetic_frame())
     name, found = correctness._reference(bench, model)
     assert name.startswith("PyTorch, for want of an ONNX file: {'not_run': ")
     assert "onnxscript" in name
@@ -253,7 +266,8 @@ def test_a_section_alone(section: str, quick_host: None, monkeypatch: pytest.Mon
         return GpuDetector(engine, with_model.card, slots=1)
 
     monkeypatch.setattr(gpu_inputs, "random_ssd300", absent)
-    monkeypatch.setattr(gpu, "open_on_pytorch", open_on_host)
+    for module in (bench, correctness):
+        monkeypatch.setattr(module, "open_on_pytorch", open_on_host)
     without(monkeypatch, "torch", "torchvision", "safetensors")
     figures = run_main(monkeypatch, tmp_path / "gpu.json", "--quick", "--sections", section)
     assert figures["weights"] == {"ssdlite320_mobilenet_v3_large": "bundled"}

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from benchmarks.gpu import nvdec as gpu_nvdec
+from benchmarks.gpu.record import NotRunError
 from ssd_edge.bundled import bundled_model
 from ssd_edge.runtime.backends.gpu_detector import GpuDetector
 from ssd_edge.runtime.cuda.device_frames import Nv12Frame
+from ssd_edge.runtime.cuda.find import find_gpu
 from ssd_edge.runtime.cuda.kernels import BT601, BT709, BT709_FULL
 from ssd_edge.runtime.detector import open_detector
 from tests.fakes.host_cuda import HostCuda
@@ -154,7 +156,7 @@ def test_frames_of_pynvvideocodec(space: str, full: str, colours: Any, monkeypat
 
 def test_pyav_takes_the_accelerator(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real PyAV: without a driver it says so, and does not decode on the CPU instead."""
-    if gpu_nvdec.find_gpu() is not None:
+    if find_gpu() is not None:
         pytest.skip("there is a GPU")
     with pytest.raises(OSError, match="not permitted"):
         list(gpu_nvdec.pyav_frames(video))
@@ -192,7 +194,7 @@ def test_the_whole_program(
     """Frames that differ, or a row that failed, are a failure; what is not installed is none."""
 
     def no_detector(_: Path) -> None:
-        raise RuntimeError("broken") if engine == "broken" else gpu_nvdec.NotRunError(engine)
+        raise RuntimeError("broken") if engine == "broken" else NotRunError(engine)
 
     monkeypatch.setattr(gpu_nvdec, "why_not", lambda: None)
     monkeypatch.setattr(gpu_nvdec, "open_cuda", HostCuda)
