@@ -1,4 +1,4 @@
-"""`open_detector`: a model file becomes something that turns frames into detections."""
+"""`open_detector`: open a model file with the back-end for its kind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def open_detector(
     *,
     threads: int | None = None,
     score_threshold: float | None = None,
-    spin: bool = True,
+    spin: bool = False,
     device: str | None = None,
     overlap: bool = True,
     parallel: int | None = 1,
@@ -25,7 +25,7 @@ def open_detector(
     Args:
         threads: threads that inference uses; None: as many as the backend finds best.
         spin: ONNX Runtime's threads wait for each other at full speed. Lowest latency where nothing else needs the
-            cores, and half the frames where something does. PyTorch decides for itself.
+            cores, and half the frames where something does. For PyTorch, OMP_WAIT_POLICY decides.
         score_threshold: overrides the card's. Raising it never changes the detections that stay.
         device: where PyTorch runs: `cpu`, `cuda`, `cuda:1`; None: the CPU. ONNX Runtime runs on the CPU, an engine on
             the first GPU. On a GPU, resizing and suppression run there too.
@@ -52,20 +52,30 @@ def open_detector(
         raise ModelFileError(f"no model file {path}; check the path")
     slots = 2 if overlap else 1
     if path.suffix == ".engine":
-        if device not in (None, "cuda", "cuda:0"):
-            raise UsageError(
-                f"--device {device}: engines run on the first GPU; leave it out, and set CUDA_VISIBLE_DEVICES to the "
-                "number of another GPU"
-            )
-        from ssd_edge.runtime.backends.tensorrt import TensorRTDetector
-
-        return TensorRTDetector.open(path, score_threshold=score_threshold, slots=slots)
+        return _open_engine(path, device, score_threshold, slots)
     if path.suffix == ".onnx":
         if device not in (None, "cpu"):
             raise UsageError(f"--device {device}: ONNX files run on the CPU in this version; leave it out")
         from ssd_edge.runtime.backends.onnxruntime import OnnxDetector
 
         return OnnxDetector(path, threads=threads, score_threshold=score_threshold, spin=spin, parallel=parallel)
+    return _open_checkpoint(path, device, threads, score_threshold, slots)
+
+
+def _open_engine(path: Path, device: str | None, score_threshold: float | None, slots: int) -> Detector:
+    if device not in (None, "cuda", "cuda:0"):
+        raise UsageError(
+            f"--device {device}: engines run on the first GPU; leave it out, and set CUDA_VISIBLE_DEVICES to the "
+            "number of another GPU"
+        )
+    from ssd_edge.runtime.backends.tensorrt import TensorRTDetector
+
+    return TensorRTDetector.open(path, score_threshold=score_threshold, slots=slots)
+
+
+def _open_checkpoint(
+    path: Path, device: str | None, threads: int | None, score_threshold: float | None, slots: int
+) -> Detector:
     try:
         from ssd_edge.runtime.backends.torch import TorchDetector
     except ModuleNotFoundError as error:

@@ -49,6 +49,14 @@ def be_a_good_neighbour() -> None:
     os.environ.setdefault("OPENCV_FOR_THREADS_NUM", str(usable_cpus()))
 
 
+def let_openmp_spin() -> None:
+    """For a measurement of latency: PyTorch's threads, if it is not loaded yet, spin as if no wait policy were set.
+
+    The count is that of GNU's OpenMP: https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "300000")
+
+
 def _allowed_cpus() -> set[int]:
     """The CPUs of the affinity mask, which cpusets and `taskset` limit."""
     if hasattr(os, "sched_getaffinity"):
@@ -70,8 +78,8 @@ def _groups(root: Path) -> Iterator[Path]:
     """
     groups = {}
     for line in _text(root / "proc/self/cgroup").splitlines():
-        _, controllers, group = line.split(":", 2)
-        groups.update(dict.fromkeys(controllers.split(","), group))  # "" is that of cgroup v2
+        _, controllers, path = line.split(":", 2)
+        groups.update(dict.fromkeys(controllers.split(","), Path(path)))  # "" is that of cgroup v2
     for line in _text(root / "proc/self/mountinfo").splitlines():
         mount, _, file_system = line.partition(" - ")
         mounted_group, mount_point = mount.split()[3:5]
@@ -79,7 +87,7 @@ def _groups(root: Path) -> Iterator[Path]:
         controller = {"cgroup2": "", "cgroup": "cpu"}.get(kind)
         if controller not in groups or (controller == "cpu" and "cpu" not in options.split(",")):
             continue
-        group, top = Path(groups[controller]), root / mount_point.lstrip("/")
+        group, top = groups[controller], root / mount_point.lstrip("/")
         own = top / group.relative_to(mounted_group) if group.is_relative_to(mounted_group) else top
         yield from (folder for folder in (own, *own.parents) if folder.is_relative_to(top))
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from ssd_edge.cpus import usable_cpus
 from ssd_edge.nvml import open_nvml
 
 PACKAGES = (
@@ -18,7 +18,7 @@ INSTRUCTIONS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimd
 
 
 def describe_machine(root: Path = Path("/")) -> dict[str, object]:
-    """Processor, cores, board and GPU where there is one, Python and package versions.
+    """Processor, cores that this process may use, board and GPU where there is one, Python and package versions.
 
     Args:
         root: of the file system, for tests.
@@ -27,7 +27,7 @@ def describe_machine(root: Path = Path("/")) -> dict[str, object]:
     machine = {
         "processor": _processor(root),
         "instructions": _instructions(root),
-        "cores": os.cpu_count(),
+        "cores": usable_cpus(root),
         "board": _text(root / "proc/device-tree/model"),  # of a Jetson and the like
         "gpu": nvml.name if nvml else None,
         "gpu_driver": nvml.driver_version() if nvml else None,

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ssd_edge.card import INT8_METADATA_KEY, ONNX_METADATA_KEY, ModelCard
@@ -23,6 +22,7 @@ from ssd_edge.export.int8.placement import Placement
 from ssd_edge.images import load_image
 from ssd_edge.picks import spread_evenly
 from ssd_edge.runtime.backends.onnxruntime import OnnxDetector
+from ssd_edge.runtime.backends.ort_session import open_session
 from ssd_edge.runtime.preprocess import preprocess
 
 ERROR_IMAGES = 8  # that a layer's sensitivity is measured on
@@ -66,7 +66,7 @@ def error_of(
     """
 
     def outputs(model: onnx.ModelProto) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        session = _session(model, threads)
+        session = open_session(model.SerializeToString(), threads=threads)
         results = [session.run(["boxes", "scores"], {"images": image[None]}) for image in images]
         boxes, scores = (np.concatenate(part).astype(np.float64) for part in zip(*results, strict=True))
         scores = scores.clip(1e-6, 1 - 1e-6)
@@ -87,12 +87,13 @@ class RelativeTime:
 
     def __init__(self, placement: Placement, image: NDArray[np.uint8], threads: int | None) -> None:
         self._placement, self._image, self._threads = placement, image, threads
-        self._all_int8 = _session(placement.place(), threads)
+        self._all_int8 = open_session(placement.place().SerializeToString(), threads=threads)
 
     def __call__(self, kept: Collection[str]) -> float:
         if not kept:
             return 1.0
-        sessions = self._all_int8, _session(self._placement.place(kept), self._threads)
+        trial = open_session(self._placement.place(kept).SerializeToString(), threads=self._threads)
+        sessions = self._all_int8, trial
         seconds: list[list[float]] = [[], []]
         for _ in range(TIMED_RUNS + 1):
             for session, of_session in zip(sessions, seconds, strict=True):
@@ -110,10 +111,3 @@ def arithmetic(placement: Placement) -> Callable[[Collection[str]], float]:
     """
     whole = placement.work() or 1
     return lambda kept: placement.work(kept) / whole
-
-
-def _session(model: onnx.ModelProto, threads: int | None) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    options.log_severity_level = 3  # errors only
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

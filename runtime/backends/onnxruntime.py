@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from ssd_edge.card import ONNX_METADATA_KEY, ModelCard, int8_target
+from ssd_edge.card import ONNX_METADATA_KEY, ModelCard
+from ssd_edge.cpus import usable_cpus
 from ssd_edge.detections import Detections
-from ssd_edge.errors import ModelFileError
+from ssd_edge.errors import ModelFileError, first_line
 from ssd_edge.runtime.backends.base import Detector, Timings
+from ssd_edge.runtime.backends.ort_session import open_session
 from ssd_edge.runtime.onnx_file.check import check_onnx_file
-from ssd_edge.runtime.onnx_file.file import REMEDY, OnnxFile, contract_misfits
+from ssd_edge.runtime.onnx_file.contract import contract_misfits
+from ssd_edge.runtime.onnx_file.file import REMEDY, OnnxFile
 
 MOST_RUNS = 16  # at once: each has memory of its own for what is between layers
-PROVIDERS = ("CPUExecutionProvider",)
 
 
 class OnnxDetector(Detector):
@@ -48,18 +48,18 @@ class OnnxDetector(Detector):
         *,
         threads: int | None = None,
         score_threshold: float | None = None,
-        spin: bool = True,
+        spin: bool = False,
         parallel: int | None = 1,
     ) -> None:
         file = check_onnx_file(path)
         super().__init__(_read_card(file), score_threshold=score_threshold)
         runs = 1
         if parallel != 1:
-            threads = threads or usable_cores()
+            threads = threads or usable_cpus()
             runs = min(parallel or threads, threads, MOST_RUNS)
             threads -= runs - 1  # ONNX Runtime counts the one that calls it, of which there are so many
             self.slots = runs + (parallel is None)  # one waits already where another ends
-        self._session = _open_session(path, file, threads, spin)
+        self._session = _load(file, threads, spin)
         _check_signature(file, self._session, self.card)
         self._check_run(path)
         self._pool = ThreadPoolExecutor(runs, "detector")  # starts threads when there is work
@@ -103,7 +103,8 @@ class OnnxDetector(Detector):
         try:
             boxes, scores = self.infer(blank)
         except Exception as error:  # ONNX Runtime's errors share no base but Exception
-            raise ModelFileError(f"{path} does not run: {_first_line(error)}; {REMEDY}") from error
+            said = first_line(error) or type(error).__name__
+            raise ModelFileError(f"{path} does not run: {said}; {REMEDY}") from error
         anchors, classes = boxes.shape[1], len(self.card.class_names)
         if boxes.shape != (1, anchors, 4) or scores.shape != (1, anchors, classes):
             raise ModelFileError(
@@ -112,37 +113,12 @@ class OnnxDetector(Detector):
             )
 
 
-def usable_cores() -> int:
-    """Cores that this process may run on; in a container, as many as it may keep busy (cgroup v2, `cpu.max`)."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with suppress(OSError, ValueError):  # "max 100000": as many as there are
-        quota_us, period_us = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        cores = min(cores, max(1, int(quota_us) // int(period_us)))
-    return cores
-
-
-def leave_pairs_alone(options: ort.SessionOptions, metadata: Mapping[str, str]) -> None:
-    """Let ONNX Runtime compute Q/DQ pairs that were placed for TensorRT as they stand.
-
-    It has no kernels for them, and what it makes of pairs in half instead is garbage (1.32 on x86-64: convolutions give
-    values in the ten thousands).
-    """
-    if int8_target(metadata) == "tensorrt":
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-
-
-def _open_session(path: Path, file: OnnxFile, threads: int | None, spin: bool) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or 0  # 0: one a physical core
-    options.log_severity_level = 3  # errors only
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
-    leave_pairs_alone(options, file.metadata)
+def _load(file: OnnxFile, threads: int | None, spin: bool) -> ort.InferenceSession:
     try:
-        return ort.InferenceSession(str(path), options, providers=list(PROVIDERS))
+        return open_session(file.path, threads=threads, spin=spin, metadata=file.metadata)
     except Exception as error:  # ONNX Runtime's errors share no base but Exception
-        raise ModelFileError(
-            f"{path}: ONNX Runtime {ort.__version__} cannot load it: {_first_line(error)}; {REMEDY}"
-        ) from error
+        said = first_line(error) or type(error).__name__
+        raise ModelFileError(f"{file.path}: ONNX Runtime {ort.__version__} cannot load it: {said}; {REMEDY}") from error
 
 
 def _read_card(file: OnnxFile) -> ModelCard:
@@ -179,7 +155,3 @@ def _shape_fits(shape: list[int | str | None], expected: tuple[int | str | None,
         return False
     sizes = zip(shape[1:], expected[1:], strict=True)
     return all(wanted is None or not isinstance(size, int) or size == wanted for size, wanted in sizes)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -9,6 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from ssd_edge.cpus import usable_cpus
 from ssd_edge.files import CACHE_VARIABLE, engine_cache_folder
 from ssd_edge.machine import describe_machine
 from ssd_edge.runtime.doctor.finding import NONE, OK, PROBLEM, Finding
@@ -37,7 +38,7 @@ def python() -> Finding:
 def processor(root: Path = Path("/")) -> Finding:
     """Cores that this process may use, and how fast int8 is."""
     machine = describe_machine(root)
-    name, cores = str(machine["processor"]), len(os.sched_getaffinity(0))
+    name, cores = str(machine["processor"]), usable_cpus(root)
     instructions = str(machine.get("instructions", "")).split()
     int8 = list(dict.fromkeys(FAST_INT8[flag] for flag in instructions if flag in FAST_INT8))
     facts = {

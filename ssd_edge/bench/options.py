@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ssd_edge.choices import BACKENDS
+from ssd_edge.choices import BACKENDS, DEFAULT_BACKEND
 from ssd_edge.errors import UsageError
 
 
@@ -18,7 +18,7 @@ class BenchOptions:
         batch: frames a call.
         warmup: calls before the first turn, which are not counted.
         threads: of one inference; None: as many as each backend finds best.
-        spin: ONNX Runtime's threads wait at full speed; see `open_detector`.
+        spin: threads of ONNX Runtime and PyTorch wait at full speed; see `open_detector`.
         score_threshold: detections need a score above it; None: the one of each model's card.
         device: where checkpoints run, such as `cuda`; None: CUDA where there is one, else the CPU.
         backend: what runs `.onnx` files, one of `BACKENDS`; auto: TensorRT where there is a GPU and TensorRT.
@@ -34,10 +34,10 @@ class BenchOptions:
     batch: int = 1
     warmup: int = 10
     threads: int | None = None
-    spin: bool = True
+    spin: bool = False
     score_threshold: float | None = None
     device: str | None = None
-    backend: str = "auto"
+    backend: str = DEFAULT_BACKEND
     accuracy: bool = True
     seed: int = 0
 

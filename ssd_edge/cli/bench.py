@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="calls before that, not counted (%(default)s)",
     )
     add_threads(parser)
-    spin_help = "threads of ONNX Runtime wait at full speed: fastest where nothing else needs the cores (no)"
+    spin_help = "threads wait for each other at full speed: fastest where nothing else needs the cores (no)"
     add("--spin", action=argparse.BooleanOptionalAction, default=BenchOptions.spin, help=spin_help)
     add("--score", type=score, help="time with detections above this (each model's own threshold)")
     add("--accuracy", action=argparse.BooleanOptionalAction, default=BenchOptions.accuracy, help="measure AP too (yes)")
