@@ -51,7 +51,7 @@ IGNORED = Mark("annotated, need not be found", "#BBBBBB", (0, (1, 1)), 1.6)
 
 
 @dataclass(frozen=True)
-class _Tile:
+class Tile:
     """Where an image is on the sheet: its top left corner, width and height, and sheet pixels an image pixel."""
 
     left: float
@@ -113,11 +113,11 @@ def plot_worst_images(
             name = shortened(dataset.records[errors.image].path.name, 38)
             axes.text(left, top + CAPTION / 2, name, fontsize=9, fontweight="bold", va="center")
             axes.text(left + TILE_WIDTH, top + CAPTION / 2, counts, fontsize=9, va="center", ha="right")
-            tile = _draw_image(axes, load_image(dataset.records[errors.image].path), left, top + CAPTION)
+            tile = draw_image(axes, load_image(dataset.records[errors.image].path), left, top + CAPTION)
             _draw_boxes(axes, tile, errors, matches, dataset.class_names, score)
 
 
-def _draw_image(axes: Axes, image_bgr: NDArray[np.uint8], left: float, top: float) -> _Tile:
+def draw_image(axes: Axes, image_bgr: NDArray[np.uint8], left: float, top: float) -> Tile:
     """The image as large as its tile, in the middle of it."""
     axes.add_patch(Rectangle((left, top), TILE_WIDTH, TILE_HEIGHT, facecolor="#EEEEEE", edgecolor="none", zorder=-1))
     height, width = image_bgr.shape[:2]
@@ -131,11 +131,11 @@ def _draw_image(axes: Axes, image_bgr: NDArray[np.uint8], left: float, top: floa
     limits = axes.get_xlim(), axes.get_ylim()
     axes.imshow(cv2.cvtColor(small, cv2.COLOR_BGR2RGB), extent=extent, aspect="auto", interpolation="nearest")
     axes.set(xlim=limits[0], ylim=limits[1])
-    return _Tile(left, top, *size_wh, scale)
+    return Tile(left, top, *size_wh, scale)
 
 
 def _draw_boxes(
-    axes: Axes, tile: _Tile, errors: ImageErrors, matches: Matches, class_names: tuple[str, ...], score: float
+    axes: Axes, tile: Tile, errors: ImageErrors, matches: Matches, class_names: tuple[str, ...], score: float
 ) -> None:
     truth_here, found_here = matches.truth.images == errors.image, matches.found.images == errors.image
     missed = matches.missed_above(score)
@@ -172,7 +172,7 @@ def _draw_boxes(
 
 
 def _draw_label(
-    axes: Axes, tile: _Tile, corners: tuple[float, float, float, float], text: str, mark: Mark, placed: list[Bbox]
+    axes: Axes, tile: Tile, corners: tuple[float, float, float, float], text: str, mark: Mark, placed: list[Bbox]
 ) -> None:
     """A label beside the box where it is within the image and covers no other label, else none."""
     assert isinstance(axes.figure.canvas, FigureCanvasAgg)

@@ -61,7 +61,7 @@ def parity(
         cards = [detector.card for detector in detectors]
         scored_classes(dataset, cards[0].class_names, None)  # refuses before any image is read
         score = max(score, *(card.score_threshold for card in cards))
-        comparisons = [RunningComparison(cards[0], card, score=score) for card in cards[1:]] if stages else []
+        comparisons = [RunningComparison(cards[0], card, score=score) if stages else None for card in cards[1:]]
         found = _run(detectors, comparisons, dataset, progress=progress)
         notes = [*_parent_notes(paths, cards), *(note for detector in detectors for note in detector.notes)]
     figures = [evaluate_detections(detections, dataset, cards[0].class_names) for detections in found]
@@ -69,11 +69,9 @@ def parity(
     _check_reference(reference, reference_ap, dataset)
     floor = max_drop.floor(reference_ap)
     rows = [
-        _row(path, card, figure, reference_ap, floor) for path, card, figure in zip(paths, cards, figures, strict=True)
+        _row(path, card, figure, comparison, reference=reference_ap, floor=floor)
+        for path, card, figure, comparison in zip(paths, cards, figures, [None, *comparisons], strict=True)
     ]
-    for place, comparison in enumerate(comparisons, start=1):
-        staged = comparison.result(ap=rows[place].ap, reference_ap=reference_ap, floor=floor)
-        rows[place] = replace(rows[place], comparison=staged)
     return ParityReport(
         dataset=dataset.name,
         images=len(dataset),
@@ -108,23 +106,23 @@ def _open_all(paths: Sequence[Path], *, threads: int | None, heads: bool) -> Ite
 
 def _run(
     detectors: Sequence[TappedDetector],
-    comparisons: Sequence[RunningComparison],
+    comparisons: Sequence[RunningComparison | None],
     dataset: DetectionDataset,
     *,
     progress: bool,
 ) -> list[list[Detections]]:
-    """The detections of each model in each image; with `comparisons`, each model's is updated on the way."""
+    """The detections of each model in each image; the comparison of each but the first is updated on the way."""
     found: list[list[Detections]] = [[] for _ in detectors]
     with tqdm(dataset.records, unit="image", leave=False, disable=None if progress else True) as bar:
         for index, record in enumerate(bar):
             frame = load_image(record.path)
             reference = detectors[0].detect(frame)
             found[0].append(reference[1])
-            for place, detector in enumerate(detectors[1:]):
+            for detections, detector, comparison in zip(found[1:], detectors[1:], comparisons, strict=True):
                 model = detector.detect(frame)
-                found[place + 1].append(model[1])
-                if comparisons:
-                    comparisons[place].update(index, record.path, reference, model)
+                detections.append(model[1])
+                if comparison is not None:
+                    comparison.update(index, record.path, reference, model)
     return found
 
 
@@ -154,8 +152,17 @@ def _parent_notes(paths: Sequence[Path], cards: Sequence[ModelCard]) -> list[str
     return [f"{path} was exported from another checkpoint file than {paths[0]}" for path in strangers]
 
 
-def _row(path: Path, card: ModelCard, figure: Evaluation, reference: float, floor: float) -> ModelParity:
+def _row(
+    path: Path,
+    card: ModelCard,
+    figure: Evaluation,
+    comparison: RunningComparison | None,
+    *,
+    reference: float,
+    floor: float,
+) -> ModelParity:
     ap = figure.metrics["AP"]
+    staged = None if comparison is None else comparison.result(ap=ap, reference_ap=reference, floor=floor)
     return ModelParity(
         model=str(path),
         precision=card.precision,
@@ -163,4 +170,5 @@ def _row(path: Path, card: ModelCard, figure: Evaluation, reference: float, floo
         ap50=figure.metrics["AP50"],
         drop=reference - ap,
         passed=ap >= floor,
+        comparison=staged,
     )

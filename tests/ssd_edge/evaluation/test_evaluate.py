@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from ssd_edge.bundled import bundled_model
 from ssd_edge.data.codes.write import write_coco
@@ -50,8 +51,8 @@ def found(*, labels: tuple[int, ...] = (0, 1), shift: float = 0.0) -> list[Detec
     keep = list(labels)
     return [
         Detections(
-            np.array(boxes, np.float32)[keep] + [shift, 0, shift, 0],
-            np.full(len(keep), 0.9),
+            np.array(boxes, np.float32)[keep] + np.array([shift, 0, shift, 0], np.float32),
+            np.full(len(keep), 0.9, np.float32),
             np.array(keep),
         )
         for boxes in BOXES
@@ -175,7 +176,7 @@ def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_what_cannot_be_scored_is_refused(
-    data: DetectionDataset, names: tuple[str, ...], classes: list[str] | None, error: type, message: str
+    data: DetectionDataset, names: tuple[str, ...], classes: list[str] | None, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         evaluate_detections(found(), data, names, classes=classes)
@@ -202,14 +203,14 @@ class OracleDetector:
         self.rest = found()
         self.calls: list[int] = []
 
-    def __call__(self, frames: list[np.ndarray]) -> list[Detections]:
+    def __call__(self, frames: list[NDArray[np.uint8]]) -> list[Detections]:
         self.calls.append(len(frames))
         return [self.rest.pop(0) for _ in frames]
 
 
 def written_dataset(folder: Path, shades: Sequence[int] = (0, 0)) -> DetectionDataset:
     """The dataset with its images as files, one shade of grey each."""
-    records = []
+    records: list[ImageRecord] = []
     for shade, record in zip(shades, cycle(dataset().records)):
         path = folder / f"{len(records)}.png"
         cv2.imwrite(str(path), np.full((200, 200, 3), shade, np.uint8))
@@ -226,9 +227,9 @@ def test_evaluate_feeds_the_images_in_batches(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("batch", "calls"), [(1, [1] * 7), (3, [3, 3, 1]), (7, [7]), (100, [7])])
 def test_images_come_in_order_and_batches_of_any_size(batch: int, calls: list[int], tmp_path: Path) -> None:
-    sizes, shades = [], []
+    sizes, shades = list[int](), list[int]()
 
-    def detector(frames: list[np.ndarray]) -> list[Detections]:
+    def detector(frames: list[NDArray[np.uint8]]) -> list[Detections]:
         sizes.append(len(frames))
         shades.extend(int(frame[0, 0, 0]) for frame in frames)
         return [Detections.empty() for _ in frames]
@@ -246,16 +247,16 @@ def test_a_batch_of_no_images_is_refused(tmp_path: Path) -> None:
 
 
 def test_at_most_one_batch_is_loaded_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, loaded = written_dataset(tmp_path, shades=range(20)), []
+    data, loaded = written_dataset(tmp_path, shades=range(20)), list[Path]()
 
-    def load(path: Path) -> np.ndarray:
+    def load(path: Path) -> NDArray[np.uint8]:
         loaded.append(path)
         return np.zeros((4, 4, 3), np.uint8)
 
     monkeypatch.setattr("ssd_edge.evaluation.evaluate.load_image", load)
-    ahead, given = [], []
+    ahead, given = list[int](), list[NDArray[np.uint8]]()
 
-    def detector(frames: list[np.ndarray]) -> list[Detections]:
+    def detector(frames: list[NDArray[np.uint8]]) -> list[Detections]:
         given.extend(frames)
         ahead.append(len(loaded) - len(given))
         return [Detections.empty() for _ in frames]
@@ -269,7 +270,7 @@ def test_an_unreadable_image_ends_the_evaluation(tmp_path: Path) -> None:
     data = written_dataset(tmp_path, shades=range(6))
     data.records[3].path.write_text("no image")
     with pytest.raises(DatasetError, match=r"cannot decode image .*3\.png"):
-        detect(lambda frames: [Detections.empty() for _ in frames], data, batch=2, progress=False)  # type: ignore
+        detect(lambda frames: [Detections.empty() for _ in frames], data, batch=2, progress=False)  # type: ignore[arg-type]
 
 
 def test_the_batch_does_not_change_what_is_found(tmp_path: Path) -> None:

@@ -48,7 +48,9 @@ def test_without_detections_ap_is_0_and_without_boxes_nan() -> None:
 
 
 def test_a_detection_at_the_threshold_is_not_above_it() -> None:
-    assert FIVE.at(0.6) == OperatingPoint(0.6, pytest.approx(2 / 3), 0.5)
+    at = FIVE.at(0.6)
+    assert (at.score, at.recall) == (0.6, 0.5)
+    assert at.precision == pytest.approx(2 / 3)
     assert FIVE.at(0.59) == OperatingPoint(0.59, 0.75, 0.75)
     none = FIVE.at(0.95)
     assert math.isnan(none.precision)

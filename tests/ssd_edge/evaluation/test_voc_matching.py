@@ -101,7 +101,9 @@ def devkit(found: list[Detections], truth: DetectionDataset, label: int) -> tupl
     for image, one in enumerate(found):
         for box, score, of_label in one:
             if of_label == label:
-                confidence.append(-score), ids.append(image), boxes.append([float(v) for v in box])
+                confidence.append(-score)
+                ids.append(image)
+                boxes.append([float(v) for v in box])
     order = sorted(range(len(ids)), key=lambda d: confidence[d])
     detected = [[False] * len(record.labels) for record in truth.records]
     npos = sum(int(((record.labels == label) & ~record.crowd).sum()) for record in truth.records)
@@ -160,7 +162,7 @@ def random_scenes(
         found.append(
             Detections(
                 np.concatenate([noisy, stray])[order],
-                scores[order],
+                scores[order].astype(np.float32),
                 np.concatenate([guessed, random.integers(0, 3, 3)])[order],
             )
         )
