@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from ssd_edge.errors import SsdEdgeError
-from ssd_edge.runtime.doctor import base, gpu, system
+from ssd_edge.runtime.doctor import bundled_model, gpu, libraries, system
 from ssd_edge.runtime.doctor.cameras import cameras
 from ssd_edge.runtime.doctor.finding import MISSING, NONE, OK, PROBLEM, Finding
 from ssd_edge.runtime.doctor.isolation import Check, run_isolated
@@ -23,9 +23,9 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "processor": ("processor", system.processor),
     "memory": ("memory", system.memory),
     "disk": ("disk", system.disk),
-    "opencv": ("OpenCV", base.opencv),
-    "onnxruntime": ("ONNX Runtime", base.onnxruntime),
-    "model": ("bundled model", base.bundled),
+    "opencv": ("OpenCV", libraries.opencv),
+    "onnxruntime": ("ONNX Runtime", libraries.onnxruntime),
+    "model": ("bundled model", bundled_model.bundled),
     "cameras": ("cameras", cameras),
     "jetpack": ("JetPack", system.jetpack),
     "gpu": ("GPU", gpu.gpu),
@@ -36,7 +36,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "tensorrt": ("TensorRT", gpu.tensorrt),
     "tensorrt_rtx": ("TensorRT-RTX", gpu.tensorrt_rtx),
     "gpu_use": ("models on GPU", gpu.gpu_use),
-    "torch": ("PyTorch", base.torch),
+    "torch": ("PyTorch", libraries.torch),
 }
 TIMED = ("model",)  # run when the others are done, as these would slow it down
 NEEDED = ("opencv", "model")  # without which nothing can be streamed

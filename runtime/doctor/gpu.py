@@ -1,8 +1,11 @@
-"""Checks of the NVIDIA GPU and of what runs models on it. Without a GPU nothing here is missed."""
+"""Checks of the NVIDIA GPU and of what runs models on it. Without a GPU nothing here is missed.
+
+What imports NumPy is imported by its check alone: the doctor has to run where it does not load.
+"""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import shutil
 import subprocess
 from dataclasses import replace
@@ -10,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ssd_edge.errors import MissingDependencyError, SsdEdgeError
-from ssd_edge.runtime.doctor.base import installed_version
 from ssd_edge.runtime.doctor.finding import MISSING, NONE, OK, PROBLEM, Finding, problem
 from ssd_edge.runtime.host.fixes import container_fix, driver_fix, driver_library_fix, extra_command, tensorrt_fix
 from ssd_edge.runtime.host.kind import DRIVER_OF_CUDA, Host, read_host, version_numbers
+from ssd_edge.runtime.host.packages import installed_version, is_installed
+from ssd_edge.runtime.tensorrt.versions import MODULES, load_tensorrt
 
 SMI_FIELDS = ("name", "driver_version", "memory.total", "memory.free", "compute_cap")
 SMI_SECONDS = 10.0
@@ -160,8 +164,6 @@ def tensorrt_rtx(root: Path = Path("/")) -> Finding:
 
 
 def _tensorrt(flavour: str, root: Path) -> Finding:
-    from ssd_edge.runtime.tensorrt.versions import MODULES, load_tensorrt
-
     host = read_host(root)
     try:
         trt = load_tensorrt(flavour)
@@ -171,7 +173,7 @@ def _tensorrt(flavour: str, root: Path) -> Finding:
             return rtx if flavour == "rtx" else _absent(host, GIVES_ENGINES, tensorrt_fix(host, root))
         if flavour == "rtx":
             return Finding(NONE, "not needed", {}, "build without a GPU", extra_command("rtx"))
-        if any(map(importlib.util.find_spec, MODULES["rtx"])):
+        if any(map(is_installed, MODULES["rtx"])):
             return Finding(NONE, "TensorRT-RTX takes its place")
         return _absent(host, GIVES_ENGINES, tensorrt_fix(host, root))
     return Finding(OK, trt.version, {"version": trt.version})
@@ -181,7 +183,6 @@ def gpu_use(root: Path = Path("/")) -> Finding:
     """Whether models run on the GPU: what `stream` and `bench` ask, and then what it takes, imported."""
     from ssd_edge.runtime.cuda.find import read_gpu
     from ssd_edge.runtime.host.gpu_use import look_for_gpu
-    from ssd_edge.runtime.tensorrt.versions import load_tensorrt
 
     use = look_for_gpu(root)
     if not use.present:

@@ -1,4 +1,4 @@
-"""A network camera."""
+"""A network camera, and machines made of files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -41,3 +42,16 @@ def network_camera() -> Iterator[Callable[..., str]]:
     done.set()
     for server in servers:
         server.close()
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Callable[..., Path]:
+    """A file system with these files."""
+
+    def make(*trees: dict[str, str]) -> Path:
+        for path, text in [item for tree in trees for item in tree.items()]:
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_text(text)
+        return tmp_path
+
+    return make

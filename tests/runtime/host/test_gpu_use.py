@@ -1,5 +1,6 @@
 """Why models do not run on an NVIDIA GPU, by the kind of machine and what it lacks; and that `stream` says it."""
 
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -9,20 +10,16 @@ import numpy as np
 import pytest
 
 from ssd_edge.errors import SsdEdgeError
-from ssd_edge.runtime.host import fixes, gpu_use
+from ssd_edge.runtime.host import gpu_use
 from ssd_edge.runtime.host.gpu_use import NO_DEVICE, NO_LIBRARY, GpuUse, look_for_gpu
 from tests.fakes.driver import FakeDriver, compile_driver
+from tests.runtime.host.machines import DESKTOP, PCI_GPU
 
 ORIN = {"etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64\n"}
 THOR = {"etc/nv_tegra_release": "# R38 (release), REVISION: 2.0, GCID: 41844464, BOARD: generic, EABI: aarch64\n"}
 JETPACK_6_0 = {"etc/nv_tegra_release": "# R36 (release), REVISION: 3.0, GCID: 36191598, BOARD: generic\n"}
 ORIN_KERNEL = {"proc/sys/kernel/osrelease": "5.15.148-tegra\n"}
-DESKTOP = {"proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul 27\n"}
 OLDER_DRIVER = {"proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar 5\n"}
-PCI_GPU = {
-    "sys/bus/pci/devices/0000:01:00.0/vendor": "0x10de\n",
-    "sys/bus/pci/devices/0000:01:00.0/class": "0x030000\n",
-}
 ORIN_DRIVER = {"proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  540.4.0  x\n"}
 CONTAINER = {".dockerenv": ""}
 SYSTEM_TENSORRT = {"usr/lib/python3.10/dist-packages/tensorrt/__init__.py": ""}
@@ -31,17 +28,14 @@ Look = Callable[..., GpuUse]
 
 
 @pytest.fixture
-def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Look:
+def look(machine: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Look:
     """What is found on a machine of these files, with these packages and this answer of the driver."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
     def find(*trees: dict[str, str], driver: str | None = None, installed: tuple[str, ...] = ALL) -> GpuUse:
-        for path, text in [item for tree in trees for item in tree.items()]:
-            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / path).write_text(text)
         monkeypatch.setattr(gpu_use, "driver_problem", lambda: driver)
         monkeypatch.setattr(gpu_use, "is_installed", installed.__contains__)
-        return look_for_gpu(tmp_path)
+        return look_for_gpu(machine(*trees))
 
     return find
 
@@ -76,7 +70,7 @@ def test_packages_that_are_missing(
     found: str,
     fix: str,
 ) -> None:
-    monkeypatch.setattr(fixes.sys, "base_prefix", "/usr")  # a virtual environment
+    monkeypatch.setattr(sys, "base_prefix", "/usr")  # a virtual environment
     use = look(*trees, installed=installed)
     assert use.present
     problem, _, remedy = str(use.obstacle).partition("; ")
