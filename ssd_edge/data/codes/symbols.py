@@ -1,6 +1,6 @@
 """Random symbols of the five `codes` classes, and how they are printed: the part that knows what a code is.
 
-zxing-cpp makes the modules; everything here is drawn flat. `codes_scenes.py` puts it into a scene.
+zxing-cpp makes the modules; everything here is drawn flat. `scenes.py` puts it into a scene.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The oldest cuda-core and cuda-bindings that pyproject.toml allows, and those before them, on a driver without a GPU.
 
-What is installed, the newest when the environment was made, is tried by test_cuda_core.py.
+What is installed, the newest when the environment was made, is tried by test_core.py.
 """
 
 import re
