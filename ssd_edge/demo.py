@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ssd_edge.choices import SHOWN_SCORE
 from ssd_edge.data.codes.write import write_video
 from ssd_edge.data.readers import read_dataset
 from ssd_edge.detections import Detections
 from ssd_edge.evaluation.evaluate import Evaluation, evaluate_detections
 from ssd_edge.runtime.detector import open_detector
+from ssd_edge.runtime.overlay import draw
 from ssd_edge.runtime.results import Result
-from ssd_edge.runtime.sinks.overlay import draw
-from ssd_edge.runtime.sinks.video import VideoSink
+from ssd_edge.runtime.sinks.video_opencv import VideoSink
 from ssd_edge.runtime.sources.find import open_source
 from ssd_edge.runtime.stats import StreamStats
 from ssd_edge.runtime.stream.run import StreamConfig, run_stream
@@ -24,7 +25,6 @@ from ssd_edge.runtime.stream.run import StreamConfig, run_stream
 FPS = 30.0
 SEED = 0
 SCORED_FROM = 0.01  # for mAP, whose curves need the unsure detections too
-SHOWN_FROM = 0.4
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,17 @@ class DemoReport:
         )
 
 
-class _ConfidentVideoSink(VideoSink):
+class ConfidentVideoSink(VideoSink):
     """An annotated video that shows the sure detections only; the JSON lines have all."""
 
     needs_drawing = False  # it draws itself
 
     def write(self, result: Result, drawn_bgr: NDArray[np.uint8]) -> None:
-        shown = result.detections.above(SHOWN_FROM)
+        shown = result.detections.above(SHOWN_SCORE)
         super().write(result, draw(result.frame.image_bgr, shown, result.class_names))
 
 
-def run_demo(output: Path, *, model: Path, seconds: float = 10.0, threads: int | None = None) -> DemoReport:
+def run_demo(output: Path, *, model: Path, seconds: float, threads: int | None = None) -> DemoReport:
     """Render `codes.mp4`, stream it through `model`, write `annotated.mp4` and `detections.jsonl`, score them.
 
     Args:
@@ -81,7 +81,7 @@ def run_demo(output: Path, *, model: Path, seconds: float = 10.0, threads: int |
         class_names = detector.card.class_names
     write_video(video, seconds=seconds, fps=FPS, seed=SEED)
     with open_source(video) as source:
-        sink = _ConfidentVideoSink(annotated, source)
+        sink = ConfidentVideoSink(annotated, source)
     config = StreamConfig(video, model, jsonl=str(detections), score_threshold=SCORED_FROM, threads=threads)
     stats = run_stream(config, extra_sinks=[sink])
     truth = read_dataset(video.with_suffix(".json"))

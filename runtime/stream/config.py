@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ssd_edge.choices import SHOWN_SCORE
 from ssd_edge.runtime.sinks.base import Recording
 from ssd_edge.runtime.sinks.disk_space import FREE_FLOOR_BYTES
 from ssd_edge.runtime.sources.base import Place, SourceOptions, Uri
@@ -101,7 +102,7 @@ class StreamConfig:
     jsonl: str | None = None
     mqtt: MqttConfig | None = None
     web: WebConfig | None = None
-    score_threshold: float = 0.4
+    score_threshold: float = SHOWN_SCORE
     threads: int | None = None
     latency: bool = False
     max_frames: int | None = None

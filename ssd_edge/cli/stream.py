@@ -9,10 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ssd_edge.choices import BACKENDS, DEFAULT_BACKEND, SHOWN_SCORE
 from ssd_edge.cli.arguments import (
     add_threads,
     camera,
     class_names,
+    given,
     host_port,
     positive_int,
     positive_number,
@@ -68,11 +70,17 @@ def _add_detection_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", type=Path, help="model file (the bundled one)")
     add(
         "--backend",
-        choices=("auto", "onnxruntime", "tensorrt"),
-        default="auto",
+        choices=BACKENDS,
+        default=DEFAULT_BACKEND,
         help="what runs an .onnx file: TensorRT builds and keeps an engine (auto: that where there is a GPU)",
     )
-    add("--score", type=score, dest="score_threshold", metavar="S", help="detections need a score above this (0.4)")
+    add(
+        "--score",
+        type=score,
+        dest="score_threshold",
+        metavar="S",
+        help=f"detections need a score above this ({SHOWN_SCORE})",
+    )
     add("--classes", type=class_names, metavar="A,B", help="keep these classes only")
     add("--track", action="store_const", const=True, help="give what is seen ids that stay; zones and lines: --config")
     add("--latency", action="store_const", const=True, help="lowest age of a frame, rather than most frames")
@@ -101,7 +109,7 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
         help="write detections, a JSON object a frame and line, those of live sources to the file's end; - for "
         "standard output",
     )
-    add("--web", type=host_port, nargs="?", const=("127.0.0.1", 8080), metavar="HOST:PORT", help="show a web page")
+    add("--web", type=host_port, nargs="?", const={}, metavar="HOST:PORT", help="show a web page")
     add("--web-token", metavar="FILE|auto", help="file with what opens that page from elsewhere; auto to make one")
     add("--log-format", choices=("human", "json"), help="of messages and progress (human)")
 
@@ -124,18 +132,19 @@ def _add_mqtt_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from ssd_edge.runtime.cuda.errors import CudaFatalError
     from ssd_edge.runtime.logs import set_up_logs
-    from ssd_edge.runtime.stream.run import hangs, run_stream
+    from ssd_edge.runtime.stream.run import Stream
 
     config = _stream_config(args)
     set_up_logs(config.log_format)
     args.log_format = config.log_format  # of the file too
+    stream = Stream(config)
     try:
-        run_stream(config)
+        stream.run()
     except Exception as error:
-        if not (hangs() or isinstance(error, CudaFatalError)):
+        if not (stream.hanging or isinstance(error, CudaFatalError)):
             raise
         _leave(explain(error, args))
-    if hangs():
+    if stream.hanging:
         _leave(0)
 
 
@@ -160,14 +169,10 @@ def _stream_config(args: argparse.Namespace) -> StreamConfig:
         raise UsageError(
             "no source; give --camera, --csi, --rtsp, --video or --source, or --config FILE that names one"
         )
-    values |= _given(args, *STREAM_OPTIONS) | _recording_of_options(args) | _snapshots_of_options(args)
+    values |= given(args, *STREAM_OPTIONS) | _recording_of_options(args) | _snapshots_of_options(args)
     values |= _mqtt_of_options(args) | _web_of_options(args)
     model = prepare_model(values.pop("model", None) or bundled_model(), backend=args.backend)
     return StreamConfig(model=model, **values)
-
-
-def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
-    return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
 def _sources_of_options(args: argparse.Namespace) -> list[SourceConfig]:
@@ -177,13 +182,13 @@ def _sources_of_options(args: argparse.Namespace) -> list[SourceConfig]:
     from ssd_edge.runtime.tracking.tracker import TrackOptions
     from ssd_edge.runtime.units import fourcc, size_wh
 
-    opening = _given(args, "size_wh", "fps", "pixel_format", "transport", "realtime", "timeout_s")
-    reading = _given(args, "loop", "retries")
-    watched = _given(args, "classes", "track")
+    opening = given(args, "size_wh", "fps", "pixel_format", "transport", "realtime", "timeout_s")
+    reading = given(args, "loop", "retries")
+    watched = given(args, "classes", "track")
     if not args.sources:
-        if given := [*opening, *reading, *watched]:
+        if useless := [*opening, *reading, *watched]:
             names = {"size_wh": "size", "timeout_s": "timeout"}
-            option = names.get(given[0], given[0]).replace("_", "-")
+            option = names.get(useless[0], useless[0]).replace("_", "-")
             raise UsageError(f"--{option} is about sources that are given as options; write it into {args.config}")
         return []
     for name, option, convert in (("size_wh", "--size", size_wh), ("pixel_format", "--pixel-format", fourcc)):
@@ -210,11 +215,11 @@ def _recording_of_options(args: argparse.Namespace) -> dict[str, Recording]:
 
     converts = {"segment": seconds, "keep": byte_size, "free_floor": byte_size}
     names = {"segment": "segment_s", "keep": "keep_bytes", "free_floor": "free_floor_bytes"}
-    given = {
+    options = {
         names[option]: _converted(f"--{option.replace('_', '-')}", text, converts[option])
-        for option, text in _given(args, *names).items()
+        for option, text in given(args, *names).items()
     }
-    return {"recording": Recording(**given)} if given else {}
+    return {"recording": Recording(**options)} if options else {}
 
 
 def _snapshots_of_options(args: argparse.Namespace) -> dict[str, SnapshotsConfig]:
@@ -222,25 +227,25 @@ def _snapshots_of_options(args: argparse.Namespace) -> dict[str, SnapshotsConfig
     from ssd_edge.runtime.units import byte_size
 
     names = {"snapshots_keep": "keep_bytes", "snapshots_free_floor": "free_floor_bytes"}
-    given = {
+    options = {
         names[option]: _converted(f"--{option.replace('_', '-')}", text, byte_size)
-        for option, text in _given(args, *names).items()
+        for option, text in given(args, *names).items()
     }
-    if given and not args.snapshots:
+    if options and not args.snapshots:
         raise UsageError("--snapshots-keep and --snapshots-free-floor need --snapshots DIR too")
-    return {"snapshots": SnapshotsConfig(args.snapshots, **given)} if args.snapshots else {}
+    return {"snapshots": SnapshotsConfig(args.snapshots, **options)} if args.snapshots else {}
 
 
 def _mqtt_of_options(args: argparse.Namespace) -> dict[str, MqttConfig]:
     from ssd_edge.runtime.stream.config import MqttConfig
 
     names = ("prefix", "qos", "buffer", "client_id", "password_file", "ca", "cert", "key")
-    given = {
-        name.removeprefix("mqtt_"): value for name, value in _given(args, *(f"mqtt_{one}" for one in names)).items()
+    options = {
+        name.removeprefix("mqtt_"): value for name, value in given(args, *(f"mqtt_{one}" for one in names)).items()
     }
-    if given and not args.mqtt:
-        raise UsageError(f"--mqtt-{next(iter(given)).replace('_', '-')} is about a broker; give --mqtt URL too")
-    return {"mqtt": MqttConfig(args.mqtt, **given)} if args.mqtt else {}
+    if options and not args.mqtt:
+        raise UsageError(f"--mqtt-{next(iter(options)).replace('_', '-')} is about a broker; give --mqtt URL too")
+    return {"mqtt": MqttConfig(args.mqtt, **options)} if args.mqtt else {}
 
 
 def _web_of_options(args: argparse.Namespace) -> dict[str, WebConfig]:
@@ -250,5 +255,4 @@ def _web_of_options(args: argparse.Namespace) -> dict[str, WebConfig]:
         if args.web_token:
             raise UsageError("--web-token is about the web page; give --web too")
         return {}
-    host, port = args.web
-    return {"web": WebConfig(host, port, args.web_token)}
+    return {"web": WebConfig(**args.web, token=args.web_token)}
