@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from ssd_edge.detections import Detections
 from ssd_edge.runtime.results import NO_TRACK, Result
-from ssd_edge.runtime.tracking.zones import Line, Zone, in_pixels
+from ssd_edge.runtime.tracking.geometry import in_pixels
+from ssd_edge.runtime.tracking.zones import Line, Zone
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 Colour = tuple[int, int, int]  # BGR

@@ -1,4 +1,4 @@
-"""Whether a Python package is installed, and its version; nothing is imported."""
+"""Whether a Python package is installed, and its version, without importing it."""
 
 from __future__ import annotations
 

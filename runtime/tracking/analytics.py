@@ -14,8 +14,10 @@ from ssd_edge.errors import UsageError
 from ssd_edge.runtime.option_checks import check_table, is_number, nearest
 from ssd_edge.runtime.results import NO_TRACK, Result
 from ssd_edge.runtime.sources.base import Frame
+from ssd_edge.runtime.tracking.geometry import REFERENCE, in_pixels
 from ssd_edge.runtime.tracking.tracker import Tracker, TrackOptions
-from ssd_edge.runtime.tracking.zones import REFERENCE, Line, PlaceWatch, Seen, Zone, in_pixels
+from ssd_edge.runtime.tracking.watch import PlaceWatch, Seen
+from ssd_edge.runtime.tracking.zones import Line, Zone
 
 KEYS = ("classes", "min_size", "max_size", "track", "zone", "line")  # of a source's table, those that are read here
 Size = tuple[float, float]

@@ -12,7 +12,7 @@ from ssd_edge.detections import Detections
 from ssd_edge.errors import MissingDependencyError, UsageError
 from ssd_edge.runtime.option_checks import is_number, is_whole
 from ssd_edge.runtime.results import NO_TRACK
-from ssd_edge.runtime.tracking.zones import REFERENCE
+from ssd_edge.runtime.tracking.geometry import REFERENCE
 
 FPS = 30.0  # that ByteTrack counts lost frames in, whatever the source's
 
