@@ -24,7 +24,7 @@ def memory_kept_small() -> Iterator[None]:
     """
     gc.collect()
     gc.freeze()
-    trim, end = _malloc_trim(), threading.Event()
+    trim, end = malloc_trim(), threading.Event()
 
     def give_back() -> None:
         while trim is not None and not end.wait(GIVE_BACK_S):
@@ -40,7 +40,8 @@ def memory_kept_small() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _malloc_trim() -> Callable[[int], int] | None:
+def malloc_trim() -> Callable[[int], int] | None:
+    """The C library's `malloc_trim`, which gives free pages back; None where it has none, as without glibc."""
     try:
         found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError, TypeError):  # another C library, another system

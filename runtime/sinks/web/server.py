@@ -116,6 +116,11 @@ class WebPreview(Sink):
         """Someone looks; changes with time."""
         return time.monotonic() - self._looked_at < LOOKING_S
 
+    @property
+    def open_connections(self) -> int:
+        """Connections of viewers; there are at most `MAX_CONNECTIONS`."""
+        return len(self._server.server_state.connections)
+
     def write(self, result: Result, drawn_bgr: NDArray[np.uint8]) -> None:
         """Take a frame; nothing is done with it unless someone looks.
 

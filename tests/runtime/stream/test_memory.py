@@ -31,7 +31,7 @@ def resident_mib() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / MIB
 
 
-@pytest.mark.skipif(memory._malloc_trim() is None, reason="no glibc")
+@pytest.mark.skipif(memory.malloc_trim() is None, reason="no glibc")
 def test_what_is_freed_below_what_is_used_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     libc = ctypes.CDLL(None)
     libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = (
@@ -65,7 +65,7 @@ def test_modules_are_left_out_of_the_search_for_garbage_while_it_is_open() -> No
 
 def test_without_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
-    assert memory._malloc_trim() is None
+    assert memory.malloc_trim() is None
     with memory_kept_small():
         pass
 
