@@ -22,7 +22,8 @@ from ssd_edge.runtime.host.kind import Host
 from ssd_edge.runtime.tensorrt import log
 from ssd_edge.runtime.tensorrt.engine_card import BatchSizes, engine_card_path, read_engine_card
 from tests.fakes.host_cuda import HostEvent
-from tests.fakes.tensorrt import CARD, FakeCuda, Script, Severity, fake_tensorrt
+from tests.fakes.tensorrt import Severity, fake_tensorrt
+from tests.fakes.tensorrt_script import CARD, FakeCuda, Script
 
 onnx = pytest.importorskip("onnx")
 

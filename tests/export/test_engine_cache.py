@@ -20,7 +20,8 @@ from ssd_edge.runtime.cuda.errors import CudaError
 from ssd_edge.runtime.host.gpu_use import GpuUse
 from ssd_edge.runtime.tensorrt.engine_card import BatchSizes, EngineCard, engine_card_path
 from ssd_edge.runtime.tensorrt.log import UnsupportedGpuError
-from tests.fakes.tensorrt import CARD, Script, fake_tensorrt
+from tests.fakes.tensorrt import fake_tensorrt
+from tests.fakes.tensorrt_script import CARD, Script
 
 
 @pytest.fixture

@@ -65,13 +65,13 @@ class HostCuda(Cuda):
         self.total_memory = total_memory
         self.allocated = 0
         self.readable: list[tuple[int, int]] = []
-        self._streams: weakref.WeakSet[HostStream] = weakref.WeakSet()
+        self.streams: weakref.WeakSet[HostStream] = weakref.WeakSet()
 
     def memory(self, size: int) -> Memory:
         return _HostBuffer(self, size)
 
     def host_memory(self, size: int, *, mapped: bool = False) -> HostMemory:
-        return _PinnedBuffer(self, size, mapped)
+        return PinnedBuffer(self, size, mapped)
 
     def stream(self) -> Stream:
         return HostStream(self)
@@ -84,7 +84,7 @@ class HostCuda(Cuda):
         return {name: _kernel(library, name) for name in kernels}
 
     def synchronize(self) -> None:
-        for stream in self._streams:
+        for stream in self.streams:
             stream.synchronize()
 
     def free_memory(self) -> tuple[int, int]:
@@ -124,7 +124,7 @@ class _HostBuffer(Memory):
         self._allocation.free()
 
 
-class _PinnedBuffer(HostMemory):
+class PinnedBuffer(HostMemory):
     def __init__(self, cuda: HostCuda, size: int, mapped: bool) -> None:
         self._allocation = _Allocation(cuda, size)
         self.mapped = mapped
@@ -162,7 +162,7 @@ class HostGraph(Graph):
         assert isinstance(stream, HostStream)
         self.running += 1
         for call in (*self.calls, self._done):
-            stream._put(call)
+            stream.put(call)
 
     def _done(self) -> None:
         self.running -= 1
@@ -182,12 +182,12 @@ class HostStream(Stream):
         HostStream._handles += 1
         self.handle = HostStream._handles
         self._cuda = cuda
-        self._captured: list[Callable[[], None]] | None = None
-        self._closed = False
-        cuda._streams.add(self)
+        self.captured: list[Callable[[], None]] | None = None
+        self.closed = False
+        cuda.streams.add(self)
 
     def copy(self, target: int, source: int, size: int) -> None:
-        self._put(lambda: ctypes.memmove(target, source, size))
+        self.put(lambda: ctypes.memmove(target, source, size))
 
     def copy_rows(
         self, target: int, target_pitch: int, source: int, source_pitch: int, row_bytes: int, rows: int
@@ -199,10 +199,10 @@ class HostStream(Stream):
             for row in range(rows):
                 ctypes.memmove(target + row * target_pitch, source + row * source_pitch, row_bytes)
 
-        self._put(copy)
+        self.put(copy)
 
     def fill(self, target: int, byte: int, size: int) -> None:
-        self._put(lambda: ctypes.memset(target, byte, size))
+        self.put(lambda: ctypes.memset(target, byte, size))
 
     def launch(
         self,
@@ -234,40 +234,40 @@ class HostStream(Stream):
             if problem:
                 raise CudaError(f"{kernel.name}: {problem.decode()}")
 
-        self._put(run)
+        self.put(run)
 
     def record(self, event: Event) -> None:
         assert isinstance(event, HostEvent)
-        self._put(lambda: setattr(event, "recorded", time.perf_counter()))
+        self.put(lambda: setattr(event, "recorded", time.perf_counter()))
 
     def wait(self, event: Event) -> None:
-        self._put(lambda: None)
+        self.put(lambda: None)
 
     def synchronize(self) -> None:
-        if self._captured is not None:
+        if self.captured is not None:
             raise CudaError("a stream that is captured cannot be waited for")
 
     def begin_capture(self) -> None:
-        if self._captured is not None:
+        if self.captured is not None:
             raise CudaError("the stream is captured already")
-        self._captured = []
+        self.captured = []
 
     def end_capture(self) -> Graph:
-        if self._captured is None:
+        if self.captured is None:
             raise CudaError("the stream is not captured")
-        calls, self._captured = self._captured, None
+        calls, self.captured = self.captured, None
         return HostGraph(calls)
 
     def close(self) -> None:
-        self._closed = True
+        self.closed = True
 
-    def _put(self, call: Callable[[], Any]) -> None:
-        if self._closed:
+    def put(self, call: Callable[[], Any]) -> None:
+        if self.closed:
             raise CudaError("the stream is closed")
-        if self._captured is None:
+        if self.captured is None:
             call()
         else:
-            self._captured.append(call)
+            self.captured.append(call)
 
 
 @functools.cache

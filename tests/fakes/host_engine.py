@@ -56,10 +56,10 @@ class HostEngine(Engine):
             error, self.fails = self.fails, None
             raise error
         self.enqueued += 1
-        if self.stream._captured is None:
+        if self.stream.captured is None:
             self._ready.add(batch)
         assert batch in self._ready, f"a batch of {batch} is captured before it has run"
-        self.stream._put(lambda: self._run(batch))
+        self.stream.put(lambda: self._run(batch))
 
     def capture(self, work: Callable[[], None]) -> Graph:
         graph = super().capture(work)
@@ -76,7 +76,7 @@ class HostEngine(Engine):
     def _run(self, batch: int) -> None:
         self.runs.append(batch)
         size = batch * 3 * self.size_hw[0] * self.size_hw[1]
-        images = np.frombuffer((ctypes.c_ubyte * size).from_address(self.images), np.uint8)
+        images = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(self.images))
         boxes, scores = self._infer(images.reshape(batch, *self.size_hw, 3).copy())
         for address, values in ((self.boxes, boxes), (self.scores, scores)):
             values = np.ascontiguousarray(values, np.float32)

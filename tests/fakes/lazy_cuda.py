@@ -43,31 +43,31 @@ class LazyStream(HostStream):
 
     def __init__(self, cuda: HostCuda) -> None:
         super().__init__(cuda)
-        self._work: deque[Callable[[], Any]] = deque()
+        self.work: deque[Callable[[], Any]] = deque()
 
     def step(self) -> None:
-        self._work.popleft()()
+        self.work.popleft()()
 
     def record(self, event: Event) -> None:
         assert isinstance(event, LazyEvent)
         event.records.append(self)
-        self._put(event.records.popleft)
+        self.put(event.records.popleft)
 
     def wait(self, event: Event) -> None:
-        self._put(event.synchronize)
+        self.put(event.synchronize)
 
     def synchronize(self) -> None:
         super().synchronize()
-        while self._work:
+        while self.work:
             self.step()
 
     def close(self) -> None:
-        if self._work:
+        if self.work:
             raise CudaError("the stream was closed before its work was done")
         super().close()
 
-    def _put(self, call: Callable[[], Any]) -> None:
-        if self._captured is None and not self._closed:
-            self._work.append(call)
+    def put(self, call: Callable[[], Any]) -> None:
+        if self.captured is None and not self.closed:
+            self.work.append(call)
         else:
-            super()._put(call)
+            super().put(call)

@@ -98,10 +98,6 @@ class Allocation:
     __eq__ = object.__eq__
 
 
-class Pinned(np.ndarray):
-    base: Any
-
-
 @dataclass
 class Event:
     script: Script
@@ -188,91 +184,97 @@ class Function:
         self.script.note("cuLaunchKernel", grid, block, struct.pack(self.format, *arguments), shared_size)
 
 
-def fake_driver(script: Script) -> Any:
+class Context:
+    script: Script
+
+    def push(self) -> None:
+        self.script.stacks[threading.get_ident()] = self.script.stacks.get(threading.get_ident(), 0) + 1
+
+    @classmethod
+    def pop(cls) -> None:
+        cls.script.stacks[threading.get_ident()] -= 1
+
+    @classmethod
+    def synchronize(cls) -> None:
+        cls.script.note("cuCtxSynchronize")
+
+    def detach(self) -> None:
+        pass
+
+
+class Device:
+    script: Script
+    context: type[Context]
+
+    def __init__(self, number: int) -> None:
+        self.script.note("cuDeviceGet", number, needs_context=False)
+
+    @staticmethod
+    def count() -> int:
+        return 1
+
+    def name(self) -> str:
+        return "Orin"
+
+    def compute_capability(self) -> tuple[int, int]:
+        return 8, 7
+
+    def get_attribute(self, attribute: str) -> int:
+        return {"integrated": 1}[attribute]
+
+    def retain_primary_context(self) -> Context:
+        self.script.note("cuDevicePrimaryCtxRetain", needs_context=False)
+        return self.context()
+
+
+class Driver:
     """The module."""
 
-    class Context:
-        def push(self) -> None:
-            script.stacks[threading.get_ident()] = script.stacks.get(threading.get_ident(), 0) + 1
+    Error, CompileError = Error, CompileError
+    device_attribute = SimpleNamespace(INTEGRATED="integrated")
+    event_flags = SimpleNamespace(BLOCKING_SYNC=1, DISABLE_TIMING=2)
+    host_alloc_flags = SimpleNamespace(PORTABLE=1, DEVICEMAP=2)
 
-        @staticmethod
-        def pop() -> None:
-            script.stacks[threading.get_ident()] -= 1
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.Context = type("Context", (Context,), {"script": script})
+        self.Device = type("Device", (Device,), {"script": script, "context": self.Context})
+        self.Memcpy2D = type("Memcpy2D", (Memcpy2D,), {"script": script})
+        self.Event, self.Stream = self._made(Event), self._made(Stream)
 
-        @staticmethod
-        def synchronize() -> None:
-            script.note("cuCtxSynchronize")
-
-        def detach(self) -> None:
-            pass
-
-    class Device:
-        def __init__(self, number: int) -> None:
-            script.note("cuDeviceGet", number, needs_context=False)
-
-        @staticmethod
-        def count() -> int:
-            return 1
-
-        def name(self) -> str:
-            return "Orin"
-
-        def compute_capability(self) -> tuple[int, int]:
-            return 8, 7
-
-        def get_attribute(self, attribute: str) -> int:
-            return {"integrated": 1}[attribute]
-
-        def retain_primary_context(self) -> Context:
-            script.note("cuDevicePrimaryCtxRetain", needs_context=False)
-            return Context()
-
-    def mem_alloc(size: int) -> Allocation:
-        script.note("cuMemAlloc", size)
-        script.memory.append(Allocation(script, np.full(size, 0xA5, np.uint8)))
-        return script.memory[-1]
-
-    def pagelocked_empty(size: int, dtype: type, order: str, flags: int) -> Any:
-        script.note("cuMemHostAlloc", size, flags)
-        content = np.full(size, 0xA5, dtype)
-        script.memory.append(Allocation(script, content))
-        return SimpleNamespace(base=script.memory[-1], ctypes=content.ctypes, tolist=content.tolist)
-
-    def memset_d8_async(target: int, byte: int, count: int, stream: Stream) -> None:
-        script.note("cuMemsetD8Async")
-        ctypes.memset(target, byte, count)
-
-    def module_from_buffer(code: bytes) -> Any:
-        script.note("cuModuleLoadDataEx", code)
-        return SimpleNamespace(get_function=lambda name: Function(script, name))
-
-    def mem_get_info() -> tuple[int, int]:
-        script.note("cuMemGetInfo")
-        return 3, 4
-
-    def made(kind: Any) -> Callable[[int], Any]:
+    def _made(self, kind: type[Event] | type[Stream]) -> Callable[[int], Any]:
         def make(flags: int) -> Any:
-            script.note(f"cu{kind.__name__}Create", flags)
-            return kind(script, flags)
+            self.script.note(f"cu{kind.__name__}Create", flags)
+            return kind(self.script, flags)
 
         return make
 
-    return SimpleNamespace(
-        Error=Error,
-        CompileError=CompileError,
-        Context=Context,
-        Device=Device,
-        Event=made(Event),
-        Stream=made(Stream),
-        Memcpy2D=type("Memcpy2D", (Memcpy2D,), {"script": script}),
-        device_attribute=SimpleNamespace(INTEGRATED="integrated"),
-        event_flags=SimpleNamespace(BLOCKING_SYNC=1, DISABLE_TIMING=2),
-        host_alloc_flags=SimpleNamespace(PORTABLE=1, DEVICEMAP=2),
-        init=lambda: script.note("cuInit", needs_context=False),
-        get_driver_version=lambda: 12060,
-        mem_alloc=mem_alloc,
-        mem_get_info=mem_get_info,
-        memset_d8_async=memset_d8_async,
-        module_from_buffer=module_from_buffer,
-        pagelocked_empty=pagelocked_empty,
-    )
+    def init(self) -> None:
+        self.script.note("cuInit", needs_context=False)
+
+    def get_driver_version(self) -> int:
+        return 12060
+
+    def mem_alloc(self, size: int) -> Allocation:
+        self.script.note("cuMemAlloc", size)
+        allocation = Allocation(self.script, np.full(size, 0xA5, np.uint8))
+        self.script.memory.append(allocation)
+        return allocation
+
+    def pagelocked_empty(self, size: int, dtype: type[np.uint8], order: str, flags: int) -> Any:
+        self.script.note("cuMemHostAlloc", size, flags)
+        content = np.full(size, 0xA5, dtype)
+        self.script.memory.append(Allocation(self.script, content))
+        return SimpleNamespace(base=self.script.memory[-1], ctypes=content.ctypes, tolist=content.tolist)
+
+    def memset_d8_async(self, target: int, byte: int, count: int, stream: Stream) -> None:
+        self.script.note("cuMemsetD8Async")
+        ctypes.memset(target, byte, count)
+
+    def module_from_buffer(self, code: bytes) -> Any:
+        self.script.note("cuModuleLoadDataEx", code)
+        return SimpleNamespace(get_function=lambda name: Function(self.script, name))
+
+    def mem_get_info(self) -> tuple[int, int]:
+        self.script.note("cuMemGetInfo")
+        return 3, 4

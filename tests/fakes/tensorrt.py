@@ -3,37 +3,19 @@
 The engine gives every anchor of an image the score of its first pixel, and boxes that tell the anchor's number.
 """
 
+from __future__ import annotations
+
 import ctypes
 import threading
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from enum import IntEnum
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from ssd_edge.card import ModelCard
-from ssd_edge.runtime.cuda.base import Memory, Stream
-from ssd_edge.runtime.cuda.errors import CudaMemoryError
 from ssd_edge.runtime.tensorrt.versions import TensorRT
-from tests.fakes.host_cuda import HostCuda, HostStream
-
-ANCHORS = 2
-CARD = ModelCard(
-    arch="fake",
-    height=32,
-    width=32,
-    class_names=("a", "b", "c"),
-    category_ids=(1, 2, 4),
-    mean=(0.0,) * 3,
-    std=(1.0,) * 3,
-    score_threshold=0.5,
-    nms_iou=0.5,
-    candidates=10,
-    detections=10,
-)
+from tests.fakes.tensorrt_script import ANCHORS, Script
 
 
 class Severity(IntEnum):
@@ -54,56 +36,6 @@ class Plain:
     """Stands for ILogger, IProgressMonitor and IProfiler."""
 
 
-@dataclass
-class Script:
-    """What the fakes shall do, and what was asked of them.
-
-    Attributes:
-        says: what TensorRT logs while it builds, loads or runs: (severity, text).
-        plan: what a build gives; None: it fails.
-        loads: whether an engine can be deserialised.
-        batch: smallest, optimum and largest batch of the engine.
-        classes: of its scores.
-        threads: in which the GPU's context is current.
-        mallocs: how many allocations succeed.
-        capturable: whether RTX says that a CUDA graph can hold the engine.
-        takes_kernels: whether RTX takes kernels that were kept.
-        layers: what the inspector says of an engine.
-        rtx: whether this is TensorRT-RTX.
-        streams: of the GPU, by handle.
-        gone: what was let go of, in order: context, config, cache (RTX's), engine, and the GPU.
-    """
-
-    says: list[tuple[Severity, str]] = field(default_factory=list)
-    plan: bytes | None = b"plan"
-    loads: bool = True
-    has_context: bool = True
-    runs: bool = True
-    batch: tuple[int, int, int] = (1, 1, 1)
-    classes: int = 3
-    size: int = 32
-    threads: set[int] = field(default_factory=set)
-    mallocs: int = 100
-    capturable: bool = True
-    takes_kernels: bool = True
-    dla_cores: int = 0
-    takes_cache: bool = True
-    layers: str = '{"Layers": []}'
-    rtx: bool = False
-    calls: list[Any] = field(default_factory=list)
-    streams: dict[int, HostStream] = field(default_factory=dict)
-    gone: list[str] = field(default_factory=list)
-    logger: Any = None
-    cuda: Any = None
-
-    def note_end(self, thing: object, name: str) -> None:
-        weakref.finalize(thing, self.gone.append, name)
-
-    def speak(self) -> None:
-        for severity, text in self.says:
-            self.logger.log(severity, text)
-
-
 def fake_tensorrt(script: Script, version: str = "10.3.0", flavour: str = "tensorrt", **members: Any) -> TensorRT:
     """A TensorRT that follows the script; `members` replace those of its module."""
     api = fake_api(script, version, flavour)
@@ -112,7 +44,7 @@ def fake_tensorrt(script: Script, version: str = "10.3.0", flavour: str = "tenso
 
 
 def fake_api(script: Script, version: str, flavour: str) -> SimpleNamespace:
-    """The module; what it and its classes have, the real one of that flavour has too (test_tensorrt_bindings.py)."""
+    """The module; what it and its classes have, the real one of that flavour has too (test_bindings.py)."""
 
     def with_logger(make: Any) -> Any:
         def create(*arguments: Any) -> Any:
@@ -158,17 +90,17 @@ class Builder:
         self._script = script
         self.num_DLA_cores = script.dla_cores
 
-    def create_network(self, flags: int) -> "INetworkDefinition":
+    def create_network(self, flags: int) -> INetworkDefinition:
         self._script.calls.append(("create_network", flags))
         return INetworkDefinition()
 
-    def create_builder_config(self) -> "IBuilderConfig":
+    def create_builder_config(self) -> IBuilderConfig:
         return IBuilderConfig(self._script)
 
-    def create_optimization_profile(self) -> "IOptimizationProfile":
+    def create_optimization_profile(self) -> IOptimizationProfile:
         return IOptimizationProfile(self._script)
 
-    def build_serialized_network(self, network: "INetworkDefinition", config: "IBuilderConfig") -> bytes | None:
+    def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> bytes | None:
         self._script.speak()
         monitor = config.progress_monitor
         monitor.phase_start("Building engine", None, 2)
@@ -189,10 +121,10 @@ class INetworkDefinition:
             ITensor("scores", DataType.FLOAT, (-1, ANCHORS, 3)),
         ]
 
-    def get_input(self, index: int) -> "ITensor":
+    def get_input(self, index: int) -> ITensor:
         return self._tensors[index]
 
-    def get_output(self, index: int) -> "ITensor":
+    def get_output(self, index: int) -> ITensor:
         return self._tensors[1 + index]
 
 
@@ -242,16 +174,16 @@ class IBuilderConfig:
     def add_optimization_profile(self, profile: Any) -> None:
         self._script.calls.append(("add_profile",))
 
-    def create_timing_cache(self, content: bytes) -> "ITimingCache":
+    def create_timing_cache(self, content: bytes) -> ITimingCache:
         self._script.calls.append(("timing_cache", content))
         return ITimingCache(content)
 
-    def set_timing_cache(self, cache: "ITimingCache", ignore_mismatch: bool) -> bool:
+    def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
         self._cache = cache
         taken, self._script.takes_cache = self._script.takes_cache, True
         return taken and not ignore_mismatch
 
-    def get_timing_cache(self) -> "ITimingCache | None":
+    def get_timing_cache(self) -> ITimingCache | None:
         return self._cache
 
 
@@ -270,7 +202,7 @@ class Runtime:
         self._script = script
         self.engine_host_code_allowed = True  # so that a test sees it denied
 
-    def deserialize_cuda_engine(self, plan: bytes) -> "ICudaEngine | None":
+    def deserialize_cuda_engine(self, plan: bytes) -> ICudaEngine | None:
         self._script.calls.append(("deserialise", bytes(plan), self.engine_host_code_allowed))
         if self.DLA_core != -1:
             self._script.calls.append(("runs on DLA", self.DLA_core))
@@ -309,7 +241,7 @@ class ICudaEngine:
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
         return [(size, *self._shapes[name][1:]) for size in self._script.batch]
 
-    def create_execution_context(self, options: Any) -> "IExecutionContext | None":
+    def create_execution_context(self, options: Any) -> IExecutionContext | None:
         assert threading.get_ident() in self._script.threads, "no CUDA context is current in this thread"
         self._script.calls.append(("context", options._strategy if self._script.rtx else options))
         if not self._script.has_context:
@@ -317,7 +249,7 @@ class ICudaEngine:
             return None
         return RtxExecutionContext(self._script, options) if self._script.rtx else IExecutionContext(self._script)
 
-    def create_engine_inspector(self) -> "EngineInspector":
+    def create_engine_inspector(self) -> EngineInspector:
         return EngineInspector(self._script)
 
 
@@ -332,7 +264,7 @@ class EngineInspector:
 
 
 class RtxCudaEngine(ICudaEngine):
-    def create_runtime_config(self) -> "IRuntimeConfig":
+    def create_runtime_config(self) -> IRuntimeConfig:
         return IRuntimeConfig(self._script)
 
 
@@ -348,10 +280,10 @@ class IRuntimeConfig:
     def set_execution_context_allocation_strategy(self, strategy: str) -> None:
         self._strategy = strategy
 
-    def create_runtime_cache(self) -> "IRuntimeCache":
+    def create_runtime_cache(self) -> IRuntimeCache:
         return IRuntimeCache(self._script)
 
-    def set_runtime_cache(self, cache: "IRuntimeCache") -> None:
+    def set_runtime_cache(self, cache: IRuntimeCache) -> None:
         self._cache = weakref.ref(cache)
 
     def _add_kernel(self) -> None:
@@ -405,7 +337,7 @@ class IExecutionContext:
         if not self._script.runs or not self._has_memory:
             self._script.speak()
             return False
-        self._script.streams[stream]._put(self._run)
+        self._script.streams[stream].put(self._run)
         return True
 
     def _run(self) -> None:
@@ -429,36 +361,3 @@ class RtxExecutionContext(IExecutionContext):
 
     def is_stream_capturable(self, stream: int) -> bool:
         return stream in self._script.streams and self._script.capturable
-
-
-class FakeCuda(HostCuda):
-    """A GPU for `fake_tensorrt`: the script knows its streams, and says how many allocations it has."""
-
-    def __init__(self, script: Script) -> None:
-        super().__init__()
-        self.script = script
-        self.closed = 0
-
-    def stream(self) -> Stream:
-        stream = super().stream()
-        assert isinstance(stream, HostStream)
-        self.script.streams[stream.handle] = stream
-        return stream
-
-    def memory(self, size: int) -> Memory:
-        self.script.mallocs -= 1
-        if self.script.mallocs < 0:
-            raise CudaMemoryError(f"out of GPU memory for {size} bytes")
-        return super().memory(size)
-
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        thread = threading.get_ident()
-        self.script.threads.add(thread)
-        try:
-            return function(*arguments)
-        finally:
-            self.script.threads.remove(thread)
-
-    def close(self) -> None:
-        self.closed += 1
-        self.script.gone.append("GPU")

@@ -535,7 +535,7 @@ def test_an_error_leaves_nothing_under_way(
     engine_of(detector).fails = error
     with pytest.raises(type(error), match=str(error)):
         detector.submit(frames * 2)  # a size that is not captured yet
-    assert not engine_of(detector).stream._work  # the memory of both can be used again
+    assert not engine_of(detector).stream.work  # the memory of both can be used again
     with pytest.raises(SsdEdgeError, match="nothing to collect"):
         detector.collect()
     for _ in range(4):

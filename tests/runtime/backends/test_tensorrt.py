@@ -21,7 +21,8 @@ from ssd_edge.runtime.tensorrt import log
 from ssd_edge.runtime.tensorrt.engine_card import BatchSizes, EngineCard, engine_card_path
 from ssd_edge.runtime.tensorrt.log import UnsupportedGpuError
 from tests.fakes.host_cuda import HostCuda
-from tests.fakes.tensorrt import CARD, FakeCuda, Script, Severity, fake_tensorrt
+from tests.fakes.tensorrt import Severity, fake_tensorrt
+from tests.fakes.tensorrt_script import CARD, FakeCuda, Script
 
 PLAN = b"a plan"
 RANGE = (1, 2, 4)

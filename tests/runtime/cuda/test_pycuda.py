@@ -15,14 +15,14 @@ from ssd_edge.runtime.cuda.base import Cuda, Gpu
 from ssd_edge.runtime.cuda.errors import CudaError, CudaFatalError, CudaMemoryError
 from ssd_edge.runtime.cuda.find import find_gpu, open_cuda
 from ssd_edge.runtime.host.kind import Host
-from tests.fakes.pycuda import CompileError, Script, fake_driver
+from tests.fakes.pycuda import CompileError, Driver, Script
 
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
     """A Jetson with JetPack 6, and PyCUDA alone."""
     script = Script()
-    driver = fake_driver(script)
+    driver = Driver(script)
     monkeypatch.setattr(cuda_pycuda, "load_driver", lambda: driver)
     monkeypatch.setattr(cuda_pycuda.atexit, "register", lambda function: None)
     monkeypatch.setattr(cuda_pycuda, "read_host", lambda: Host(jetson=True, nvidia=True, jetpack="6.2"))

@@ -8,7 +8,7 @@ from enum import EnumMeta
 from types import SimpleNamespace
 from typing import Any
 
-OURS = ("Script", "Plain", "FakeCuda")
+OURS = ("Plain",)
 ELSEWHERE = {"Severity": "ILogger"}  # which has its members too
 RTX_ALONE = ("IRuntimeConfig", "IRuntimeCache")
 

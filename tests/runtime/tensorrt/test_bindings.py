@@ -16,6 +16,7 @@ import pytest
 
 from ssd_edge.runtime.tensorrt import versions as tensorrt_api
 from tests.fakes import tensorrt as fake_tensorrt
+from tests.fakes.tensorrt_script import Script
 from tests.runtime.tensorrt.binding_uses import Uses, check_uses
 from tests.runtime.tensorrt.real_bindings import describe, tensorrt_bindings
 from tests.runtime.tensorrt.stand_in_surplus import class_surplus, module_surplus
@@ -183,7 +184,7 @@ def test_a_problem_names_the_place() -> None:
 @pytest.mark.parametrize("version", [VERSIONS[0], RTX])
 def test_the_stand_in_has_nothing_that_the_real_one_lacks(version: str) -> None:
     kind = flavour(version)
-    module = fake_tensorrt.fake_api(fake_tensorrt.Script(), "", kind)
+    module = fake_tensorrt.fake_api(Script(), "", kind)
     source = inspect.getsource(fake_tensorrt)
     assert module_surplus(vars(module), bindings(version)) == []
     assert class_surplus(source, bindings(version), rtx=kind == "rtx") == []

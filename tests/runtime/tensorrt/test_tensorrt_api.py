@@ -23,7 +23,8 @@ from ssd_edge.runtime.tensorrt.engine_card import BatchSizes
 from ssd_edge.runtime.tensorrt.log import MessageLog, UnsupportedGpuError
 from ssd_edge.runtime.tensorrt.progress import Phases
 from ssd_edge.runtime.tensorrt.versions import TensorRT, load_tensorrt
-from tests.fakes.tensorrt import Builder, IBuilderConfig, Script, Severity, fake_tensorrt
+from tests.fakes.tensorrt import Builder, IBuilderConfig, Severity, fake_tensorrt
+from tests.fakes.tensorrt_script import Script
 
 ONE = BatchSizes(1, 1, 1)
 
