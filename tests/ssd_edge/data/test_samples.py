@@ -10,6 +10,7 @@ import torch
 from ssd_edge.data.augment import TrainTransform
 from ssd_edge.data.dataset import DetectionDataset, ImageRecord, box_areas
 from ssd_edge.data.samples import CodesSamples, EpochBatches, ImageSamples, collate, make_loader
+from ssd_edge.errors import DatasetError
 
 BOXES = np.array([[40, 30, 100, 90], [10, 70, 40, 110]], np.float32)
 LABELS = np.array([1, 0], np.int64)
@@ -29,7 +30,9 @@ def samples(tmp_path: Path) -> ImageSamples:
 
 
 def test_batches_leave_out_crowds(samples: ImageSamples) -> None:
-    images, boxes, labels = collate([samples[0, index] for index in range(6)])
+    batch = collate([samples[0, index] for index in range(6)])
+    assert not isinstance(batch, DatasetError)
+    images, boxes, labels = batch
     assert images.shape == (6, 3, 40, 60)
     assert images.dtype == torch.uint8
     assert all(len(b) == len(label) <= 1 for b, label in zip(boxes, labels, strict=True))
@@ -68,7 +71,13 @@ def test_workers_change_nothing(samples: ImageSamples) -> None:
 
 def test_every_epoch_brings_fresh_scenes() -> None:
     codes = CodesSamples(scenes_per_epoch=2, size_hw=(64, 64), seed=0)
-    images = [codes[epoch, index][0] for epoch in range(2) for index in range(2)]
+
+    def image(epoch: int, index: int) -> torch.Tensor:
+        sample = codes[epoch, index]
+        assert not isinstance(sample, DatasetError)
+        return sample[0]
+
+    images = [image(epoch, index) for epoch in range(2) for index in range(2)]
     assert images[0].shape == (3, 64, 64)
     assert all(not torch.equal(a, b) for i, a in enumerate(images) for b in images[:i])
-    assert torch.equal(codes[1, 0][0], images[2])
+    assert torch.equal(image(1, 0), images[2])
