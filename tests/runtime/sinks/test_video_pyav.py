@@ -254,11 +254,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(folder)]
-    mounted = subprocess.run(command, capture_output=True, text=True)
+    mounted = subprocess.run(command, capture_output=True, text=True, timeout=60)
     if mounted.returncode:
         pytest.skip(f"a tmpfs cannot be mounted: {mounted.stderr.strip()}")
     yield folder
-    subprocess.run(["umount", folder], check=True)
+    subprocess.run(["umount", folder], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])

@@ -17,6 +17,7 @@ from ssd_edge.runtime.sinks import worker as sink_worker
 from ssd_edge.runtime.sinks.base import EndOfStream, Sink
 from ssd_edge.runtime.sinks.worker import Picture, SinkWorker, close_sinks
 from ssd_edge.runtime.sources.base import Frame
+from ssd_edge.runtime.stats import StreamStats
 from tests.fakes.scripted_sources import wait_for
 
 
@@ -210,6 +211,21 @@ def test_a_sink_of_one_source_takes_no_other() -> None:
     worker = SinkWorker(Gate(), "sink", source="door")
     assert (worker.takes("door"), worker.takes("yard")) == (True, False)
     end(worker)
+
+
+def test_a_sink_that_only_writes_is_told_the_rest_to_no_effect() -> None:
+    class WriteOnly(Sink):
+        def write(self, result: Result, drawn_bgr: NDArray[np.uint8]) -> None:
+            written.append(result.frame.index)
+
+    written: list[int] = []
+    worker = SinkWorker(WriteOnly(), "sink")
+    assert not worker.wants_stats
+    worker.put_status("door", "ok", "")
+    worker.put_stats("door", StreamStats(1, 0, 1.0, (1.0, 1.0, 1.0), (1.0, 1.0, 1.0)))
+    put(worker, 0, 1)
+    end(worker)
+    assert (written, worker.error) == ([0, 1], None)
 
 
 def test_an_idle_sink_is_given_its_turn() -> None:
