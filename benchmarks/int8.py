@@ -28,9 +28,10 @@ from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.data.lint import lint
 from ssd_edge.data.readers import read_dataset
 from ssd_edge.evaluation.evaluate import evaluate
-from ssd_edge.export.int8.convert import add_metadata, int8_from_float
+from ssd_edge.export.int8.convert import int8_from_float
 from ssd_edge.export.int8.options import Int8Options
 from ssd_edge.export.onnx_export import export_onnx
+from ssd_edge.onnx_graph import add_metadata
 from ssd_edge.runtime.detector import open_detector
 
 

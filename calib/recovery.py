@@ -73,6 +73,15 @@ class Recovery:
         """Whether what was given back costs more than a fifth of the speed."""
         return self.cost_ratio > LARGE_COST
 
+    @property
+    def wants_finetuning(self) -> bool:
+        """Whether giving layers back did not do, or costs more than a fifth of the speed."""
+        return not self.enough or self.costly
+
+    def better_than(self, other: Recovery) -> bool:
+        """Whether this holds the bound, and costs less where the other does too."""
+        return self.enough and not (other.enough and self.cost_ratio >= other.cost_ratio)
+
     def to_json(self) -> str:
         """All of it as JSON text."""
         return json.dumps({**asdict(self), "enough": self.enough, "costly": self.costly}, indent=2)

@@ -1,13 +1,8 @@
 """Checkpoint to ONNX: one self-contained file that obeys the ONNX contract, compared with PyTorch.
 
-The graph is the trace of `Predictor`:
-
-    images  uint8   [batch, height, width, 3]    RGB, already resized; the first op on it is a Cast
-    boxes   float32 [batch, anchors, 4]          x0 y0 x1 y1 as fractions of the image
-    scores  float32 [batch, anchors, classes]    softmax with the background column dropped
-
-It comes from PyTorch's `torch.export`-based exporter. The TorchScript one gives an equally fast graph, but it
-is deprecated, and it derives the batch size anew in front of every reshape (12 Shape-Gather-Concat chains).
+The graph is traced (`ssd_edge.export.trace`), brought into its precision (`ssd_edge.export.fp16`,
+`ssd_edge.export.int8`), compared with PyTorch (`ssd_edge.export.compare`) and written, each once; int8 alone may trace
+a second checkpoint, one that it has fine-tuned.
 """
 
 from __future__ import annotations
@@ -21,40 +16,28 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from ssd_edge.calib.recovery import Recovery
 from ssd_edge.calib.recovery_report import remove_recovery, write_recovery
-from ssd_edge.card import ONNX_METADATA_KEY, file_sha256
-from ssd_edge.checkpoint import model_from_checkpoint
+from ssd_edge.card import ONNX_METADATA_KEY
 from ssd_edge.choices import PRECISIONS
 from ssd_edge.data.codes.write import CodesScenes
 from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.errors import UsageError
-from ssd_edge.export.compare import (
-    INT8_SCORE,
-    INT8_TOLERANCE,
-    TOLERANCES,
-    confident,
-    equal_detections,
-    open_exported,
-    raw_differences,
-    refuse_departure,
-    refuse_other_detections,
-)
+from ssd_edge.export.compare import Comparison, compare
 from ssd_edge.export.fp16.convert import half_from_float
-from ssd_edge.export.int8.convert import Int8Result, add_metadata, finetuned_checkpoint, int8_from_float
+from ssd_edge.export.int8.convert import Int8Result, int8_from_float
+from ssd_edge.export.int8.finetune import finetuned_checkpoint
 from ssd_edge.export.int8.options import Int8Options
-from ssd_edge.export.trace import OPSET, onnx_from_predictor
+from ssd_edge.export.trace import Source
 from ssd_edge.files import atomic_path, check_folder
 from ssd_edge.images import load_image
-from ssd_edge.models.predict import Predictor
+from ssd_edge.onnx_graph import add_metadata
 from ssd_edge.picks import spread_evenly
 from ssd_edge.runtime.backends.torch import TorchDetector
 from ssd_edge.runtime.preprocess import preprocess
 
 log = logging.getLogger(__name__)
 
-
-# By precision, of scores, and of boxes as fractions of the image (relative for boxes larger than it). Half's is four
-# times the most that was measured: 5e-3, SSD300-VGG16 with random weights. A trained SSDlite320 stays below 2e-3.
 COMPARED_IMAGES = 8
 OVERFLOW_IMAGES = 64  # of fp16, that activations beyond half are looked for on
 
@@ -64,40 +47,20 @@ class ExportReport:
     """What was written, and how far it is from PyTorch on the compared images.
 
     Attributes:
-        boxes_difference: largest over all anchors, as a fraction of the image (relative above 1).
-        scores_difference: largest over all anchors and classes.
-        detections: what PyTorch detects on the images.
-        detections_equal: how many of them the file detects too, within the tolerance. The rest sit on the
-            edge of a threshold, where the last bit decides.
         notes: what was decided on the way.
     """
 
     path: Path
     size_bytes: int
     nodes: int
-    images: int
-    boxes_difference: float
-    scores_difference: float
-    detections: int
-    detections_equal: int
-    opset: int = OPSET
-    precision: str = "fp32"
+    opset: int
+    precision: str
+    comparison: Comparison
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        rest = "" if self.detections_equal == self.detections else ", the others tie or sit on a threshold"
-        equal = f"{self.detections_equal} of {self.detections} detections equal{rest}"
-        if self.precision == "int8":
-            equal = (
-                f"{self.detections_equal} of {self.detections} detections with scores above {INT8_SCORE} found again "
-                f"(within {INT8_TOLERANCE} of the score and of the image's size)"
-            )
-        return (
-            f"{self.path}: {self.size_bytes / 1e6:.1f} MB, {self.nodes} nodes, opset {self.opset}, {self.precision}\n"
-            f"against PyTorch on {self.images} images: boxes differ by at most {self.boxes_difference:.1e}, "
-            f"scores by {self.scores_difference:.1e}; "
-            f"{equal}" + "".join(f"\n{note}" for note in self.notes)
-        )
+        written = f"{self.path}: {self.size_bytes / 1e6:.1f} MB, {self.nodes} nodes, opset {self.opset}"
+        return "\n".join([f"{written}, {self.precision}", str(self.comparison), *self.notes])
 
 
 def export_onnx(
@@ -109,8 +72,6 @@ def export_onnx(
     int8: Int8Options | None = None,
 ) -> ExportReport:
     """Write the ONNX file of a checkpoint, after comparing it with PyTorch.
-
-    Half precision is compared as a GPU computes it, each activation rounded; ONNX Runtime on the CPU does not round.
 
     Args:
         checkpoint: a `.pt` or `.safetensors` file of ssd-edge.
@@ -129,6 +90,26 @@ def export_onnx(
         SinkError: `output` cannot be written.
         MissingDependencyError: PyTorch is too old.
     """
+    _check_request(output, precision, int8)
+    source = Source.read(checkpoint, precision)
+    images = _images(data, COMPARED_IMAGES) if data or not int8 else _load(int8.images.paths[:COMPARED_IMAGES])
+    built = _build(source, output, data, int8)
+    comparison = _write(output, built, images)
+    if built.recovery is None:
+        remove_recovery(output)
+    return ExportReport(
+        path=output,
+        size_bytes=output.stat().st_size,
+        nodes=len(built.graph.graph.node),
+        opset=built.graph.opset_import[0].version,
+        precision=precision,
+        comparison=comparison,
+        notes=built.notes,
+    )
+
+
+def _check_request(output: Path, precision: str, int8: Int8Options | None) -> None:
+    """Refuse what cannot be, before the long work."""
     if output.suffix != ".onnx":
         raise UsageError(f"output {output} does not end in .onnx, by which other commands know the format")
     if precision not in PRECISIONS:
@@ -137,87 +118,7 @@ def export_onnx(
         raise UsageError("int8 needs images to calibrate on, and only int8 does; give --precision int8 --calib DATA")
     for file in (output, int8.table if int8 else None):
         if file is not None:
-            check_folder(file.absolute().parent)  # before the long work
-    model, card = model_from_checkpoint(checkpoint)
-    images = _images(data, COMPARED_IMAGES) if data or not int8 else _load(int8.images.paths[:COMPARED_IMAGES])
-    card = replace(card, precision=precision, parent_sha256=file_sha256(checkpoint))
-    graph = onnx_from_predictor(Predictor(model).eval(), size_hw=(card.height, card.width))
-    notes: tuple[str, ...] = ()
-    if precision == "fp16":
-        count = OVERFLOW_IMAGES if data else COMPARED_IMAGES  # scenes tell little of the user's images, and take time
-        graph, notes = _half(graph, _images(data, count), size_hw=(card.height, card.width))
-    if int8 is not None:
-        result = int8_from_float(graph, card, int8)
-        if result.recovery is not None:
-            write_recovery(output, result.recovery, title=f"{card.arch}, int8 for {int8.target}")
-        if result.wants_finetuning and int8.qat is not None:
-            tuned = _export_finetuned(checkpoint, output, graph, int8, result, data)
-            if tuned is not None:
-                return tuned
-        result.check()
-        graph, notes = result.model, result.notes
-    add_metadata(graph, {ONNX_METADATA_KEY: card.to_json()})
-    onnx.checker.check_model(graph, full_check=True)
-    with atomic_path(output) as part:
-        part.write_bytes(graph.SerializeToString())
-        with TorchDetector(model, card) as reference, open_exported(part, graph, precision) as exported:
-            boxes_difference, scores_difference = raw_differences(reference, exported, images)
-            pairs = list(zip(reference(images), exported(images), strict=True))
-        if precision == "int8":
-            kept = [equal_detections(confident(expected), got, INT8_TOLERANCE) for expected, got in pairs]
-            refuse_other_detections(output, kept)
-        else:
-            kept = [equal_detections(expected, got, TOLERANCES[precision]) for expected, got in pairs]
-            refuse_departure(output, boxes_difference, scores_difference, TOLERANCES[precision])
-    if int8 is None or result.recovery is None:
-        remove_recovery(output)
-    return ExportReport(
-        path=output,
-        size_bytes=output.stat().st_size,
-        nodes=len(graph.graph.node),
-        images=len(images),
-        boxes_difference=boxes_difference,
-        scores_difference=scores_difference,
-        detections=sum(total for total, _ in kept),
-        detections_equal=sum(equal for _, equal in kept),
-        opset=graph.opset_import[0].version,
-        precision=precision,
-        notes=notes,
-    )
-
-
-def _half(
-    graph: onnx.ModelProto, images: Sequence[NDArray[np.uint8]], size_hw: tuple[int, int]
-) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    half, report = half_from_float(graph, [preprocess(image, size_hw) for image in images])
-    return half, tuple(str(report).splitlines())
-
-
-def _export_finetuned(
-    checkpoint: Path,
-    output: Path,
-    graph: onnx.ModelProto,
-    int8: Int8Options,
-    result: Int8Result,
-    data: DetectionDataset | None,
-) -> ExportReport | None:
-    """Export again, from a checkpoint fine-tuned under the rounding of int8; the bound stays that of the first one.
-
-    None where that does not hold the bound either, or costs no less: the first result is the better one then.
-    """
-    assert result.recovery is not None
-    tuned = finetuned_checkpoint(checkpoint, output.with_suffix(".qat.pt"), graph, int8)
-    again = replace(int8, qat=None, table=None, reference_ap=result.recovery.reference_ap)
-    model, card = model_from_checkpoint(tuned)
-    tuned_graph = onnx_from_predictor(Predictor(model).eval(), size_hw=(card.height, card.width))
-    recovery = int8_from_float(tuned_graph, card, again).recovery
-    assert recovery is not None
-    first = result.recovery
-    if not recovery.enough or (first.enough and recovery.cost_ratio >= first.cost_ratio):
-        log.warning("fine-tuning did not help (%s); what giving layers back found is kept", recovery)
-        return None
-    report = export_onnx(tuned, output, precision="int8", data=data, int8=again)
-    return replace(report, notes=(f"fine-tuned under int8 rounding: {tuned}", *report.notes))
+            check_folder(file.absolute().parent)
 
 
 def _images(data: DetectionDataset | None, count: int) -> list[NDArray[np.uint8]]:
@@ -230,3 +131,73 @@ def _images(data: DetectionDataset | None, count: int) -> list[NDArray[np.uint8]
 
 def _load(paths: Sequence[Path]) -> list[NDArray[np.uint8]]:
     return [load_image(path) for path in paths]
+
+
+@dataclass(frozen=True)
+class _Built:
+    """A graph in its precision, with what it was traced from: of int8 that may be a fine-tuned checkpoint."""
+
+    source: Source
+    graph: onnx.ModelProto
+    notes: tuple[str, ...] = ()
+    recovery: Recovery | None = None
+
+
+def _build(source: Source, output: Path, data: DetectionDataset | None, int8: Int8Options | None) -> _Built:
+    if int8 is not None:
+        return _build_int8(source, output, int8)
+    graph = source.trace()
+    if source.card.precision == "fp32":
+        return _Built(source, graph)
+    count = OVERFLOW_IMAGES if data else COMPARED_IMAGES  # scenes tell little of the user's images, and take time
+    half, report = half_from_float(graph, [preprocess(image, source.size_hw) for image in _images(data, count)])
+    return _Built(source, half, tuple(str(report).splitlines()))
+
+
+def _build_int8(source: Source, output: Path, options: Int8Options) -> _Built:
+    result = int8_from_float(source.trace(), source.card, options)
+    _write_curve(output, source, result, options)
+    if result.wants_finetuning and options.qat is not None:
+        source, result = _finetuned(source, result, output, options)
+        _write_curve(output, source, result, options)
+    result.check()
+    return _Built(source, result.model, result.notes, result.recovery)
+
+
+def _write_curve(output: Path, source: Source, result: Int8Result, options: Int8Options) -> None:
+    if result.recovery is not None:
+        write_recovery(output, result.recovery, title=f"{source.card.arch}, int8 for {options.target}")
+
+
+def _finetuned(source: Source, first: Int8Result, output: Path, options: Int8Options) -> tuple[Source, Int8Result]:
+    """The checkpoint fine-tuned under the rounding of int8, and its int8 model; the bound stays that of the first one.
+
+    The first one again where that does not hold the bound either, or costs no less.
+    """
+    assert first.recovery is not None  # which asks for fine-tuning
+    tuned_path = finetuned_checkpoint(source.checkpoint, output.with_suffix(".qat.pt"), first.placement, options)
+    tuned = Source.read(tuned_path, source.card.precision)
+    again = replace(options, qat=None, table=None, reference_ap=first.recovery.reference_ap)
+    second = int8_from_float(tuned.trace(), tuned.card, again)
+    assert second.recovery is not None
+    if not second.recovery.better_than(first.recovery):
+        log.warning("fine-tuning did not help (%s); what giving layers back found is kept", second.recovery)
+        return source, first
+    return tuned, replace(second, notes=(f"fine-tuned under int8 rounding: {tuned_path}", *second.notes))
+
+
+def _write(output: Path, built: _Built, images: Sequence[NDArray[np.uint8]]) -> Comparison:
+    """Write the file, unless it departs from PyTorch.
+
+    Raises:
+        GateFailedError: it does.
+        SinkError: it cannot be written.
+    """
+    add_metadata(built.graph, {ONNX_METADATA_KEY: built.source.card.to_json()})
+    onnx.checker.check_model(built.graph, full_check=True)
+    with atomic_path(output) as part:
+        part.write_bytes(built.graph.SerializeToString())
+        with TorchDetector(built.source.model, built.source.card) as reference:
+            comparison = compare(reference, part, built.graph, images)
+        comparison.check(output)
+    return comparison

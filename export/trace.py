@@ -1,4 +1,14 @@
-"""A PyTorch predictor traced into an ONNX graph that every back-end runs."""
+"""A checkpoint traced into an ONNX graph that every back-end runs.
+
+The graph is the trace of `Predictor`:
+
+    images  uint8   [batch, height, width, 3]    RGB, already resized; the first op on it is a Cast
+    boxes   float32 [batch, anchors, 4]          x0 y0 x1 y1 as fractions of the image
+    scores  float32 [batch, anchors, classes]    softmax with the background column dropped
+
+It comes from PyTorch's `torch.export`-based exporter. The TorchScript one gives an equally fast graph, but it
+is deprecated, and it derives the batch size anew in front of every reshape (12 Shape-Gather-Concat chains).
+"""
 
 from __future__ import annotations
 
@@ -8,18 +18,60 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
 from torch import Tensor, nn
 
+from ssd_edge.card import ModelCard, file_sha256
+from ssd_edge.checkpoint import model_from_checkpoint
 from ssd_edge.errors import MissingDependencyError
 from ssd_edge.models.predict import Predictor
+from ssd_edge.models.ssd import SSD
 
 OPSET = 18
 IR_VERSION = 8  # the one that came with opset 18, so that runtimes from 2023 on load the file
 TORCH_NEEDED = (2, 6)  # the first with torch.onnx.export(dynamo=True, dynamic_shapes=...) as used here
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is exported.
+
+    Attributes:
+        checkpoint: its file.
+        card: of the ONNX file: the checkpoint's, with the precision and the parent's fingerprint.
+    """
+
+    checkpoint: Path
+    model: SSD
+    card: ModelCard
+
+    @classmethod
+    def read(cls, checkpoint: Path, precision: str) -> Source:
+        """Read a `.pt` or `.safetensors` file of ssd-edge, to be exported in this precision.
+
+        Raises:
+            ModelFileError: no such checkpoint, or not one.
+        """
+        model, card = model_from_checkpoint(checkpoint)
+        return cls(checkpoint, model, replace(card, precision=precision, parent_sha256=file_sha256(checkpoint)))
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """(height, width) in pixels of the model's input."""
+        return self.card.height, self.card.width
+
+    def trace(self) -> onnx.ModelProto:
+        """The float32 graph.
+
+        Raises:
+            MissingDependencyError: PyTorch is too old.
+        """
+        return onnx_from_predictor(Predictor(self.model).eval(), self.size_hw)
 
 
 def onnx_from_predictor(predictor: Predictor, size_hw: tuple[int, int]) -> onnx.ModelProto:

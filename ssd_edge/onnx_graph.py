@@ -1,4 +1,4 @@
-"""An index of an ONNX graph: which node makes a tensor, which nodes read it, and what its type is.
+"""An index of an ONNX graph: which node makes a tensor, which nodes read it, what its type is; and metadata.
 
 Calibration, export and parity share it. Needs the `export` extra.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,11 @@ class GraphIndex:
     def floats(self, name: str) -> NDArray[np.float64]:
         """The value of a float constant."""
         return self.array(name).astype(np.float64)
+
+
+def add_metadata(model: onnx.ModelProto, values: Mapping[str, str]) -> None:
+    """Set entries of a model's metadata; others stay."""
+    helper.set_model_props(model, {prop.key: prop.value for prop in model.metadata_props} | dict(values))
 
 
 def node_attribute(node: onnx.NodeProto, name: str, default: object) -> object:

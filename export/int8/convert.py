@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,14 @@ from typing import Any
 import onnx
 
 from ssd_edge.calib.calibrate import calibrate_or_reuse, ranges_warning
-from ssd_edge.calib.qat.module_ranges import float_layers, module_ranges
 from ssd_edge.calib.recovery import Recovery, Trials, recover
 from ssd_edge.calib.table import CalibrationTable
 from ssd_edge.card import CALIBRATION_METADATA_KEY, INT8_METADATA_KEY, ModelCard
 from ssd_edge.errors import GateFailedError
 from ssd_edge.export.int8.options import Int8Options
-from ssd_edge.export.int8.placement import Placement, overlap, size_hw
+from ssd_edge.export.int8.placement import Placement
 from ssd_edge.export.int8.trials import RelativeTime, ap_of, arithmetic, emulated, error_images, error_of
+from ssd_edge.onnx_graph import add_metadata
 
 log = logging.getLogger(__name__)
 
@@ -38,19 +38,19 @@ class Int8Result:
 
     Attributes:
         model: Q/DQ in place, with metadata, without a card.
-        integer_layers: convolutions in int8.
+        placement: with which it was made.
         recovery: None where no bound was asked for.
     """
 
     model: onnx.ModelProto
-    integer_layers: int
+    placement: Placement
     notes: tuple[str, ...]
     recovery: Recovery | None = None
 
     @property
     def wants_finetuning(self) -> bool:
-        """Whether giving layers back did not do, or costs more than a fifth of the speed."""
-        return self.recovery is not None and (not self.recovery.enough or self.recovery.costly)
+        """Whether a bound was asked for, and giving layers back did not do, or costs more than a fifth of the speed."""
+        return self.recovery is not None and self.recovery.wants_finetuning
 
     def check(self) -> None:
         """Do nothing when mAP holds, or was not asked for.
@@ -79,15 +79,9 @@ def int8_from_float(graph: onnx.ModelProto, card: ModelCard, options: Int8Option
     size_hw = (card.height, card.width)
     table = _table(graph, options, size_hw)
     notes = [f"ranges by {options.method} over {table.images} images, Q/DQ placed for {options.target}"]
-    if options.validation is not None:
-        notes += overlap(options)
-        paths = [record.path for record in options.validation.records]
-        warning = ranges_warning(
-            table, graph, paths, size_hw=size_hw, threads=options.threads, progress=options.progress
-        )
-        if warning:
-            log.warning("warning: %s", warning)
-            notes.append(f"warning: {warning}")
+    for warning in _warnings(table, graph, options, size_hw):
+        log.warning("warning: %s", warning)
+        notes.append(f"warning: {warning}")
     placement = Placement(graph, table, options)
     recovery = None
     if options.max_drop is not None:
@@ -98,33 +92,7 @@ def int8_from_float(graph: onnx.ModelProto, card: ModelCard, options: Int8Option
     notes += half_notes
     notes.append(placement.describe(kept))
     _describe(model, table, options, kept)
-    return Int8Result(model, len(placement.layers) - len(kept), tuple(notes), recovery)
-
-
-def finetuned_checkpoint(checkpoint: Path, output: Path, graph: onnx.ModelProto, options: Int8Options) -> Path:
-    """Fine-tune a checkpoint under the rounding of its int8 graph; returns the path of the new one, `output`.
-
-    Raises:
-        DatasetError, SinkError, SsdEdgeError: as `quantization_aware_finetune`.
-    """
-    from ssd_edge.calib.qat.finetune import quantization_aware_finetune  # the trainer, only where it is asked for
-
-    assert options.qat is not None
-    table = _table(graph, options, size_hw(graph))
-    placement = Placement(graph, table, options)
-    ranges = {name: table.range_of(name, options.method) for name in table.ranges}
-    return quantization_aware_finetune(
-        checkpoint,
-        output,
-        data=options.qat.data,
-        val=options.validation,
-        epochs=options.qat.epochs,
-        target=options.target,
-        ranges=module_ranges(graph, ranges),
-        float_layers=float_layers(graph, placement.place()),
-        progress=options.progress,
-        threads=options.threads,
-    )
+    return Int8Result(model, placement, tuple(notes), recovery)
 
 
 def _table(graph: onnx.ModelProto, options: Int8Options, size_hw: tuple[int, int]) -> CalibrationTable:
@@ -138,6 +106,25 @@ def _table(graph: onnx.ModelProto, options: Int8Options, size_hw: tuple[int, int
             threads=options.threads,
             progress=options.progress,
         )
+
+
+def _warnings(
+    table: CalibrationTable, graph: onnx.ModelProto, options: Int8Options, size_hw: tuple[int, int]
+) -> Iterator[str]:
+    """What is to be said of the images that mAP is measured on."""
+    if options.validation is None:
+        return
+    paths = [record.path for record in options.validation.records]
+    judged, seen = ({path.resolve() for path in part} for part in (paths, options.images.paths))
+    if options.qat is not None:
+        seen |= {record.path.resolve() for record in options.qat.data.records}
+    if shared := len(judged & seen):
+        yield f"{shared} of {len(judged)} images that mAP is measured on are calibrated or trained on too"
+    other_domain = ranges_warning(
+        table, graph, paths, size_hw=size_hw, threads=options.threads, progress=options.progress
+    )
+    if other_domain:
+        yield other_domain
 
 
 def _recover(placement: Placement, card: ModelCard, options: Int8Options) -> Recovery:
@@ -176,8 +163,3 @@ def _describe(model: onnx.ModelProto, table: CalibrationTable, options: Int8Opti
     if options.target == "tensorrt":
         description["int8_heads"] = options.int8_heads
     add_metadata(model, {CALIBRATION_METADATA_KEY: table.fingerprint, INT8_METADATA_KEY: json.dumps(description)})
-
-
-def add_metadata(model: onnx.ModelProto, values: Mapping[str, str]) -> None:
-    """Set entries of a model's metadata; others stay."""
-    onnx.helper.set_model_props(model, {prop.key: prop.value for prop in model.metadata_props} | dict(values))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Collection
 from functools import partial
@@ -18,9 +17,6 @@ from ssd_edge.export.int8.options import Int8Options
 from ssd_edge.images import load_image
 from ssd_edge.runtime.preprocess import preprocess
 
-log = logging.getLogger(__name__)
-
-
 OVERFLOW_IMAGES = 8  # that the float part is looked at for overflow of half
 GIVEN_BACK = "given back to float"  # why a layer is in float, as in `ssd_edge.calib.placement`
 
@@ -28,21 +24,6 @@ GIVEN_BACK = "given back to float"  # why a layer is in float, as in `ssd_edge.c
 def size_hw(graph: onnx.ModelProto) -> tuple[int, int]:
     _, height, width, _ = (dim.dim_value for dim in graph.graph.input[0].type.tensor_type.shape.dim)
     return height, width
-
-
-def overlap(options: Int8Options) -> list[str]:
-    """A warning where mAP is measured on images that the ranges, or the fine-tuned weights, come from."""
-    assert options.validation is not None
-    judged = {record.path.resolve() for record in options.validation.records}
-    seen = {path.resolve() for path in options.images.paths}
-    if options.qat is not None:
-        seen |= {record.path.resolve() for record in options.qat.data.records}
-    shared = len(judged & seen)
-    if not shared:
-        return []
-    warning = f"warning: {shared} of {len(judged)} images that mAP is measured on are calibrated or trained on too"
-    log.warning("%s", warning)
-    return [warning]
 
 
 class Placement:
@@ -65,6 +46,10 @@ class Placement:
         self._multiplications = {node.name: index.multiplications(node) for node in convolutions}
         self._nodes = {_layer_name(node): node for node in convolutions if node.name not in self._why_float}
         self.layers = tuple(self._nodes)
+
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """(low, high) of each activation, by tensor."""
+        return {tensor: self._table.range_of(tensor, self._options.method) for tensor in self._table.ranges}
 
     def place(self, keep_float: Collection[str] = ()) -> onnx.ModelProto:
         """The model with these layers left float."""

@@ -16,7 +16,7 @@ from ssd_edge.card import ONNX_METADATA_KEY, ModelCard, file_sha256
 from ssd_edge.checkpoint import Checkpoint, model_from_checkpoint, save_checkpoint
 from ssd_edge.data.dataset import DetectionDataset, ImageRecord
 from ssd_edge.errors import DatasetError, GateFailedError, ModelFileError, SinkError, UsageError
-from ssd_edge.export import onnx_export
+from ssd_edge.export import onnx_export, trace
 from ssd_edge.export.onnx_export import export_onnx
 from ssd_edge.models.architecture import ARCHITECTURES, Architecture, find_architecture
 from ssd_edge.models.backbone import Backbone
@@ -104,10 +104,11 @@ def test_the_card_names_the_parent(exported: Exported) -> None:
 def test_the_report_tells_the_differences(exported: Exported) -> None:
     report = exported.report
     assert report.size_bytes == exported.path.stat().st_size
-    assert report.images == 2
-    assert report.boxes_difference <= 1e-4
-    assert report.scores_difference <= 1e-4
-    assert 0 < report.detections_equal <= report.detections
+    comparison = report.comparison
+    assert comparison.images == 2
+    assert comparison.boxes_difference <= 1e-4
+    assert comparison.scores_difference <= 1e-4
+    assert 0 < comparison.detections_equal <= comparison.detections
     assert "2 images" in str(report)
 
 
@@ -141,7 +142,7 @@ def test_an_architecture_and_default_boxes_of_ones_own(tmp_path: Path, monkeypat
     model = create_model("two_maps", 1, default_boxes=boxes)
     save_checkpoint(tmp_path / "own.pt", Checkpoint(model.make_card(("cat",), (1,)), model.state_dict()))
     report = export_onnx(tmp_path / "own.pt", tmp_path / "own.onnx")
-    assert report.boxes_difference <= 1e-4
+    assert report.comparison.boxes_difference <= 1e-4
     graph = onnx.load(tmp_path / "own.onnx")
     assert graph.graph.output[0].type.tensor_type.shape.dim[1].dim_value == 4 * 6 * 6 + 2 * 3 * 2
     card = ModelCard.from_json(graph.metadata_props[0].value)
@@ -157,7 +158,7 @@ def checkpoint(export_once: Callable[[str], Exported]) -> Path:
 def quick_graph(export_once: Callable[[str], Exported], monkeypatch: pytest.MonkeyPatch) -> None:
     """Skip the tracing, which the tests above cover."""
     graph = onnx.load(export_once("ssdlite320_mobilenet_v3_large").path)
-    monkeypatch.setattr(onnx_export, "onnx_from_predictor", lambda *_, **__: graph)
+    monkeypatch.setattr(trace, "onnx_from_predictor", lambda *_, **__: graph)
 
 
 @pytest.mark.usefixtures("quick_graph")

@@ -17,7 +17,7 @@ from ssd_edge.card import ModelCard
 from ssd_edge.checkpoint import Checkpoint, model_from_checkpoint, save_checkpoint
 from ssd_edge.cli.main import main
 from ssd_edge.errors import GateFailedError, ModelFileError, UsageError
-from ssd_edge.export import onnx_export
+from ssd_edge.export import onnx_export, trace
 from ssd_edge.export.fp16.convert import half_from_float, half_graph
 from ssd_edge.export.fp16.emulate import emulated_half
 from ssd_edge.export.fp16.overflow import activation_maxima
@@ -464,7 +464,7 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     torch.manual_seed(0)
     model = create_model("two_maps", 1)
     save_checkpoint(tmp_path / "own.pt", Checkpoint(model.make_card(("cat",), (1,)), model.state_dict()))
-    monkeypatch.setattr(onnx_export, "onnx_from_predictor", trace_once)
+    monkeypatch.setattr(trace, "onnx_from_predictor", trace_once)
     return tmp_path / "own.pt"
 
 
@@ -496,7 +496,8 @@ def test_export_writes_a_half_file_that_a_detector_opens(
     assert main(["export", str(checkpoint), "-o", str(tmp_path / "half.onnx"), "--precision", "fp16"]) == 0
     (report,) = reports
     assert capsys.readouterr().out == f"{report}\n"
-    assert 1e-6 < max(report.boxes_difference, report.scores_difference) < 1e-2  # rounded, and not by much
+    comparison = report.comparison
+    assert 1e-6 < max(comparison.boxes_difference, comparison.scores_difference) < 1e-2  # rounded, and not by much
     assert report.precision == "fp16"
     assert "opset 18, fp16\n" in str(report)
     assert str(report).endswith("nodes in half; overflow looked for on 2 images")

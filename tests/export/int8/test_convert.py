@@ -16,7 +16,8 @@ from ssd_edge.card import ONNX_METADATA_KEY, ModelCard
 from ssd_edge.cli.main import main
 from ssd_edge.errors import GateFailedError, ModelFileError, SsdEdgeError, UsageError
 from ssd_edge.evaluation.evaluate import evaluate
-from ssd_edge.export import engine_cache, onnx_export
+from ssd_edge.export import engine_cache, onnx_export, trace
+from ssd_edge.export.compare import Comparison
 from ssd_edge.export.int8.convert import int8_from_float
 from ssd_edge.export.int8.options import Int8Options
 from ssd_edge.export.onnx_export import export_onnx
@@ -32,16 +33,16 @@ TRACED: dict[bytes, bytes] = {}  # graphs by the weights that they are of
 @pytest.fixture(autouse=True)
 def traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trace each model once for all tests here: tracing takes seconds, and test_onnx_export.py is about it."""
-    trace = onnx_export.onnx_from_predictor
+    real = trace.onnx_from_predictor
 
     def once(predictor: Predictor, size_hw: tuple[int, int]) -> onnx.ModelProto:
         weights = b"".join(value.numpy().tobytes() for value in predictor.state_dict().values())
         key = hashlib.sha256(weights).digest()
         if key not in TRACED:
-            TRACED[key] = trace(predictor, size_hw).SerializeToString()
+            TRACED[key] = real(predictor, size_hw).SerializeToString()
         return onnx.load_from_string(TRACED[key])
 
-    monkeypatch.setattr(onnx_export, "onnx_from_predictor", once)
+    monkeypatch.setattr(trace, "onnx_from_predictor", once)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_a_file_says_what_it_is(tiny: Tiny, images: CalibrationImages, target: s
     assert {"QuantizeLinear", "DequantizeLinear"} <= operators(path)
     half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in onnx.load(path).graph.initializer)
     assert half == (target == "tensorrt")
-    assert report.detections_equal >= 0.5 * report.detections > 0
+    assert report.comparison.detections_equal >= 0.5 * report.comparison.detections > 0
     assert f"Q/DQ placed for {target}" in str(report)
     with open_detector(path) as detector:
         assert evaluate(detector, tiny.dataset, progress=False).metrics["AP50"] > 0.7
@@ -232,7 +233,7 @@ def test_an_interrupted_export_leaves_nothing(
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(onnx_export, "refuse_other_detections", interrupt)
+    monkeypatch.setattr(Comparison, "check", interrupt)
     with pytest.raises(KeyboardInterrupt):
         export_onnx(tiny.checkpoint, tmp_path / "int8.onnx", precision="int8", int8=Int8Options(images, target="cpu"))
     assert list(tmp_path.iterdir()) == []
@@ -278,7 +279,7 @@ def test_wrong_usage(
 def test_where_nothing_can_be_written_is_told_before_the_long_work(
     tiny: Tiny, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ssd_edge.export.trace.onnx_from_predictor", lambda *_, **__: pytest.fail("too late"))
+    monkeypatch.setattr(trace, "onnx_from_predictor", lambda *_, **__: pytest.fail("too late"))
     text = tmp_path / "text"
     text.touch()
     where = option.format(text=text, tmp=tmp_path)
