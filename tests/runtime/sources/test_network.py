@@ -94,7 +94,7 @@ def test_the_users_options_stay(monkeypatch: pytest.MonkeyPatch, options: str) -
 
 def test_importing_leaves_the_environment_alone() -> None:
     code = (
-        "import os, ssd_edge; before = dict(os.environ); import ssd_edge.runtime.stream.run; "
+        "import os, cv2, ssd_edge; before = dict(os.environ); import ssd_edge.runtime.stream.run; "
         "print(dict(os.environ) == before)"
     )
     without = {name: text for name, text in os.environ.items() if not name.startswith("OPENCV_")}
