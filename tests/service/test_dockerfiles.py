@@ -11,7 +11,7 @@ import pytest
 from ssd_edge.runtime.host.gpu_use import look_for_gpu
 from tests.fakes.driver import FakeDriver, compile_driver
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "/etc/ssd-edge/streams.toml"
 CLI = "import sys; from ssd_edge.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
