@@ -113,6 +113,11 @@ def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
+def flag(name: str) -> str:
+    """How the argument `name` is given: `--its-name`."""
+    return f"--{name.replace('_', '-')}"
+
+
 def usable_dataset(args: argparse.Namespace) -> DetectionDataset:
     """The dataset that --data and --split name, without what lint leaves out; says what that is."""
     from ssd_edge.data.lint import lint

@@ -11,6 +11,7 @@ from ssd_edge.cli.arguments import (
     INT8_HEADS_ON_CPU,
     add_split,
     add_threads,
+    flag,
     given,
     positive_int,
     usable_dataset,
@@ -70,7 +71,7 @@ def _check(args: argparse.Namespace) -> None:
         UsageError: with the fix.
     """
     if args.precision != "int8" and (options := given(args, *INT8_OPTIONS)):
-        names = ", ".join(f"--{option.replace('_', '-')}" for option in options)
+        names = ", ".join(map(flag, options))
         raise UsageError(f"{names}: about int8 alone; give --precision int8 too, or leave it out")
     if args.precision == "int8" and args.calib is None:
         raise UsageError("int8 needs images to calibrate on, a dataset or any folder of images; give --calib DATA")

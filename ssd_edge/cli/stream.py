@@ -14,6 +14,7 @@ from ssd_edge.cli.arguments import (
     add_threads,
     camera,
     class_names,
+    flag,
     given,
     host_port,
     positive_int,
@@ -30,9 +31,17 @@ if TYPE_CHECKING:
 
 SUMMARY = "detect in a camera, network stream, video or images"
 
-# Options that are arguments of StreamConfig by the same name.
+# Options that are fields of StreamConfig by the same name.
 STREAM_OPTIONS = (
     *("model", "show", "save", "jsonl", "score_threshold", "threads", "latency", "max_frames", "log_format"),
+)
+SOURCE_OPTIONS = (
+    *("size", "fps", "pixel_format", "transport", "realtime", "timeout", "loop", "retries", "classes", "track"),
+)
+# Fields of MqttConfig, but for the prefix.
+MQTT_OPTIONS = (
+    *("mqtt_prefix", "mqtt_qos", "mqtt_buffer", "mqtt_client_id", "mqtt_password_file"),
+    *("mqtt_ca", "mqtt_cert", "mqtt_key"),
 )
 
 
@@ -53,13 +62,13 @@ def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rtsp", metavar="URL", help="network camera", **source)
     add("--source", metavar="URI", help="any of these; or an image, a folder, a glob pattern", **source)
     add("--config", type=Path, metavar="FILE", help="sources and all else as TOML; options take its place")
-    add("--size", dest="size_wh", metavar="WxH", help="ask cameras for this size, such as 1280x720")
+    add("--size", metavar="WxH", help="ask cameras for this size, such as 1280x720")
     add("--fps", type=positive_number, help="ask cameras for this rate; pace of --realtime")
     add("--pixel-format", metavar="CODE", help="ask cameras for this, such as MJPG")
     add("--transport", choices=("tcp", "udp"), help="of RTSP (tcp)")
     add("--loop", action="store_const", const=True, help="begin files anew at their end")
     add("--realtime", action="store_const", const=True, help="play files at their own pace, as if they were cameras")
-    add("--timeout", type=positive_number, dest="timeout_s", metavar="S", help="to open and to read (8 s)")
+    add("--timeout", type=positive_number, metavar="S", help="to open and to read (8 s)")
     retries_help = "end a source after so many failures in a row (cameras and network: never; files: at once)"
     add("--retries", type=whole_number, metavar="N", help=retries_help)
 
@@ -182,43 +191,46 @@ def _sources_of_options(args: argparse.Namespace) -> list[SourceConfig]:
     from ssd_edge.runtime.tracking.tracker import TrackOptions
     from ssd_edge.runtime.units import fourcc, size_wh
 
-    opening = given(args, "size_wh", "fps", "pixel_format", "transport", "realtime", "timeout_s")
-    reading = given(args, "loop", "retries")
-    watched = given(args, "classes", "track")
     if not args.sources:
-        if useless := [*opening, *reading, *watched]:
-            names = {"size_wh": "size", "timeout_s": "timeout"}
-            option = names.get(useless[0], useless[0]).replace("_", "-")
-            raise UsageError(f"--{option} is about sources that are given as options; write it into {args.config}")
+        if useless := given(args, *SOURCE_OPTIONS):
+            option = flag(next(iter(useless)))
+            raise UsageError(f"{option} is about sources that are given as options; write it into {args.config}")
         return []
-    for name, option, convert in (("size_wh", "--size", size_wh), ("pixel_format", "--pixel-format", fourcc)):
-        if name in opening:
-            opening[name] = _converted(option, opening[name], convert)
+    opening = given(args, "fps", "transport", "realtime") | _converted(
+        args, size=("size_wh", size_wh), pixel_format=("pixel_format", fourcc), timeout=("timeout_s", float)
+    )
     understanding = None
-    if watched:
+    if given(args, "classes", "track"):
         understanding = UnderstandingOptions(tuple(args.classes or ()), track=TrackOptions() if args.track else None)
-    options = SourceOptions(**opening)
+    options, reading = SourceOptions(**opening), given(args, "loop", "retries")
     return [SourceConfig(uri, options=options, understanding=understanding, **reading) for uri in args.sources]
 
 
-def _converted(option: str, text: str, convert: Callable[[str], Any]) -> Any:
-    """The value of an option, whose check is in a module that `--help` does without."""
-    try:
-        return convert(text)
-    except UsageError as error:
-        raise UsageError(f"{option}: {error}") from None
+def _converted(args: argparse.Namespace, **fields: tuple[str, Callable[[str], Any]]) -> dict[str, Any]:
+    """The options that were given, as fields of a configuration: each argument's name with its field and its type.
+
+    These are types from modules that `--help` does without.
+    """
+    values = {}
+    for name, text in given(args, *fields).items():
+        field, convert = fields[name]
+        try:
+            values[field] = convert(text)
+        except UsageError as error:
+            raise UsageError(f"{flag(name)}: {error}") from None
+    return values
 
 
 def _recording_of_options(args: argparse.Namespace) -> dict[str, Recording]:
     from ssd_edge.runtime.sinks.base import Recording
     from ssd_edge.runtime.units import byte_size, seconds
 
-    converts = {"segment": seconds, "keep": byte_size, "free_floor": byte_size}
-    names = {"segment": "segment_s", "keep": "keep_bytes", "free_floor": "free_floor_bytes"}
-    options = {
-        names[option]: _converted(f"--{option.replace('_', '-')}", text, converts[option])
-        for option, text in given(args, *names).items()
-    }
+    options = _converted(
+        args,
+        segment=("segment_s", seconds),
+        keep=("keep_bytes", byte_size),
+        free_floor=("free_floor_bytes", byte_size),
+    )
     return {"recording": Recording(**options)} if options else {}
 
 
@@ -226,26 +238,22 @@ def _snapshots_of_options(args: argparse.Namespace) -> dict[str, SnapshotsConfig
     from ssd_edge.runtime.stream.config import SnapshotsConfig
     from ssd_edge.runtime.units import byte_size
 
-    names = {"snapshots_keep": "keep_bytes", "snapshots_free_floor": "free_floor_bytes"}
-    options = {
-        names[option]: _converted(f"--{option.replace('_', '-')}", text, byte_size)
-        for option, text in given(args, *names).items()
-    }
-    if options and not args.snapshots:
+    limits = _converted(
+        args, snapshots_keep=("keep_bytes", byte_size), snapshots_free_floor=("free_floor_bytes", byte_size)
+    )
+    if limits and not args.snapshots:
         raise UsageError("--snapshots-keep and --snapshots-free-floor need --snapshots DIR too")
-    return {"snapshots": SnapshotsConfig(args.snapshots, **options)} if args.snapshots else {}
+    return {"snapshots": SnapshotsConfig(args.snapshots, **limits)} if args.snapshots else {}
 
 
 def _mqtt_of_options(args: argparse.Namespace) -> dict[str, MqttConfig]:
     from ssd_edge.runtime.stream.config import MqttConfig
 
-    names = ("prefix", "qos", "buffer", "client_id", "password_file", "ca", "cert", "key")
-    options = {
-        name.removeprefix("mqtt_"): value for name, value in given(args, *(f"mqtt_{one}" for one in names)).items()
-    }
+    options = given(args, *MQTT_OPTIONS)
     if options and not args.mqtt:
-        raise UsageError(f"--mqtt-{next(iter(options)).replace('_', '-')} is about a broker; give --mqtt URL too")
-    return {"mqtt": MqttConfig(args.mqtt, **options)} if args.mqtt else {}
+        raise UsageError(f"{flag(next(iter(options)))} is about a broker; give --mqtt URL too")
+    fields = {name.removeprefix("mqtt_"): value for name, value in options.items()}
+    return {"mqtt": MqttConfig(args.mqtt, **fields)} if args.mqtt else {}
 
 
 def _web_of_options(args: argparse.Namespace) -> dict[str, WebConfig]:

@@ -66,12 +66,13 @@ def test_stream_hands_on_all_options(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert config.mqtt == MqttConfig("mqtt://host", qos=2)
 
 
+@pytest.mark.parametrize("option", [["--loop"], ["--size", "1280x720"], ["--timeout", "3"], ["--classes", "a"]])
 def test_options_of_sources_do_not_pass_over_those_of_a_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.toml").write_text('[[source]]\nuri = "a.mp4"\n')
-    assert main(["stream", "--config", str(tmp_path / "a.toml"), "--loop"]) == 2
-    assert "--loop is about sources that are given as options" in complaint(capsys)
+    assert main(["stream", "--config", str(tmp_path / "a.toml"), *option]) == 2
+    assert f"{option[0]} is about sources that are given as options" in complaint(capsys)
 
 
 def test_a_missing_bundled_model_says_what_to_do(
