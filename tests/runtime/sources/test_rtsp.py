@@ -169,16 +169,19 @@ def test_no_line_is_lost_or_doubled_while_the_server_is_there(
     with subprocess.Popen(
         [*command, "--timeout", "1", "--jsonl", str(lines)], stderr=subprocess.PIPE, text=True
     ) as run:
-        for _ in range(2):
+        try:
+            for _ in range(2):
+                seen = len(read(lines))
+                wait_for(lambda: len(read(lines)) > seen + 30)  # noqa: B023
+                server.kill()
+                time.sleep(0.5)
+                server.start()
             seen = len(read(lines))
-            wait_for(lambda: len(read(lines)) > seen + 30)  # noqa: B023
-            server.kill()
-            time.sleep(0.5)
-            server.start()
-        seen = len(read(lines))
-        wait_for(lambda: len(read(lines)) > seen + 10)
-        run.terminate()
-        _, err = run.communicate(timeout=10)
+            wait_for(lambda: len(read(lines)) > seen + 10)
+            run.terminate()
+            _, err = run.communicate(timeout=10)
+        finally:
+            run.kill()
     assert run.returncode == 0, err
     indexes = [json.loads(line)["frame"] for line in read(lines)]
     dropped = int(err.rpartition(" dropped")[0].rpartition(" ")[2])
