@@ -11,7 +11,6 @@ import ctypes
 import importlib
 import re
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +21,7 @@ from ssd_edge.runtime.cuda.errors import CudaError, cuda_failure
 from ssd_edge.runtime.cuda.kernel_cache import compile_kernels, is_machine_code
 from ssd_edge.runtime.host.fixes import ANY_DOCKER_RUN, extra_command
 from ssd_edge.runtime.host.kind import read_host, version_numbers
+from ssd_edge.runtime.host.packages import installed_version
 
 DEFAULT_SHARED_BYTES = 48 * 1024  # of a block; more has to be asked for
 STATUS = re.compile(r"CUDA_ERROR_\w+")
@@ -87,13 +87,6 @@ def check_versions(core: str, bindings: str) -> None:
             raise MissingDependencyError(
                 f"{package} {found} is too old, running on a GPU needs {needed} or later", extra=read_host().cuda_extra
             )
-
-
-def installed_version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def read_gpu(device: int = 0) -> Gpu:

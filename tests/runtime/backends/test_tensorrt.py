@@ -152,6 +152,14 @@ def test_a_run_that_fails_says_why() -> None:
             engine.enqueue(2)
 
 
+def test_an_error_quotes_its_own_call_alone() -> None:
+    script = Script(says=[(Severity.ERROR, "said when it was loaded")])
+    with engine_of(script) as engine:
+        script.says, script.runs = [(Severity.ERROR, "said when it ran")], False
+        with pytest.raises(SsdEdgeError, match=r"^m\.engine: the engine does not run: said when it ran; close"):
+            engine.infer(images_of(1))
+
+
 def test_rtx_keeps_the_kernels_that_it_compiles(tmp_path: Path) -> None:
     file = tmp_path / "folder" / "m.kernels"
 
