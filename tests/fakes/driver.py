@@ -41,5 +41,5 @@ def compile_driver(folder: Path, wanted: Iterable[str] = ()) -> FakeDriver:
     source = folder / "libcuda.c"
     source.write_text(text + "".join(stubs), encoding="utf-8")
     library = ["-shared", "-fPIC", "-w", "-Wl,-soname,libcuda.so.1", "-o", str(folder / "libcuda.so.1")]
-    subprocess.run(["gcc", *library, str(source), "-ldl"], check=True)
+    subprocess.run(["gcc", *library, str(source), "-ldl"], check=True, timeout=120)
     return FakeDriver(folder)

@@ -286,7 +286,8 @@ def _compiled(source: str, kernels: tuple[str, ...]) -> Path:
         with tempfile.TemporaryDirectory(dir=folder) as made:  # moved into place whole: tests may run in parallel
             code, built = Path(made) / "kernels.cpp", Path(made) / "kernels.so"
             code.write_text(text)
-            done = subprocess.run([compiler, *FLAGS, "-o", built, code], capture_output=True, text=True)
+            command = [compiler, *FLAGS, "-o", built, code]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=600)
             if done.returncode:
                 raise CudaError(f"g++ refuses the kernels: {done.stderr}")
             built.replace(library)

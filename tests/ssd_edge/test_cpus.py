@@ -62,7 +62,8 @@ def test_this_process() -> None:
 def test_affinity_counts() -> None:
     one = min(os.sched_getaffinity(0))
     code = f"import os; os.sched_setaffinity(0, [{one}]); from ssd_edge.cpus import usable_cpus; print(usable_cpus())"
-    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout == b"1\n"
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60).stdout
+    assert said == b"1\n"
 
 
 def test_without_affinity_all_cpus_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -140,7 +141,8 @@ def test_libraries_obey() -> None:
     unset = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
     environment = {name: value for name, value in os.environ.items() if name not in unset}
     environment |= {"OMP_DISPLAY_ENV": "verbose"}
-    process = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    command = [sys.executable, "-c", code]
+    process = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=60)
     assert process.stdout.split() == ["1", "1"]
     if "GOMP_SPINCOUNT" in process.stderr:  # not every PyTorch has GNU's
         assert "GOMP_SPINCOUNT = '0'" in process.stderr
@@ -153,5 +155,5 @@ def test_commands_are_good_neighbours() -> None:
         "main.be_a_good_neighbour = lambda: print(sorted({'torch', 'cv2', 'numpy'} & set(sys.modules)))\n"
         "main.main(['doctor', '--json', '-'])"
     )
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout
     assert output.startswith("[]\n{")

@@ -31,7 +31,7 @@ def test_a_hidden_package_is_as_if_it_were_not_installed(tmp_path: Path) -> None
     hidden = gpu_absent.environment(["tqdm"], tmp_path / "hide")
     for environment, status in ((hidden, 0), ({}, 1)):
         ended = subprocess.run(
-            [sys.executable, "-c", CODE], env={**os.environ, **environment}, capture_output=True, text=True
+            [sys.executable, "-c", CODE], env={**os.environ, **environment}, capture_output=True, text=True, timeout=60
         )
         assert ended.returncode == status, ended.stderr
         if environment:

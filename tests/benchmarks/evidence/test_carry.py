@@ -34,7 +34,8 @@ def test_a_package_is_installed_without_a_network(prepare: Callable[[int], tuple
     assert found["failed"] == {}
     code = "import av, plain; print(av.version, plain.version, av.__file__)"
     site = str(tmp_path / "site")
-    said = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": site}, capture_output=True, text=True).stdout
+    command = [sys.executable, "-c", code]
+    said = subprocess.run(command, env={"PYTHONPATH": site}, capture_output=True, text=True, timeout=60).stdout
     assert said == f"19.0 2.1 {site}/av/__init__.py\n"
     assert Path(found["images"], "annotations.json").is_file()
     assert Path(found["video"]).is_file()

@@ -21,7 +21,8 @@ def test_the_source_is_named(tmp_path: Path) -> None:
     assert found["version"] == __version__
     assert found["kernels_sha256"] == hashlib.sha256(KERNEL_SOURCE.encode()).hexdigest()
     if (ROOT / ".git").exists() and shutil.which("git"):
-        said = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+        command = ["git", "-C", ROOT, "rev-parse", "HEAD"]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
         assert found["commit"] == said.strip()
     assert gpu_source.commit(tmp_path) is None
 
@@ -37,7 +38,7 @@ def test_the_commit_of_a_repository(way: str, tmp_path: Path) -> None:
     def run_git(*arguments: str) -> str:
         options = ["-C", str(root), "-c", "user.name=a", "-c", "user.email=a@example.org"]
         return subprocess.run(
-            [git, *options, *arguments], capture_output=True, text=True, check=True, env=quiet
+            [git, *options, *arguments], capture_output=True, text=True, check=True, env=quiet, timeout=60
         ).stdout.strip()
 
     root.mkdir()

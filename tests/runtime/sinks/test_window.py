@@ -63,7 +63,7 @@ def test_a_window_on_a_real_display(tmp_path: Path, model_path: Path, monkeypatc
             _, err = process.communicate(timeout=30)
     finally:
         display.terminate()
-        display.communicate()
+        display.communicate(timeout=30)
     assert process.returncode == 0
     assert err.startswith(f"{video}: 60 frames in"), err
     assert err.count("\n") == 1  # Qt has nothing to say
