@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,7 +137,7 @@ def test_damaged_bytes_are_always_one_kind_of_error(checkpoint: Checkpoint, tmp_
 
 
 def test_a_card_that_does_not_fit_the_weights(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    cases = {
+    cases: dict[str, dict[str, Any]] = {
         "the weights do not fit the card": {"class_names": ("cat",), "category_ids": (17,)},
         "architecture 'yolo'": {"arch": "yolo"},
         "the card says 300×300": {"height": 300, "width": 300},

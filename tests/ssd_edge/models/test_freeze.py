@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -28,18 +29,20 @@ def frozen(module: nn.Module) -> set[str]:
 def torchvision_vgg(trainable_layers: int) -> nn.Module:
     net = nn.Module()
     net.features = make_layers(cfgs["D"], batch_norm=False)
-    return _vgg_extractor(net, highres=False, trainable_layers=trainable_layers)
+    extractor: nn.Module = _vgg_extractor(net, highres=False, trainable_layers=trainable_layers)
+    return extractor
 
 
 def torchvision_mobilenet(trainable_layers: int) -> nn.Module:
     net = mobilenet_v3_large(weights=None, reduced_tail=True, norm_layer=batch_norm)
-    return _mobilenet_extractor(net, trainable_layers, batch_norm)
+    extractor: nn.Module = _mobilenet_extractor(net, trainable_layers, batch_norm)
+    return extractor
 
 
 @pytest.mark.parametrize(
     ("arch", "theirs", "stages"), [("ssd300_vgg16", torchvision_vgg, 5), (LITE, torchvision_mobilenet, 6)]
 )
-def test_the_layers_that_torchvision_freezes(arch: str, theirs: object, stages: int) -> None:
+def test_the_layers_that_torchvision_freezes(arch: str, theirs: Callable[[int], nn.Module], stages: int) -> None:
     model = create_model(arch, 2)
     counts = []
     for trainable_layers in (*range(stages, -1, -1), 3):  # more and more, then fewer again
@@ -83,14 +86,18 @@ def test_frozen_layers_keep_their_statistics_in_training(model: SSD) -> None:
 
 
 def test_the_modes_of_frozen_and_other_layers(model: SSD) -> None:
-    block, trained = model.backbone.features[0][12], model.backbone.features[1]
-    assert (model.training, block.training, trained.training) == (True, False, True)
+    block, trained = (model.backbone.get_submodule(f"features.{place}") for place in ("0.12", "1"))
+
+    def modes() -> tuple[bool, bool, bool]:
+        return model.training, block.training, trained.training
+
+    assert modes() == (True, False, True)
     model.eval()
-    assert (model.training, block.training, trained.training) == (False, False, False)
+    assert modes() == (False, False, False)
     freeze_backbone(model, 6)
     assert not block.training  # freezing does not change the mode of the model
     model.train()
-    assert (model.training, block.training, trained.training) == (True, True, True)
+    assert modes() == (True, True, True)
 
 
 def test_a_copy_freezes_its_own_layers(model: SSD) -> None:
@@ -98,8 +105,8 @@ def test_a_copy_freezes_its_own_layers(model: SSD) -> None:
     freeze_backbone(model, 6)
     model.train()
     twin.train()
-    assert model.backbone.features[0][0].training
-    assert not twin.backbone.features[0][0].training
+    assert model.backbone.get_submodule("features.0.0").training
+    assert not twin.backbone.get_submodule("features.0.0").training
     assert frozen(twin)
     assert not frozen(model)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import pytest
@@ -78,6 +79,7 @@ def test_without_a_network_the_file_and_its_place_are_named(cache: Path) -> None
 def test_published_detectors_say_what_their_columns_detect(arch: str) -> None:
     """The columns behind the background: COCO's ids from 1 on, ten of which name nothing."""
     names = ARCHITECTURES[arch].weights["coco"].class_names
+    assert names is not None
     assert (len(names), names.count("N/A")) == (COCO_CLASSES, 10)
     assert (names[0], names[11], names[12], names[89]) == ("person", "N/A", "stop sign", "toothbrush")
     assert ARCHITECTURES[arch].weights["imagenet"].class_names is None
@@ -194,11 +196,12 @@ def test_mobilenet_sees_images_as_in_its_training(cache: Path) -> None:
     images = 255 * torch.rand(2, 3, 320, 320)
     mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
     theirs, ours = (images / 255 - mean) / std, (images - model.mean) / model.std
-    expected, first = full.features[:4](theirs), model.backbone.features[0][:4](ours)
+    features: Any = model.backbone.get_submodule("features")
+    expected, first = full.features[:4](theirs), features[0][:4](ours)
     # The border reaches one more row and column at strides 2, 1, 2 and 1 each.
     torch.testing.assert_close(first[..., 3:, 3:], expected[..., 3:, 3:], atol=1e-5, rtol=1e-4)
     assert (first - expected)[..., 0, 0].abs().max() > 0.001
-    full.features[0][0].padding = model.backbone.features[0][0][0].padding = (0, 0)
+    full.features[0][0].padding = features[0][0][0].padding = (0, 0)
     expected, (_, last, *_) = full.features(theirs), model.backbone(ours)
     torch.testing.assert_close(last, expected, atol=1e-4 * float(expected.std()), rtol=1e-4)
 
