@@ -17,8 +17,8 @@ from ssd_edge.errors import ModelFileError, SsdEdgeError, UsageError
 from ssd_edge.files import engine_cache_folder
 from ssd_edge.runtime.cuda.base import Gpu
 from ssd_edge.runtime.cuda.find import read_gpu
+from ssd_edge.runtime.gpu_use import look_for_gpu
 from ssd_edge.runtime.host.fixes import EXPORT_INT8_FOR_TENSORRT
-from ssd_edge.runtime.host.gpu_use import look_for_gpu
 from ssd_edge.runtime.onnx_file.check import check_onnx_file
 from ssd_edge.runtime.tensorrt.engine_card import BatchSizes, EngineCard, check_fresh, read_engine_card
 from ssd_edge.runtime.tensorrt.log import UnsupportedGpuError, unsupported_remedy

@@ -45,7 +45,7 @@ def gpu(root: Path = Path("/")) -> Finding:
 
 
 def _without_answer(host: Host, facts: dict[str, Any]) -> Finding:
-    from ssd_edge.runtime.host.gpu_use import NO_LIBRARY, driver_problem, without_library
+    from ssd_edge.runtime.gpu_use import NO_LIBRARY, driver_problem, without_library
 
     if host.driver and host.container:
         summary = f"driver {host.driver}, but no GPU in this container"
@@ -81,7 +81,7 @@ def cuda(root: Path = Path("/")) -> Finding:
     """The GPU as this package sees it, and what it sees it through."""
     from ssd_edge.runtime.cuda.errors import CudaError
     from ssd_edge.runtime.cuda.find import read_gpu
-    from ssd_edge.runtime.host.gpu_use import NO_DEVICE, NO_LIBRARY, driver_problem, without_library
+    from ssd_edge.runtime.gpu_use import NO_DEVICE, NO_LIBRARY, driver_problem, without_library
 
     host = read_host(root)
     facts: dict[str, Any] = {
@@ -182,7 +182,7 @@ def _tensorrt(flavour: str, root: Path) -> Finding:
 def gpu_use(root: Path = Path("/")) -> Finding:
     """Whether models run on the GPU: what `stream` and `bench` ask, and then what it takes, imported."""
     from ssd_edge.runtime.cuda.find import read_gpu
-    from ssd_edge.runtime.host.gpu_use import look_for_gpu
+    from ssd_edge.runtime.gpu_use import look_for_gpu
 
     use = look_for_gpu(root)
     if not use.present:

@@ -16,8 +16,8 @@ from ssd_edge.export.engine_cache import prepare_model
 from ssd_edge.export.engine_timing import ROUNDS, RUNS, WARM_UPS, measure_run_ms
 from ssd_edge.runtime.backends.tensorrt import TensorRTEngine
 from ssd_edge.runtime.cuda.base import Gpu
+from ssd_edge.runtime.gpu_use import GpuUse
 from ssd_edge.runtime.host.fixes import tensorrt_fix
-from ssd_edge.runtime.host.gpu_use import GpuUse
 from ssd_edge.runtime.host.kind import Host
 from ssd_edge.runtime.tensorrt import log
 from ssd_edge.runtime.tensorrt.engine_card import BatchSizes, engine_card_path, read_engine_card

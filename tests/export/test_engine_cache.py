@@ -17,7 +17,7 @@ from ssd_edge.export.engine_cache import prepare_model
 from ssd_edge.files import engine_cache_folder
 from ssd_edge.runtime.cuda.base import Gpu
 from ssd_edge.runtime.cuda.errors import CudaError
-from ssd_edge.runtime.host.gpu_use import GpuUse
+from ssd_edge.runtime.gpu_use import GpuUse
 from ssd_edge.runtime.tensorrt.engine_card import BatchSizes, EngineCard, engine_card_path
 from ssd_edge.runtime.tensorrt.log import UnsupportedGpuError
 from tests.fakes.tensorrt import fake_tensorrt

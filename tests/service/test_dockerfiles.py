@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ssd_edge.runtime.host.gpu_use import look_for_gpu
+from ssd_edge.runtime.gpu_use import look_for_gpu
 from tests.fakes.driver import FakeDriver, compile_driver
 
 ROOT = Path(__file__).resolve().parents[2]

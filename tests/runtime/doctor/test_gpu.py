@@ -11,13 +11,13 @@ from types import SimpleNamespace
 import pytest
 
 from ssd_edge.errors import MissingDependencyError, SsdEdgeError
+from ssd_edge.runtime import gpu_use
 from ssd_edge.runtime.cuda import core as cuda_core
 from ssd_edge.runtime.cuda import find
 from ssd_edge.runtime.cuda.base import Gpu
 from ssd_edge.runtime.cuda.errors import CudaError
 from ssd_edge.runtime.doctor import gpu
 from ssd_edge.runtime.doctor.finding import MISSING, NONE, OK, PROBLEM, Finding, problem
-from ssd_edge.runtime.host import gpu_use
 from ssd_edge.runtime.host.kind import read_host
 from ssd_edge.runtime.tensorrt import versions
 from tests.runtime.host.machines import DESKTOP, ORIN, PCI_GPU

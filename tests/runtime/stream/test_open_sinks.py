@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ssd_edge.errors import SinkError
-from ssd_edge.runtime.host.gpu_use import look_for_gpu
+from ssd_edge.runtime.gpu_use import look_for_gpu
 from ssd_edge.runtime.stream.run import StreamConfig, run_stream
 from tests.runtime.stream.streams import write_video
 

@@ -21,7 +21,7 @@ from ssd_edge.card import INT8_METADATA_KEY
 from ssd_edge.data.readers import read_dataset
 from ssd_edge.errors import ModelFileError, UsageError
 from ssd_edge.export import engine_cache
-from ssd_edge.runtime.host.gpu_use import GpuUse
+from ssd_edge.runtime.gpu_use import GpuUse
 
 Write = Callable[..., Path]
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from ssd_edge.errors import SsdEdgeError
-from ssd_edge.runtime.host import gpu_use
-from ssd_edge.runtime.host.gpu_use import NO_DEVICE, NO_LIBRARY, GpuUse, look_for_gpu
+from ssd_edge.runtime import gpu_use
+from ssd_edge.runtime.gpu_use import NO_DEVICE, NO_LIBRARY, GpuUse, look_for_gpu
 from tests.fakes.driver import FakeDriver, compile_driver
 from tests.runtime.host.machines import DESKTOP, PCI_GPU
 
@@ -134,7 +134,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> FakeDriver:
     ],
 )
 def test_the_driver_is_asked(driver: FakeDriver, fails: str, problem: str) -> None:
-    code = "from ssd_edge.runtime.host import gpu_use; print(gpu_use.driver_problem())"
+    code = "from ssd_edge.runtime import gpu_use; print(gpu_use.driver_problem())"
     assert driver.run(code, FAKE_CUDA_FAILS=fails).stdout == f"{problem}\n"
 
 
@@ -189,7 +189,7 @@ def test_packages_for_another_cuda_than_the_drivers(driver: FakeDriver, model_pa
 
 def test_looking_imports_no_package_for_the_gpu(driver: FakeDriver) -> None:
     code = (
-        "import sys; from ssd_edge.runtime.host.gpu_use import look_for_gpu; look_for_gpu(); "
+        "import sys; from ssd_edge.runtime.gpu_use import look_for_gpu; look_for_gpu(); "
         "print(*{'cuda.core', 'cuda.bindings', 'pycuda', 'tensorrt', 'tensorrt_rtx_bindings'} & set(sys.modules))"
     )
     result = driver.run(code)
