@@ -15,30 +15,31 @@ import logging
 import math
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
 from ssd_edge.calib.qat.fake_quant import SCHEMES, FakeQuantization, Scheme
 from ssd_edge.card import ModelCard, file_sha256
 from ssd_edge.checkpoint import Checkpoint, model_from_checkpoint, save_checkpoint
 from ssd_edge.data.augment import EvalTransform
 from ssd_edge.data.dataset import DetectionDataset
-from ssd_edge.data.samples import Batch, ImageSamples
+from ssd_edge.data.samples import ImageSamples
 from ssd_edge.errors import DatasetError, SinkError, SsdEdgeError, UsageError
 from ssd_edge.evaluation.evaluate import detect, evaluate_detections, scored_classes
-from ssd_edge.models.loss import Targets
+from ssd_edge.models.batch_norms import batch_norms
 from ssd_edge.models.ssd import SSD
 from ssd_edge.runtime.backends.torch import TorchDetector
-from ssd_edge.training.config import TrainConfig
 from ssd_edge.training.distributed import Group, process_group
-from ssd_edge.training.history import History
-from ssd_edge.training.recipes import SMALL, Recipe, recipe_for
-from ssd_edge.training.trainer import SCORES, Run, _next
+from ssd_edge.training.history import SCORES
+from ssd_edge.training.optimisation import Optimisation
+from ssd_edge.training.recipes import SMALL, Recipe, recipe_for, transform_of
+from ssd_edge.training.trainer import Trainer
+from ssd_edge.training.updater import NotFiniteError
 
 log = logging.getLogger(__name__)
 
@@ -47,25 +48,43 @@ CALIBRATION_IMAGES = 64
 CALIBRATION_BATCH = 8
 
 
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """How to fine-tune.
+
+    Attributes:
+        epochs: passes over the images.
+        lr: highest learning rate; None: 1e-4, and 5e-6 for an architecture without batch norm.
+        batch: images per step.
+        hflip: probability of mirroring; 0 is safe where left and right matter (text, codes).
+        bits: fewer than the 8 of the graph make it harder.
+        seed: same seed, same result on the CPU with the same number of threads.
+        progress: show a progress bar where standard error is a terminal.
+        threads, workers, device: as in `RunSettings`.
+    """
+
+    epochs: int
+    lr: float | None = None
+    batch: int = 8
+    hflip: float = 0.0
+    bits: int = 8
+    seed: int = 0
+    progress: bool = True
+    threads: int | None = None
+    workers: int | None = None
+    device: str | None = None
+
+
 def quantization_aware_finetune(
     checkpoint: Path,
     output: Path,
+    settings: FinetuneSettings,
     *,
     data: DetectionDataset,
     val: DetectionDataset | None,
-    epochs: int,
     target: str,
     ranges: Mapping[str, tuple[float, float]] | None = None,
     float_layers: Collection[str] = (),
-    lr: float | None = None,
-    batch: int = 8,
-    hflip: float = 0.0,
-    bits: int = 8,
-    seed: int = 0,
-    progress: bool = True,
-    threads: int | None = None,
-    workers: int | None = None,
-    device: str | None = None,
 ) -> Path:
     """Fine-tune a checkpoint under fake quantisation and write the float checkpoint that results; returns its path.
 
@@ -80,17 +99,9 @@ def quantization_aware_finetune(
         output: another such name.
         data: images to train on, past lint; the first ranges are measured on some of them.
         val: images to evaluate on, not among those of `data`.
-        epochs: passes over the images.
         target: `tensorrt` or `cpu`, as for `fake_quant.SCHEMES`.
         ranges: (low, high) of activations by layer, as `module_ranges` gives them; what is missing is measured.
         float_layers: convolutions that are float in the graph too; `module_ranges.float_layers` finds them.
-        lr: highest learning rate; None: 1e-4, and 5e-6 for an architecture without batch norm.
-        batch: images a step.
-        hflip: probability of mirroring; 0 is safe where left and right matter (text, codes).
-        bits: fewer than the 8 of the graph make it harder.
-        seed: same seed, same result on the CPU with the same number of threads.
-        progress: show a progress bar where standard error is a terminal.
-        threads, workers, device: as in `TrainConfig`.
 
     Raises:
         UsageError: unknown target, a number out of range, `output` is the checkpoint itself or has another ending.
@@ -100,48 +111,28 @@ def quantization_aware_finetune(
         SsdEdgeError: an activation, the loss or its gradient is not finite. Nothing is written then.
         KeyboardInterrupt: at Ctrl-C or SIGTERM, after the step under way. Nothing is written then.
     """
-    scheme = _scheme(target, bits)
+    scheme = _scheme(target, settings.bits)
     _check_output(checkpoint, output)
     model, card = model_from_checkpoint(checkpoint)
-    parent, fingerprint = file_sha256(checkpoint), data.fingerprint()
+    card = replace(card, parent_sha256=file_sha256(checkpoint), training_data=data.fingerprint())
     data = with_classes_of(card, data)
-    if all(record.crowd.all() for record in data.records):
-        raise DatasetError(f"{data.name}: none of {len(data)} images has a box to learn from; give images with boxes")
-    if val is not None:
-        scored_classes(val, card.class_names, None)
-    config = TrainConfig(
-        data="",  # not read: the images are at hand
-        output=output.parent,
-        arch=card.arch,
-        epochs=epochs,
-        batch=batch,
-        lr=lr if lr is not None else LR if _norms(model) else LR_WITHOUT_NORM,
-        hflip=hflip,
-        seed=seed,
-        workers=workers,
-        threads=threads,
-        amp=False,  # rounding to levels needs float32
-    )
-    if threads is not None:
-        torch.set_num_threads(threads)
-    torch.manual_seed(seed)  # for a backbone that draws, such as one with dropout
-    with process_group(device) as group:
-        if group.world > 1:
-            raise UsageError("quantisation-aware fine-tuning runs in one process; start it without torchrun")
+    _check_data(data, val)
+    optimisation = _optimisation(settings, model)
+    with _alone(settings) as group:
         model = model.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         _freeze_norms(model)
         quantization = FakeQuantization(model, scheme, float_layers=float_layers)
         quantization.set_ranges(ranges or {})
-        quantization.calibrate(_calibration_batches(data, model, seed))
-        run = _Run(config, group, model, card, data, val, progress=progress)
-        run.run()
-        model.load_state_dict(run.best_state)
+        quantization.calibrate(_calibration_batches(data, model, settings.seed))
+        trainer = _FinetuneTrainer(model, card, data, val, group, settings, optimisation)
+        trainer.run()
+        model.load_state_dict(trainer.best_state)
         quantization.remove()
-        metrics = {f"val_int{bits}_{name}": value for name, value in run.best_scores.items()}
+        metrics = {f"val_int{settings.bits}_{name}": value for name, value in trainer.best_scores.items()}
         if val is not None:
-            metrics |= {f"val_{name}": value for name, value in scores_of(model, card, val, progress).items()}
-    card = replace(card, parent_sha256=parent, training_data=fingerprint, metrics=metrics)
-    save_checkpoint(output, Checkpoint(card, model.cpu().state_dict()))
+            scores = scores_of(model, card, val, settings.progress)
+            metrics |= {f"val_{name}": value for name, value in scores.items()}
+    save_checkpoint(output, Checkpoint(replace(card, metrics=metrics), model.cpu().state_dict()))
     return output
 
 
@@ -172,7 +163,7 @@ def scores_of(model: SSD, card: ModelCard, val: DetectionDataset, progress: bool
     return {name: metrics[name] for name in SCORES}
 
 
-class _Run(Run):
+class _FinetuneTrainer(Trainer):
     """A training that leaves nothing but the weights of its best epoch, in memory.
 
     Attributes:
@@ -182,54 +173,52 @@ class _Run(Run):
 
     def __init__(
         self,
-        config: TrainConfig,
-        group: Group,
         model: SSD,
         card: ModelCard,
         data: DetectionDataset,
         val: DetectionDataset | None,
-        *,
-        progress: bool,
+        group: Group,
+        settings: FinetuneSettings,
+        optimisation: Optimisation,
     ) -> None:
-        super().__init__(config, _recipe(config, model), group, model, data, val or data)
-        self.card, self.val, self.progress = card, val, progress
+        recipe = _recipe(optimisation, model)
+        super().__init__(
+            model,
+            ImageSamples(data, transform_of(recipe, model), settings.seed),
+            recipe,
+            group,
+            optimisation,
+            seed=settings.seed,
+            workers=settings.workers,
+            progress=settings.progress,
+            title="fine-tuning epoch",
+        )
+        self.model, self.card, self.val, self.progress = model, card, val, settings.progress
+        self.scores_before: dict[str, float] = {}
         self.best_state: dict[str, Tensor] = {}
         self.best_scores: dict[str, float] = {}
 
-    def _loop(self, batches: Iterator[Batch | DatasetError], stop: list[int], history: History) -> None:
-        before = self._scores()
-        hidden = None if self.progress else True  # None: shown on a terminal
-        with tqdm(total=self.total_steps, desc="fine-tuning", unit="step", leave=False, disable=hidden) as bar:
-            while self.step < self.total_steps:
-                if self.step % self.steps_per_epoch == 0:
-                    self.model.train()
-                    total = 0.0
-                batch = _next(batches)
-                if stop:
-                    raise KeyboardInterrupt
-                if isinstance(batch, SsdEdgeError):
-                    raise batch
-                images, boxes, labels = batch
-                total += sum(self._train_step(images, Targets.pad(boxes, labels)))
-                self.step += 1
-                bar.update()
-                steps = (self.step - 1) % self.steps_per_epoch + 1
-                bar.set_postfix(loss=f"{total / steps:.3f}")
-                if steps == self.steps_per_epoch:
-                    self._end_of_epoch(total / steps)
-        if stop:
+    def before_training(self) -> None:
+        """Evaluate the weights to start from."""
+        self.scores_before = self._scores()
+
+    def run(self) -> None:
+        """As `Trainer.run`, but a request to stop ends it in the very last step too; says if it did not help."""
+        super().run()
+        if self.stop:
             raise KeyboardInterrupt
-        if self.val and self.best_scores["AP"] < before["AP"]:
+        if self.val and self.best_scores["AP"] < self.scores_before["AP"]:
             log.warning(
                 "fine-tuning did not help: AP under fake quantisation was %.4f before and is %.4f at best; "
                 "try a lower learning rate, more epochs or more images",
-                before["AP"],
+                self.scores_before["AP"],
                 self.best_scores["AP"],
             )
 
-    def _end_of_epoch(self, loss: float) -> None:
-        scores = self._scores()
-        log.info("epoch %d of %d: loss %.4f, %s", self._epoch, self.recipe.epochs, loss, scores or "not evaluated")
+    def end_epoch(self) -> None:
+        """Evaluate and keep the best weights."""
+        scores, loss = self._scores(), self.sums.loss
+        log.info("epoch %d of %d: loss %.4f, %s", self.epoch, self.recipe.epochs, loss, scores or "not evaluated")
         if not self.best_state or not self.val or scores["AP"] > self.best_scores["AP"]:
             self.best_scores = scores
             self.best_state = copy.deepcopy({name: value.cpu() for name, value in self.model.state_dict().items()})
@@ -237,25 +226,67 @@ class _Run(Run):
     def _scores(self) -> dict[str, float]:
         return scores_of(self.model, self.card, self.val, self.progress) if self.val else {}
 
-    def _diverged(self, localisation: float, classification: float, norm: float) -> SsdEdgeError:
-        names = ", ".join(map(self.samples.name, self.batches.keys(self.step)))
+    def diverged(self, loss: NotFiniteError, names: str) -> SsdEdgeError:
+        """The error, with what to do."""
         return SsdEdgeError(
-            f"the loss at step {self.step} of quantisation-aware fine-tuning is {localisation} (localisation) + "
-            f"{classification} (classification), its gradient's norm {norm}, on the batch of {names}; nothing is "
-            "written. Look at these images and boxes; else choose a lower learning rate"
+            f"the loss at step {self.step} of quantisation-aware fine-tuning is {loss}, on the batch of {names}; "
+            "nothing is written. Look at these images and boxes; else choose a lower learning rate"
         )
 
 
-def _recipe(config: TrainConfig, model: SSD) -> Recipe:
+def _optimisation(settings: FinetuneSettings, model: SSD) -> Optimisation:
+    """Its changes to the recipe of `small`.
+
+    Raises:
+        UsageError: a number out of range.
+    """
+    return Optimisation(
+        epochs=settings.epochs,
+        batch=settings.batch,
+        lr=settings.lr if settings.lr is not None else LR if batch_norms(model) else LR_WITHOUT_NORM,
+        hflip=settings.hflip,
+        amp=False,  # rounding to levels needs float32
+    )
+
+
+def _recipe(optimisation: Optimisation, model: SSD) -> Recipe:
     """That of `small` without what is for many epochs: the moving average, and the rise of the learning rate."""
-    recipe = recipe_for(SMALL, config.arch, batch_norm=bool(_norms(model)), fine_tune=True)
-    return config.changes(replace(recipe, schedule="cosine", ema=0.0))
+    recipe = recipe_for(SMALL, model.config.arch, batch_norm=bool(batch_norms(model)), fine_tune=True)
+    return optimisation.changes(replace(recipe, schedule="cosine", ema=0.0))
+
+
+@contextmanager
+def _alone(settings: FinetuneSettings) -> Iterator[Group]:
+    """The one process, with its device, threads and random numbers as they are asked for.
+
+    Raises:
+        UsageError: the device is not there; or it is one process of several.
+    """
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    torch.manual_seed(settings.seed)  # for a backbone that draws, such as one with dropout
+    with process_group(settings.device) as group:
+        if group.world > 1:
+            raise UsageError("quantisation-aware fine-tuning runs in one process; start it without torchrun")
+        yield group
 
 
 def _scheme(target: str, bits: int) -> Scheme:
     if target not in SCHEMES:
         raise UsageError(f"unknown target {target!r}; there are {', '.join(SCHEMES)}")
     return replace(SCHEMES[target], bits=bits)
+
+
+def _check_data(data: DetectionDataset, val: DetectionDataset | None) -> None:
+    """Whether there is something to learn, and something to score.
+
+    Raises:
+        DatasetError: there is not.
+    """
+    if all(record.crowd.all() for record in data.records):
+        raise DatasetError(f"{data.name}: none of {len(data)} images has a box to learn from; give images with boxes")
+    if val is not None:
+        scored_classes(val, data.class_names, None)
 
 
 def _check_output(checkpoint: Path, output: Path) -> None:
@@ -283,12 +314,8 @@ def _check_output(checkpoint: Path, output: Path) -> None:
         ) from error
 
 
-def _norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    return [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-
-
 def _freeze_norms(model: SSD) -> None:
-    norms = _norms(model)
+    norms = batch_norms(model)
     model.freeze(norms)
     for norm in norms:
         if norm.bias is not None:

@@ -58,12 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from dataclasses import fields
-
     from ssd_edge.training.config import TrainConfig
     from ssd_edge.training.run import train
 
-    config = TrainConfig(**{field.name: getattr(args, field.name) for field in fields(TrainConfig)})
-    best = train(config)
+    best = train(TrainConfig.from_flat(vars(args)))
     if os.environ.get("RANK", "0") == "0":  # of several processes the first one
         print(best)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
 RAMP = 10  # the average of the first steps must not hold on to random weights: decay (1 + n) / (RAMP + n) at most
 
+Model = TypeVar("Model", bound=nn.Module)
 
-class MovingAverage:
+
+class MovingAverage(Generic[Model]):
     """Exponential moving average of a model's parameters and buffers.
 
     Attributes:
@@ -18,7 +21,7 @@ class MovingAverage:
         updates: steps averaged so far.
     """
 
-    def __init__(self, model: nn.Module, decay: float):
+    def __init__(self, model: Model, decay: float):
         self.decay = decay
         self.updates = 0
         self.model = copy.deepcopy(model).eval().requires_grad_(False)

@@ -10,6 +10,8 @@ from typing import Any
 
 from ssd_edge.errors import MissingDependencyError, SinkError
 
+SCORES = ("AP", "AP50", "AP75")  # of an evaluation that are kept
+
 
 class History:
     """A context manager.
@@ -55,7 +57,7 @@ class History:
             return
         with self._failures(), open(self.folder / "history.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(figures) + "\n")
-        self.scalars(step, {f"val/{name}": figures[name] for name in ("AP", "AP50", "AP75") if name in figures})
+        self.scalars(step, {f"val/{name}": figures[name] for name in SCORES if name in figures})
 
     @contextlib.contextmanager
     def _failures(self) -> Iterator[None]:

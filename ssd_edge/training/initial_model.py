@@ -11,66 +11,112 @@ import torch
 from torch import Tensor
 
 from ssd_edge.checkpoint import Checkpoint, load_checkpoint
-from ssd_edge.data.augment import TrainTransform
+from ssd_edge.choices import DEFAULT_ARCH
 from ssd_edge.data.dataset import DetectionDataset
-from ssd_edge.errors import DatasetError, ModelFileError
-from ssd_edge.models.architecture import ARCHITECTURES
-from ssd_edge.models.create import create_model
+from ssd_edge.errors import DatasetError, ModelFileError, UsageError
+from ssd_edge.models.architecture import ARCHITECTURES, find_architecture
+from ssd_edge.models.create import COCO, IMAGENET, create_model
 from ssd_edge.models.default_box_presets import PRESETS
 from ssd_edge.models.default_boxes import DefaultBoxConfig
 from ssd_edge.models.ssd import SSD
 from ssd_edge.models.weights import fetch_weights, load_fitting
 from ssd_edge.training.boxes import BoxComparison, coverage_of, fit_to
-from ssd_edge.training.config import FITTED_BOXES, OWN_BOXES, TrainConfig
 from ssd_edge.training.distributed import Group, say
-from ssd_edge.training.recipes import Recipe
+from ssd_edge.training.recipes import Recipe, transform_of
+
+OWN_BOXES, FITTED_BOXES = "own", "fit"
+PUBLISHED = (COCO, IMAGENET)  # words that are no file names
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The model to train, and what it starts from.
+
+    Attributes:
+        arch: as `create_model` takes it.
+        weights: what to start from: None (random), `imagenet` or `coco` (as `create_model` takes them) or the path of
+            a checkpoint of the same architecture, of which the classes that both have are kept by name.
+        default_boxes: `own`, the architecture's; `fit`, fitted to the training images; a name of
+            `default_box_presets.PRESETS`; or a JSON file that `ssd-edge boxes --json` wrote. None: those of the
+            detector to start from, else as the recipe says.
+
+    Raises:
+        UsageError: an unknown architecture, weights that are not published for it, unknown default boxes.
+    """
+
+    arch: str = DEFAULT_ARCH
+    weights: str | None = None
+    default_boxes: str | None = None
+
+    def __post_init__(self) -> None:
+        architecture = find_architecture(self.arch)
+        known = (OWN_BOXES, FITTED_BOXES, *PRESETS)
+        if self.default_boxes not in (None, *known) and not str(self.default_boxes).endswith(".json"):
+            raise UsageError(
+                f"unknown default_boxes {self.default_boxes!r}; there are {', '.join(known)}, or a .json file"
+            )
+        if self.weights in PUBLISHED and self.weights not in architecture.weights:
+            there_are = ", ".join(sorted(architecture.weights)) or "none"
+            raise UsageError(f"no weights {self.weights} are published for {self.arch}; there are {there_are}")
 
 
 def start_model(
-    config: TrainConfig, recipe: Recipe, group: Group, train_set: DetectionDataset | None, val_set: DetectionDataset
+    settings: ModelSettings,
+    recipe: Recipe,
+    group: Group,
+    train_set: DetectionDataset | None,
+    val_set: DetectionDataset,
+    *,
+    augment: bool,
+    seed: int,
 ) -> SSD:
     """The model to train; says how well its default boxes cover the data.
+
+    Args:
+        train_set: None stands for the endless scenes of `codes`.
+        augment: whether default boxes are fitted to the images as the recipe's augmentation shows them too.
+        seed: of random weights.
 
     Raises:
         DatasetError: no box to train on.
         ModelFileError: the weights to start from are not there, or of another architecture.
     """
     classes = val_set.class_names
-    detector = _trained_detector(config)
-    boxes = _named_boxes(config, detector)
-    model = create_model(config.arch, len(classes), default_boxes=boxes)
+    detector = _trained_detector(settings)
+    boxes = _named_boxes(settings, detector)
+    model = create_model(settings.arch, len(classes), default_boxes=boxes)
     # The scenes of `codes` are endless; those to evaluate on stand for them.
     dataset = train_set or val_set
     if all(record.crowd.all() for record in dataset.records):
         raise DatasetError(f"{dataset.name}: all boxes are crowds or difficult ones; there is nothing to learn")
-    if _is_fitted(config, recipe):
-        augmented = train_set is not None and config.augment
+    if _is_fitted(settings, recipe):
+        augmented = train_set is not None and augment
         comparison = fit_to(dataset, transform_of(recipe, model) if augmented else None, model)
         boxes = group.broadcast(comparison.config)  # another processor may round to another fit
     else:
         comparison = BoxComparison(coverage_of(dataset, model.config.default_boxes, model))
     say(comparison.table())
-    torch.manual_seed(config.seed)  # the same weights, whatever has been drawn so far
+    torch.manual_seed(seed)  # the same weights, whatever has been drawn so far
     if detector:
-        model = create_model(config.arch, len(classes), default_boxes=boxes)
+        model = create_model(settings.arch, len(classes), default_boxes=boxes)
         load_detector(model, detector, classes)
         if boxes != detector.default_boxes:
             say("warning: the head of the weights was trained on other default boxes, and has to learn these")
         return model
-    return create_model(config.arch, len(classes), default_boxes=boxes, weights=config.weights)
+    return create_model(settings.arch, len(classes), default_boxes=boxes, weights=settings.weights)
 
 
-def resumed_model(config: TrainConfig, earlier: Checkpoint) -> SSD:
+def resumed_model(arch: str, earlier: Checkpoint) -> SSD:
     """The model of a run to go on with, whose weights are still to be loaded."""
     boxes = earlier.card.default_boxes
     own = DefaultBoxConfig.from_dict(boxes) if boxes else None
-    return create_model(config.arch, len(earlier.card.class_names), default_boxes=own)
+    return create_model(arch, len(earlier.card.class_names), default_boxes=own)
 
 
-def starts_from_detector(config: TrainConfig) -> bool:
+def starts_from_detector(settings: ModelSettings) -> bool:
     """Whether training starts from a trained detector, of which the head is kept too."""
-    published = ARCHITECTURES[config.arch].weights.get(config.weights or "")
-    return config.weights is not None and (published is None or published.rename is None)
+    published = ARCHITECTURES[settings.arch].weights.get(settings.weights or "")
+    return settings.weights is not None and (published is None or published.rename is None)
 
 
 @dataclass(frozen=True)
@@ -127,34 +173,34 @@ def _with_columns(own: Tensor, old: Tensor, columns: list[tuple[int, int]], new_
     return mine.flatten(0, 1)
 
 
-def _trained_detector(config: TrainConfig) -> TrainedDetector | None:
+def _trained_detector(settings: ModelSettings) -> TrainedDetector | None:
     """The detector to start from, published or from a checkpoint; None: random weights, or a backbone's.
 
     Raises:
         ModelFileError: as `load_checkpoint` and `fetch_weights`, or it is of another architecture.
     """
-    if not starts_from_detector(config):
+    if not starts_from_detector(settings):
         return None
-    published = ARCHITECTURES[config.arch].weights.get(str(config.weights))
+    published = ARCHITECTURES[settings.arch].weights.get(str(settings.weights))
     if published:
         return TrainedDetector(fetch_weights(published), published.class_names or ())
-    start = load_checkpoint(Path(str(config.weights)))
-    if start.card.arch != config.arch:
+    start = load_checkpoint(Path(str(settings.weights)))
+    if start.card.arch != settings.arch:
         raise ModelFileError(
-            f"{config.weights} is of another architecture, {start.card.arch}; expected {config.arch}: "
+            f"{settings.weights} is of another architecture, {start.card.arch}; expected {settings.arch}: "
             "give its name with --arch, or start from other weights"
         )
     boxes = DefaultBoxConfig.from_dict(start.card.default_boxes) if start.card.default_boxes else None
     return TrainedDetector(start.state_dict, start.card.class_names, boxes)
 
 
-def _named_boxes(config: TrainConfig, detector: TrainedDetector | None) -> DefaultBoxConfig | None:
+def _named_boxes(settings: ModelSettings, detector: TrainedDetector | None) -> DefaultBoxConfig | None:
     """Default boxes from a preset or a file, else those of the detector to start from; None: the architecture's own.
 
     Raises:
         ModelFileError: the file is not there, or holds no default boxes.
     """
-    wanted = config.default_boxes
+    wanted = settings.default_boxes
     if wanted in PRESETS:
         return PRESETS[wanted]
     if wanted in (None, FITTED_BOXES):
@@ -170,20 +216,8 @@ def _named_boxes(config: TrainConfig, detector: TrainedDetector | None) -> Defau
     return DefaultBoxConfig.from_dict(values, source=str(wanted))
 
 
-def _is_fitted(config: TrainConfig, recipe: Recipe) -> bool:
+def _is_fitted(settings: ModelSettings, recipe: Recipe) -> bool:
     """Whether default boxes are fitted: where asked for, else where the recipe does and no trained head is kept."""
-    if config.default_boxes is not None:
-        return config.default_boxes == FITTED_BOXES
-    return recipe.fit_boxes and not starts_from_detector(config)
-
-
-def transform_of(recipe: Recipe, model: SSD) -> TrainTransform:
-    """The recipe's augmentation at the model's size."""
-    return TrainTransform(
-        model.config.size_hw,
-        model.config.mean,
-        zoom_out=recipe.zoom_out,
-        iou_crop=recipe.iou_crop,
-        photometric=recipe.photometric,
-        hflip=recipe.hflip,
-    )
+    if settings.default_boxes is not None:
+        return settings.default_boxes == FITTED_BOXES
+    return recipe.fit_boxes and not starts_from_detector(settings)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ssd_edge.data.augment import TrainTransform
 from ssd_edge.errors import UsageError
+from ssd_edge.models.ssd import SSD
 
 SMALL, PAPER, TORCHVISION = "small", "paper", "torchvision"
 PRESETS = (SMALL, PAPER, TORCHVISION)
@@ -140,3 +142,15 @@ def recipe_for(preset: str, arch: str, *, batch_norm: bool = True, fine_tune: bo
 def default_preset(images: int | None) -> str:
     """`small` for fewer than 5,000 images and for the endless `codes` scenes (None), else `torchvision`."""
     return SMALL if images is None or images < SMALL_DATASET else TORCHVISION
+
+
+def transform_of(recipe: Recipe, model: SSD) -> TrainTransform:
+    """The recipe's augmentation at the model's size."""
+    return TrainTransform(
+        model.config.size_hw,
+        model.config.mean,
+        zoom_out=recipe.zoom_out,
+        iou_crop=recipe.iou_crop,
+        photometric=recipe.photometric,
+        hflip=recipe.hflip,
+    )

@@ -9,7 +9,6 @@ from typing import Any
 
 from ssd_edge.checkpoint import Checkpoint, load_checkpoint
 from ssd_edge.errors import ModelFileError, UsageError
-from ssd_edge.training.config import TrainConfig
 from ssd_edge.training.recipes import Recipe
 
 # The keys of `Checkpoint.training`.
@@ -31,8 +30,11 @@ TRAINING_STATE = frozenset(
 )
 
 
-def load_earlier(last: Path, config: TrainConfig) -> Checkpoint:
+def load_earlier(last: Path, settings: dict[str, Any]) -> Checkpoint:
     """The checkpoint to resume from.
+
+    Args:
+        settings: of `TrainConfig.settings`.
 
     Raises:
         ModelFileError: it is not there, or holds no training state.
@@ -41,7 +43,7 @@ def load_earlier(last: Path, config: TrainConfig) -> Checkpoint:
     earlier = load_checkpoint(last)
     if not earlier.training.keys() >= TRAINING_STATE:
         raise ModelFileError(f"{last} holds no training state, so nothing to resume; train without --resume")
-    _check(last, json.loads(earlier.training["settings"]), json.loads(json.dumps(config.settings())))
+    _check(last, json.loads(earlier.training["settings"]), json.loads(json.dumps(settings)))
     return earlier
 
 

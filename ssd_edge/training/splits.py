@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,37 +16,66 @@ from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.data.formats.coco_json import coco_json
 from ssd_edge.data.lint import lint
 from ssd_edge.data.readers import find_split, list_splits, read_dataset
-from ssd_edge.errors import DatasetError
+from ssd_edge.errors import DatasetError, UsageError
 from ssd_edge.files import atomic_path
-from ssd_edge.training.config import CODES, TrainConfig
 from ssd_edge.training.distributed import say
 
+CODES = "codes"  # the word that stands for the synthetic scenes where a dataset is asked for
 VAL_SCENES = 200  # scenes on which a training on `codes` is evaluated after every epoch
 VAL_SEED_OFFSET = 1_000_003  # away from the seeds people choose, so that no scene is trained and evaluated on
 HELD_OUT = 0.1  # share of the images kept for evaluation where a dataset has no such split
 
 
-def read_data(config: TrainConfig) -> tuple[DetectionDataset | None, DetectionDataset]:
+@dataclass(frozen=True)
+class DataSettings:
+    """Which images to train on and which to evaluate on.
+
+    Attributes:
+        data: a dataset in any format that `read_dataset` knows, or `codes`.
+        split, val_split: names such as `train` or `train+val`; None: train, and val or else a tenth held out.
+        scenes: with `codes`, scenes an epoch.
+        strict: a finding of the lint pass is an error.
+
+    Raises:
+        UsageError: no scenes.
+    """
+
+    data: str
+    split: str | None = None
+    val_split: str | None = None
+    scenes: int = 4000
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        if self.scenes < 1:
+            raise UsageError(f"scenes is {self.scenes}; expected at least 1")
+
+
+def read_data(settings: DataSettings, folder: Path, seed: int) -> tuple[DetectionDataset | None, DetectionDataset]:
     """The images to train on (None: endless `codes` scenes) and those to evaluate on, past lint.
+
+    Args:
+        folder: of the run; it gets the scenes to evaluate on, or the list of held-out images.
+        seed: of the scenes to evaluate on, and of the choice of held-out images.
 
     Raises:
         DatasetError: as `read_dataset` and `lint`, or the two have different classes.
     """
-    if config.data == CODES:
-        folder = config.output / "val"
-        if not (folder / "annotations.json").exists():
-            write_coco(folder, count=VAL_SCENES, seed=config.seed + VAL_SEED_OFFSET)
-        return None, read_dataset(folder)
-    path = Path(config.data)
+    if settings.data == CODES:
+        scenes = folder / "val"
+        if not (scenes / "annotations.json").exists():
+            write_coco(scenes, count=VAL_SCENES, seed=seed + VAL_SEED_OFFSET)
+        return None, read_dataset(scenes)
+    path = Path(settings.data)
     splits = list_splits(path)
-    train_set = _linted(read_dataset(path, config.split or _train_split(path, splits)), config)
+    train_set = _linted(read_dataset(path, settings.split or _train_split(path, splits)), settings)
     # Never `test`: the evaluation chooses best.pt, and a test set that chooses measures nothing.
-    val_split = config.val_split or find_split(splits, "val")
-    val_set = _linted(read_dataset(path, val_split), config) if val_split else None
+    val_split = settings.val_split or find_split(splits, "val")
+    val_set = _linted(read_dataset(path, val_split), settings) if val_split else None
     shared = 0 if val_set is None else shared_images(train_set, val_set)
-    if val_set is None or (config.val_split is None and shared == len(val_set)):
-        train_set, val_set = hold_out(train_set, config.seed)
-        held_out = config.output / "held_out.json"
+    if val_set is None or (settings.val_split is None and shared == len(val_set)):
+        train_set, val_set = hold_out(train_set, seed)
+        held_out = folder / "held_out.json"
         with atomic_path(held_out) as part:
             part.write_text(json.dumps(coco_json(val_set)), encoding="utf-8")
         what = (
@@ -119,8 +148,8 @@ def _train_split(path: Path, splits: list[str]) -> str | None:
     return found
 
 
-def _linted(dataset: DetectionDataset, config: TrainConfig) -> DetectionDataset:
-    usable, report = lint(dataset, strict=config.strict)
+def _linted(dataset: DetectionDataset, settings: DataSettings) -> DetectionDataset:
+    usable, report = lint(dataset, strict=settings.strict)
     if not report.ok:
         say(str(report))
     return usable

@@ -6,7 +6,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -83,16 +83,17 @@ def write_yolo(folder: Path, count: int, classes: tuple[str, ...] = ("square",))
 
 def let_an_image_vanish() -> None:
     """In the last process, the last batch cannot be read."""
+    from ssd_edge.data.augment import Sample
     from ssd_edge.data.samples import EpochBatches, ImageSamples, Key  # needs zxing-cpp, which the architectures do not
 
     original = ImageSamples.sample
 
-    def sample(samples: ImageSamples, key: Key) -> Any:
+    def sample(samples: ImageSamples, key: Key) -> Sample:
         if os.environ["RANK"] == "1" and key in EpochBatches(len(samples), 4, 2, samples.seed).keys(3):
             raise DatasetError("cannot read image")
         return original(samples, key)
 
-    ImageSamples.sample = sample  # type: ignore[method-assign]
+    mock.patch.object(ImageSamples, "sample", sample).start()
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def test_boxes_of_a_dataset_by_hand() -> None:
     """As fractions of the image, without crowds; a transform that only mirrors shows them as they are."""
     boxes = np.array([[10, 20, 60, 70], [0, 0, 100, 50], [5, 5, 9, 9]], np.float32)
     crowd = np.array([False, False, True])
-    record = ImageRecord(Path("a.png"), 1, (200, 100), boxes, np.array([1, 0, 1]), np.ones(3), crowd)
+    record = ImageRecord(Path("a.png"), 1, (200, 100), boxes, np.array([1, 0, 1]), np.ones(3, np.float32), crowd)
     dataset = DetectionDataset("one", ("a", "b"), (1, 2), (record,))
     expected = torch.tensor([[0.1, 0.1, 0.6, 0.35], [0.0, 0.0, 1.0, 0.25]])
     for transform in (None, TrainTransform((320, 320), (0, 0, 0), iou_crop=False)):

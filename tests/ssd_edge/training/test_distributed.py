@@ -14,13 +14,9 @@ import torch
 from ssd_edge.checkpoint import load_checkpoint
 from ssd_edge.data.samples import EpochBatches
 from ssd_edge.errors import UsageError
-from ssd_edge.models.create import create_model
-from ssd_edge.training.config import TrainConfig
 from ssd_edge.training.distributed import process_group
-from ssd_edge.training.trainer import _check_parts
 from tests.detectors.tiny_arch import WITH_NORM, WITHOUT_NORM, write_yolo
-
-TINY_ARCH = str(Path(__file__).parents[2] / "detectors" / "tiny_arch.py")
+from tests.ssd_edge.training.configs import TINY_ARCH
 
 
 def run(
@@ -79,15 +75,6 @@ def test_a_problem_in_one_process_keeps_the_steps_of_all(data: Path, tmp_path: P
     mine, theirs = (load_checkpoint(tmp_path / name / "last.pt").state_dict for name in ("run", "whole"))
     for name, value in theirs.items():
         torch.testing.assert_close(mine[name], value, atol=1e-6, rtol=1e-5)
-
-
-def test_batches_too_small_for_the_processes_are_refused(tmp_path: Path) -> None:
-    batches = EpochBatches(10, 2, 1, seed=0, rank=1, world=2)
-    with pytest.raises(
-        UsageError, match="in 2 processes and 1 parts each leaves a part 1 images; tiny needs at least 2"
-    ):
-        _check_parts(batches, TrainConfig("data", tmp_path, WITH_NORM, batch=2), create_model(WITH_NORM, 1))
-    _check_parts(batches, TrainConfig("data", tmp_path, WITHOUT_NORM, batch=2), create_model(WITHOUT_NORM, 1))
 
 
 def test_processes_share_every_batch() -> None:

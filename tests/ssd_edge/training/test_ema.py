@@ -8,6 +8,8 @@ from ssd_edge.training.ema import MovingAverage
 
 def test_average_by_hand() -> None:
     model = nn.BatchNorm1d(1)
+    assert model.running_mean is not None
+    assert model.num_batches_tracked is not None
     average = MovingAverage(model, decay=0.5)
     with torch.no_grad():
         model.weight.fill_(11.0)  # from 1
