@@ -15,3 +15,5 @@ SHOWN_SCORE = 0.4  # detections above it are shown; mAP counts less certain ones
 BACKENDS = ("auto", "onnxruntime", "tensorrt")  # what runs an .onnx file
 DEFAULT_BACKEND = "auto"  # TensorRT where there are TensorRT and a GPU
 FLAVOURS = ("tensorrt", "rtx")  # TensorRT and TensorRT-RTX
+TRANSPORTS = ("tcp", "udp")  # of RTSP
+LOG_FORMATS = ("human", "json")  # of messages and progress

@@ -111,5 +111,6 @@ class StreamConfig:
     @property
     def sources(self) -> tuple[SourceConfig, ...]:
         """All of them."""
-        one = isinstance(self.source, (str, int, Path))
-        return (SourceConfig(self.source),) if one else tuple(self.source)  # type: ignore[arg-type]
+        if isinstance(self.source, (str, int, Path)):
+            return (SourceConfig(self.source),)
+        return tuple(self.source)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ssd_edge.choices import LOG_FORMATS, TRANSPORTS
 from ssd_edge.errors import UsageError
 from ssd_edge.runtime.option_checks import check_table, is_number, is_text, is_whole
 from ssd_edge.runtime.redact import clean_text
@@ -88,7 +89,8 @@ _number = _checked(lambda value: is_number(value) and 0 < value < math.inf, "a n
 _score = _checked(lambda value: is_number(value) and 0 <= value < 1, "a number from 0 to below 1")
 _positive = _checked(lambda value: is_whole(value) and value > 0, "a whole number from 1")
 _port = _checked(lambda value: is_whole(value) and 0 <= value < 65536, "a port")
-_transport = _checked(lambda value: value in ("tcp", "udp"), "tcp or udp")
+_transport = _checked(lambda value: value in TRANSPORTS, " or ".join(TRANSPORTS))
+_log_format = _checked(lambda value: value in LOG_FORMATS, " or ".join(LOG_FORMATS))
 _uri = _checked(lambda value: is_text(value) or is_whole(value), "an address, path or number")
 
 
@@ -147,5 +149,5 @@ _STREAM: dict[str, tuple[str, _Convert]] = {
     "score": ("score_threshold", _score),
     "threads": ("threads", _positive),
     "latency": ("latency", _flag),
-    "log_format": ("log_format", _checked(lambda value: value in ("human", "json"), "human or json")),
+    "log_format": ("log_format", _log_format),
 }

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ssd_edge.choices import BACKENDS, DEFAULT_BACKEND, SHOWN_SCORE
+from ssd_edge.choices import BACKENDS, DEFAULT_BACKEND, LOG_FORMATS, SHOWN_SCORE, TRANSPORTS
 from ssd_edge.cli.arguments import (
     add_threads,
     camera,
@@ -65,7 +65,7 @@ def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
     add("--size", metavar="WxH", help="ask cameras for this size, such as 1280x720")
     add("--fps", type=positive_number, help="ask cameras for this rate; pace of --realtime")
     add("--pixel-format", metavar="CODE", help="ask cameras for this, such as MJPG")
-    add("--transport", choices=("tcp", "udp"), help="of RTSP (tcp)")
+    add("--transport", choices=TRANSPORTS, help="of RTSP (tcp)")
     add("--loop", action="store_const", const=True, help="begin files anew at their end")
     add("--realtime", action="store_const", const=True, help="play files at their own pace, as if they were cameras")
     add("--timeout", type=positive_number, metavar="S", help="to open and to read (8 s)")
@@ -120,7 +120,7 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--web", type=host_port, nargs="?", const={}, metavar="HOST:PORT", help="show a web page")
     add("--web-token", metavar="FILE|auto", help="file with what opens that page from elsewhere; auto to make one")
-    add("--log-format", choices=("human", "json"), help="of messages and progress (human)")
+    add("--log-format", choices=LOG_FORMATS, help="of messages and progress (human)")
 
 
 def _add_mqtt_arguments(parser: argparse.ArgumentParser) -> None:
