@@ -1,4 +1,4 @@
-"""Ctrl-C, lost images and lost processes end a training after a whole step; none of its steps is lost."""
+"""Hooks are called in their order; Ctrl-C, lost images and lost processes end a training after a whole step."""
 
 from __future__ import annotations
 
@@ -7,18 +7,100 @@ import signal
 
 import pytest
 import torch
+from torch import Tensor
 
 from ssd_edge.checkpoint import load_checkpoint
 from ssd_edge.data.augment import Sample
 from ssd_edge.data.samples import EpochBatches, ImageSamples, Key
 from ssd_edge.errors import DatasetError, SsdEdgeError
+from ssd_edge.models.create import create_model
 from ssd_edge.models.loss import Targets
 from ssd_edge.training.config import TrainConfig
+from ssd_edge.training.distributed import Group
+from ssd_edge.training.optimisation import choose_recipe
+from ssd_edge.training.recipes import transform_of
 from ssd_edge.training.run import train, train_on
 from ssd_edge.training.trainer import Trainer
 from tests.ssd_edge.training.configs import changed, read_images
 from tests.ssd_edge.training.histories import epochs_in_history
 from tests.ssd_edge.training.interrupts import interrupt_at, stop_at
+
+
+class NotedTrainer(Trainer):
+    """Notes the hooks as they are called.
+
+    Args:
+        interrupted: the number of the step, from 1, in which Ctrl-C comes; 0: in none.
+    """
+
+    def __init__(self, config: TrainConfig, interrupted: int = 0) -> None:
+        model = create_model(config.model.arch, 1)
+        recipe = choose_recipe(config.optimisation, config.model, images=5)
+        samples = ImageSamples(read_images(config)[0], transform_of(recipe, model), seed=0)
+        super().__init__(model, samples, recipe, Group(0, 1, torch.device("cpu")), config.optimisation, workers=0)
+        self.interrupted = interrupted
+        self.calls: list[str] = []
+
+    def before_training(self) -> None:
+        self.calls.append("before")
+
+    def training_step(self, images: Tensor, targets: Targets) -> tuple[float, float]:
+        if self.step + 1 == self.interrupted:
+            os.kill(os.getpid(), signal.SIGINT)
+        self.calls.append(f"step {self.step}")
+        return super().training_step(images, targets)
+
+    def end_epoch(self) -> None:
+        assert self.sums.steps == 2
+        self.calls.append(f"epoch {self.epoch}")
+
+    def checkpoint(self) -> None:
+        self.calls.append("checkpoint")
+
+    def stopped(self) -> None:
+        self.calls.append("stopped")
+
+
+def test_hooks_are_called_in_their_order(config: TrainConfig) -> None:
+    trainer = NotedTrainer(config)
+    trainer.run()
+    first, second = ["step 0", "step 1", "epoch 1", "checkpoint"], ["step 2", "step 3", "epoch 2", "checkpoint"]
+    assert trainer.calls == ["before", *first, *second]
+    assert (trainer.step, trainer.sums.steps, trainer.stop) == (4, 0, [])
+
+
+@pytest.mark.parametrize(
+    ("step", "calls"),
+    [
+        (1, ["before", "step 0", "checkpoint", "stopped"]),
+        (2, ["before", "step 0", "step 1", "epoch 1", "checkpoint", "stopped"]),
+    ],
+)
+def test_hooks_of_a_training_that_is_stopped(config: TrainConfig, step: int, calls: list[str]) -> None:
+    trainer = NotedTrainer(config, interrupted=step)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert trainer.calls == calls
+    assert trainer.stop == [signal.SIGINT]
+
+
+def test_what_was_trained_is_kept_when_the_end_of_the_epoch_fails(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = NotedTrainer(config)
+    monkeypatch.setattr(trainer, "end_epoch", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trainer.run()
+    assert trainer.calls == ["before", "step 0", "step 1", "checkpoint"]
+    assert trainer.sums.steps == 2  # so a training that goes on from here ends the epoch first
+
+
+def test_a_loss_that_is_not_finite_is_told_with_its_samples(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", lambda *_: torch.tensor(torch.nan))
+    with pytest.raises(SsdEdgeError, match=r"the loss at step 0 is .*norm nan, on the batch of \d\.png, \d\.png"):
+        NotedTrainer(config).run()
 
 
 def test_ctrl_c_in_the_last_step_of_an_epoch_keeps_its_evaluation(
