@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -111,8 +111,6 @@ def _is_state_dict(value: Any) -> TypeGuard[dict[str, Tensor]]:
 
 
 def _load_safetensors(path: Path) -> Checkpoint:
-    from safetensors import safe_open
-
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

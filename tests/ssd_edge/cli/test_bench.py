@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -89,8 +90,11 @@ def test_interrupted_it_ends_its_processes_and_writes_nothing(
         start_new_session=True,
     )
     assert process.stderr is not None
+    watchdog = threading.Timer(120, process.kill)  # readline has no timeout
+    watchdog.start()
     assert "opening a.onnx" in process.stderr.readline()
     assert "opening b.onnx" in process.stderr.readline()  # now the second one starts
+    watchdog.cancel()
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does, to all of them
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "", "ssd-edge: interrupted\n")
