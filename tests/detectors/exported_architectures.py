@@ -45,6 +45,8 @@ def write_checkpoint(path: Path, arch: str) -> Path:
     model = create_model(arch, len(CLASSES))
     for name, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             nn.init.normal_(module.running_mean, std=0.1)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
             if name.endswith("bn3"):  # with such statistics ResNet's 13 residuals would add up to logits of hundreds

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -17,12 +17,13 @@ from ssd_edge.card import ONNX_METADATA_KEY, ModelCard, file_sha256
 from ssd_edge.checkpoint import Checkpoint, save_checkpoint
 from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.data.readers import read_dataset
+from ssd_edge.images import load_image
 from ssd_edge.models.create import create_model
 from ssd_edge.runtime.backends.torch import TorchDetector
 from tests.detectors.tiny_arch import WITHOUT_NORM
 
 if TYPE_CHECKING:
-    import onnx
+    from onnx import ModelProto
 
 CLASSES = ("square", "disc")
 IMAGES = 6
@@ -36,10 +37,11 @@ class Tiny:
     def __init__(self, folder: Path) -> None:
         torch.manual_seed(3)
         model = create_model(WITHOUT_NORM, len(CLASSES))
+        head: Any = model.head.classification_head
         with torch.no_grad():
-            for parameter in model.head.classification_head.parameters():
+            for parameter in head.parameters():
                 parameter *= 6  # logits further apart, so that some scores are high and most are low
-            for level in model.head.classification_head.module_list:
+            for level in head.module_list:
                 level.bias.view(-1, len(CLASSES) + 1)[:, 0] += BACKGROUND
         self.card = model.make_card(CLASSES, (1, 4))
         self.folder = folder
@@ -68,7 +70,7 @@ class Tiny:
     def write(
         self,
         path: Path,
-        change: Callable[[onnx.ModelProto], None] = lambda model: None,
+        change: Callable[[ModelProto], None] = lambda model: None,
         **card: object,
     ) -> Path:
         """The ONNX file after a change of its graph and of its card."""
@@ -93,11 +95,12 @@ class Tiny:
             cv2.imwrite(str(self.data / "images" / f"{number}.png"), image)
 
     def _write_annotations(self, detector: TorchDetector) -> None:
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for number in range(IMAGES):
             name = f"{number}.png"
             images.append({"id": number, "file_name": name, "width": SIDE, "height": SIDE})
-            image = cv2.imread(str(self.data / "images" / name))
+            image = load_image(self.data / "images" / name)
             for box, _, label in detector([image])[0].above(0.4):
                 x0, y0, x1, y1 = (float(value) for value in box)
                 annotations.append(
