@@ -74,7 +74,7 @@ def _concerns(pattern: str, ended_early: str | None) -> bool:
 
 
 def rows_of(section: str, **wanted: Any) -> Callable[[Any], list[Row]]:
-    """Rows of a section of `gpu.py` that have these values; a value that is a pattern is searched for.
+    """Rows of a section of `gpu/measure.py` that have these values; a value that is a pattern is searched for.
 
     Where there are none: the row that says why the whole section failed.
     """

@@ -1,4 +1,4 @@
-"""`gpu.py --dry-run`: what each section prepares without a GPU, so that missing files and packages show beforehand."""
+"""`measure.py --dry-run`: what each section prepares without a GPU, so that missing files and packages show beforehand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that `gpu.py` measures: their ONNX files and engines, and a frame for them. Nothing here needs torch."""
+"""Models that `measure.py` measures: their ONNX files and engines, and a frame for them. Nothing here needs torch."""
 
 from __future__ import annotations
 

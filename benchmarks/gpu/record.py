@@ -1,4 +1,4 @@
-"""Rows of figures that survive failures, and the file they go to: for the programs `gpu*.py`.
+"""Rows of figures that survive failures, and the file they go to: for the programs of this folder.
 
 A row holds what was measured, or `failed` with the error word for word, or `not_run` with what is missing here.
 """

@@ -1,4 +1,4 @@
-"""What `gpu.py` does with PyTorch: random weights, exports, and torchvision's detectors as peers."""
+"""What `measure.py` does with PyTorch: random weights, exports, and torchvision's detectors as peers."""
 
 from __future__ import annotations
 

@@ -5,8 +5,10 @@ Each library is imported by its check alone: the doctor has to run where it does
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
+from typing import Any
 
 from ssd_edge.runtime.doctor.finding import MISSING, NONE, OK, PROBLEM, Finding
 from ssd_edge.runtime.host.fixes import extra_command
@@ -66,8 +68,7 @@ def torch(root: Path = Path("/")) -> Finding:
         if host.jetson:
             return Finding(NONE, "not needed on a Jetson: train and export on another machine, copy the .onnx file")
         return Finding(MISSING, "not installed", {}, TORCH_GIVES, extra_command("train"))
-    import torch
-
+    torch: Any = importlib.import_module("torch")  # asked like any package here: the runtime does without it
     cuda, available = torch.version.cuda, torch.cuda.is_available()
     facts = {"version": torch.__version__, "cuda": cuda, "gpu": available}
     summary = f"{torch.__version__}, " + ("on the GPU" if available else "on the processor")
