@@ -28,6 +28,7 @@ from ssd_edge.runtime.cuda.errors import CudaError, CudaMemoryError
 
 SHIM = Path(__file__).with_name("cuda_shim.h")
 ALIGNMENT = 256  # of cudaMalloc
+ORDERS = FORWARD, REVERSE, SHUFFLED = 0, 1, 7  # of `HostCuda`
 GARBAGE = 0xA5
 # __fmul_rn and so on are not to be fused; shared memory holds what is put there; longjmp crosses stacks.
 FLAGS = (
@@ -70,10 +71,10 @@ class HostCuda(Cuda):
     def memory(self, size: int) -> Memory:
         return _HostBuffer(self, size)
 
-    def host_memory(self, size: int, *, mapped: bool = False) -> HostMemory:
+    def host_memory(self, size: int, *, mapped: bool = False) -> PinnedBuffer:
         return PinnedBuffer(self, size, mapped)
 
-    def stream(self) -> Stream:
+    def stream(self) -> HostStream:
         return HostStream(self)
 
     def event(self, *, timing: bool = False) -> Event:
@@ -286,7 +287,7 @@ def _compiled(source: str, kernels: tuple[str, ...]) -> Path:
         with tempfile.TemporaryDirectory(dir=folder) as made:  # moved into place whole: tests may run in parallel
             code, built = Path(made) / "kernels.cpp", Path(made) / "kernels.so"
             code.write_text(text)
-            command = [compiler, *FLAGS, "-o", built, code]
+            command = [compiler, *FLAGS, "-o", str(built), str(code)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=600)
             if done.returncode:
                 raise CudaError(f"g++ refuses the kernels: {done.stderr}")

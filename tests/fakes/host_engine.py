@@ -32,13 +32,13 @@ class HostEngine(Engine):
     def __init__(
         self, infer: Infer, size_hw: tuple[int, int], *, cuda: HostCuda | None = None, batch: tuple[int, int] = (1, 4)
     ) -> None:
-        self.cuda = cuda or HostCuda()
+        self.cuda: HostCuda = cuda or HostCuda()
         self.batch, self.size_hw = batch, size_hw
         self._infer = infer
         boxes, scores = infer(np.zeros((1, *size_hw, 3), np.uint8))
         self.anchors, self.classes = scores.shape[1:]
         self._open = ExitStack()
-        self.stream = self._open.enter_context(self.cuda.stream())
+        self.stream: HostStream = self._open.enter_context(self.cuda.stream())
         sizes = (3 * size_hw[0] * size_hw[1], 4 * boxes[0].size, 4 * scores[0].size)
         memories = [self._open.enter_context(self.cuda.memory(batch[1] * size)) for size in sizes]
         self.images, self.boxes, self.scores = (memory.address for memory in memories)
@@ -50,7 +50,6 @@ class HostEngine(Engine):
         self.fails: Exception | None = None
 
     def enqueue(self, batch: int) -> None:
-        assert isinstance(self.stream, HostStream)
         assert self.batch[0] <= batch <= self.batch[1]
         if self.fails is not None:
             error, self.fails = self.fails, None

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from ssd_edge.runtime.cuda.base import Event, Stream
+from ssd_edge.runtime.cuda.base import Event
 from ssd_edge.runtime.cuda.errors import CudaError
 from tests.fakes.host_cuda import HostCuda, HostEvent, HostStream
 
@@ -19,7 +19,7 @@ from tests.fakes.host_cuda import HostCuda, HostEvent, HostStream
 class LazyCuda(HostCuda):
     """See above."""
 
-    def stream(self) -> Stream:
+    def stream(self) -> LazyStream:
         return LazyStream(self)
 
     def event(self, *, timing: bool = False) -> Event:

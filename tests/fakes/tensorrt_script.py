@@ -10,7 +10,7 @@ from enum import IntEnum
 from typing import Any
 
 from ssd_edge.card import ModelCard
-from ssd_edge.runtime.cuda.base import Memory, Stream
+from ssd_edge.runtime.cuda.base import Memory
 from ssd_edge.runtime.cuda.errors import CudaMemoryError
 from tests.fakes.host_cuda import HostCuda, HostStream
 
@@ -88,9 +88,8 @@ class FakeCuda(HostCuda):
         self.script = script
         self.closed = 0
 
-    def stream(self) -> Stream:
+    def stream(self) -> HostStream:
         stream = super().stream()
-        assert isinstance(stream, HostStream)
         self.script.streams[stream.handle] = stream
         return stream
 

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from ssd_edge.runtime.cuda.errors import CudaError
-from tests.fakes.host_cuda import HostCuda
-
-ORDERS = FORWARD, REVERSE, SHUFFLED = 0, 1, 7
+from tests.fakes.host_cuda import FORWARD, ORDERS, REVERSE, HostCuda
 
 BACKWARDS = """
 extern __shared__ float4 shared_memory[];

@@ -4,6 +4,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -195,7 +196,9 @@ def test_files_that_are_no_models(tmp_path: Path, name: str, message: str) -> No
         ({"broken_boxes": True}, r"boxes \[1, 8, 4\] and scores \[1, 16, 3\]"),
     ],
 )
-def test_onnx_files_that_break_the_contract(make_model: Callable[..., Path], changes: dict, message: str) -> None:
+def test_onnx_files_that_break_the_contract(
+    make_model: Callable[..., Path], changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ModelFileError, match=message) as caught:
         open_detector(make_model("bad.onnx", **changes))
     assert "bad.onnx" in str(caught.value)

@@ -1,12 +1,16 @@
 """The fast suppression against a slow one written as the contract reads, literal cases, and torchvision."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 import pytest
 
 from ssd_edge.detections import Detections
 from ssd_edge.runtime.nms import BLOCK, SAMPLE_STRIDE, best_first, nms
-
-SETTINGS = {"score_threshold": 0.1, "iou_threshold": 0.5, "candidates": 100, "detections": 50}
+from tests.runtime.equal_detections import assert_equal
+from tests.runtime.nms_inputs import SETTINGS, random_boxes
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.float32:
@@ -17,7 +21,15 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.float32:
     return intersection / union if union > 0 else np.float32(0)
 
 
-def slow_nms(boxes, scores, *, score_threshold, iou_threshold, candidates, detections) -> Detections:
+def slow_nms(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    *,
+    score_threshold: float,
+    iou_threshold: float,
+    candidates: int,
+    detections: int,
+) -> Detections:
     kept = []  # (-score, label, anchor)
     for label in range(scores.shape[1]):
         entries = [
@@ -25,7 +37,7 @@ def slow_nms(boxes, scores, *, score_threshold, iou_threshold, candidates, detec
             for anchor in range(len(scores))
             if scores[anchor, label] > np.float32(score_threshold) and not np.isnan(boxes[anchor]).any()
         ]
-        survivors = []
+        survivors: list[tuple[float, int, int]] = []
         for entry in sorted(entries)[:candidates]:
             overlaps = (iou(boxes[entry[2]], boxes[other[2]]) for other in survivors)
             if not any(value > np.float32(iou_threshold) for value in overlaps):
@@ -37,23 +49,10 @@ def slow_nms(boxes, scores, *, score_threshold, iou_threshold, candidates, detec
     return Detections(boxes[anchors], scores[anchors, labels], labels)
 
 
-def assert_equal(found: Detections, wanted: Detections) -> None:
-    assert found.labels.tolist() == wanted.labels.tolist()
-    assert np.array_equal(found.scores, wanted.scores)
-    assert np.array_equal(found.boxes_xyxy, wanted.boxes_xyxy)
-
-
-def check(boxes: np.ndarray, scores: np.ndarray, **changes) -> Detections:
+def check(boxes: np.ndarray, scores: np.ndarray, **changes: Any) -> Detections:
     found = nms(boxes, scores, **(SETTINGS | changes))
     assert_equal(found, slow_nms(boxes, scores, **(SETTINGS | changes)))
     return found
-
-
-def random_boxes(rng: np.random.Generator, count: int, grid: int | None = None) -> np.ndarray:
-    """float32 [count, 4]; on a coarse grid, boxes repeat and IoUs fall on round fractions."""
-    corners = rng.random((count, 2, 2)) if grid is None else rng.integers(0, grid + 1, (count, 2, 2)) / grid
-    corners.sort(axis=1)
-    return corners.reshape(count, 4).astype(np.float32)
 
 
 @pytest.mark.parametrize("stride", [1, 3, SAMPLE_STRIDE])
@@ -65,7 +64,7 @@ def test_random_cases(seed: int, block: int, stride: int, monkeypatch: pytest.Mo
     monkeypatch.setattr("ssd_edge.runtime.nms.SAMPLE_STRIDE", stride)
     rng = np.random.default_rng(seed)
     anchors, classes = int(rng.integers(1, 60)), int(rng.integers(1, 6))
-    boxes = random_boxes(rng, anchors, grid=rng.choice([None, 2, 4, 8]))
+    boxes = random_boxes(rng, anchors, grid=(None, 2, 4, 8)[rng.choice(4)])
     levels = rng.choice([3, 20, 10**6])  # few levels: many equal scores
     scores = (rng.integers(0, levels + 1, (anchors, classes)) / levels).astype(np.float32)
     check(

@@ -16,7 +16,7 @@ from ssd_edge.detections import Detections
 from ssd_edge.runtime.cuda.errors import CudaError
 from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE
 from tests.fakes.host_cuda import HostCuda
-from tests.runtime.cuda.test_kernels import MUTATIONS
+from tests.runtime.cuda.nms_mutations import MUTATIONS
 
 
 @pytest.mark.parametrize("order", [0, 1, 7])

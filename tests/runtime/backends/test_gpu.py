@@ -24,7 +24,8 @@ from ssd_edge.runtime.cuda.find import find_gpu, open_cuda
 from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS, preprocess_bgr
 from ssd_edge.runtime.detector import open_detector
 from ssd_edge.runtime.preprocess import preprocess
-from tests.runtime.backends.test_gpu_detector import assert_equal, random_frames
+from tests.runtime.backends.gpu_runs import random_frames
+from tests.runtime.equal_detections import assert_all_equal
 
 pytestmark = pytest.mark.gpu
 
@@ -105,7 +106,7 @@ def check_nms(cuda: Cuda, case: NmsCase) -> None:
     """Three times: it is to be deterministic."""
     expected = case.expected()
     for found in found_by(cuda, case, repeat=3):
-        assert_equal(found, expected)
+        assert_all_equal(found, expected)
 
 
 @pytest.mark.parametrize("threshold", [0.001, 0.01, 0.4])
@@ -139,10 +140,10 @@ def test_the_pipeline_around_the_processors_network(
         engine = DetourEngine(cpu, open_cuda())
         with GpuDetector(engine, cpu.card, score_threshold=0.001, slots=slots) as detector:
             for _ in range(3):
-                assert_equal(detector(frames), expected)
+                assert_all_equal(detector(frames), expected)
             for frame in frames:
                 detector.submit([frame.copy()])
-            assert_equal([detector.collect()[0] for _ in frames], expected)
+            assert_all_equal([detector.collect()[0] for _ in frames], expected)
     assert caplog.text.count("without a CUDA graph: it waits for the processor") == 1
 
 
@@ -199,12 +200,12 @@ def test_graphs_and_what_runs_as_it_comes_agree(
         detector._captures = True
         for _ in range(4):
             for batch, wanted in zip(batches, expected, strict=True):
-                assert_equal(detector(batch), wanted)
+                assert_all_equal(detector(batch), wanted)
         assert all(slot.graphs.keys() == {2} for slot in detector._slots)  # one for frames of all sizes
         for batch in batches:
             detector.submit([frame.copy() for frame in batch])
         for wanted in expected:
-            assert_equal(detector.collect(), wanted)
+            assert_all_equal(detector.collect(), wanted)
         assert len(detector(batches[0] * 20)) == 40  # more than the engine takes at once
     assert "without a CUDA graph" not in caplog.text
 
@@ -220,7 +221,7 @@ def test_another_score_threshold_reaches_the_graphs(
             found = [detector([frame])[0] for _ in range(4)]
             assert all(slot.graphs for slot in detector._slots)
             for each in found:
-                assert_equal([each], [found[0]])
+                assert_all_equal([each], [found[0]])
             counts.append(int((found[0].scores > 0.4).sum()))
             assert len(found[0]) == counts[-1] if threshold == 0.4 else len(found[0]) > counts[-1]
     assert counts[0] == counts[1] == counts[2]
@@ -269,7 +270,7 @@ def test_frames_of_pytorch_on_the_gpu(open_gpu: Callable[..., GpuDetector]) -> N
             (frame,) = random_frames((96, 128), seed=seed)
             wide = torch.zeros((96, 140, 3), dtype=torch.uint8, device="cuda")
             wide[:, 7:135] = torch.from_numpy(frame).cuda()  # the detector waits for this by itself
-            assert_equal(detector([wide[:, 7:135]]), detector([frame]))
+            assert_all_equal(detector([wide[:, 7:135]]), detector([frame]))
 
 
 def test_two_detectors_in_two_threads(open_gpu: Callable[..., GpuDetector]) -> None:
@@ -287,7 +288,7 @@ def test_two_detectors_in_two_threads(open_gpu: Callable[..., GpuDetector]) -> N
             thread.join()
     assert [len(result) for result in results] == [20, 20]
     for mine, theirs in zip(*results, strict=True):
-        assert_equal(mine, theirs)
+        assert_all_equal(mine, theirs)
 
 
 def test_closing_gives_the_memory_back(cuda: Cuda) -> None:

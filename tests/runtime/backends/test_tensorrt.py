@@ -205,7 +205,7 @@ def test_rtx_captures_graphs_itself_where_ours_cannot_hold_it(caplog: pytest.Log
 
 
 @pytest.mark.parametrize("changes", [{"classes": 2}, {"size": 64}])
-def test_engines_that_break_the_contract(changes: dict[str, int]) -> None:
+def test_engines_that_break_the_contract(changes: dict[str, Any]) -> None:
     script = Script(**changes)
     with pytest.raises(ModelFileError, match=r"m\.engine has .*expected images UINT8 \[batch, 32, 32, 3\].*scores"):
         engine_of(script)

@@ -12,6 +12,7 @@ from ssd_edge.checkpoint import Checkpoint, save_checkpoint  # noqa: E402
 from ssd_edge.errors import ModelFileError, SsdEdgeError, UsageError  # noqa: E402
 from ssd_edge.models.create import create_model  # noqa: E402
 from ssd_edge.models.predict import Predictor  # noqa: E402
+from ssd_edge.models.ssd import SSD  # noqa: E402
 from ssd_edge.runtime.detector import open_detector  # noqa: E402
 from ssd_edge.runtime.nms import nms  # noqa: E402
 from ssd_edge.runtime.preprocess import preprocess  # noqa: E402
@@ -82,10 +83,15 @@ def test_the_model_is_moved_to_the_device(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     model = create_model("ssdlite320_mobilenet_v3_large", 1)
-    moved: list[torch.device] = []
-    monkeypatch.setattr(model, "to", lambda place: moved.append(place) or model)
+    moved: list[str] = []
+
+    def to(place: object) -> SSD:
+        moved.append(str(place))
+        return model
+
+    monkeypatch.setattr(model, "to", to)
     card = model.make_card(("a",), (1,))
     monkeypatch.setattr("ssd_edge.runtime.backends.torch.model_from_checkpoint", lambda path: (model, card))
     (tmp_path / "a.pt").touch()
     open_detector(tmp_path / "a.pt", device=device).close()
-    assert moved == [torch.device(wanted)]
+    assert moved == [wanted]

@@ -1,10 +1,12 @@
 """A PyTorch model in the GPU's pipeline, with its tensors where `HostCuda` has its memory; on a GPU: test_gpu.py."""
 
+import gc
 import itertools
 import logging
+import weakref
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -25,12 +27,19 @@ from tests.detectors.tiny_detector import Tiny  # noqa: E402
 
 
 class FakeStream:
+    """A stream of PyTorch's.
+
+    Attributes:
+        waits: (waiting, awaited) handles of all of them, since the list was cleared.
+    """
+
+    waits: ClassVar[list[tuple[int, int]]] = []
+
     def __init__(self, handle: int, device: Any = None) -> None:
         self.cuda_stream = handle
-        self.waits_for: list[int] = []
 
     def wait_stream(self, stream: "FakeStream") -> None:
-        self.waits_for.append(stream.cuda_stream)
+        self.waits.append((self.cuda_stream, stream.cuda_stream))
 
 
 class FakeGraph:
@@ -109,8 +118,21 @@ def test_errors_of_pytorch(
 
 def test_an_engine_waits_for_its_model_to_be_on_the_gpu(tiny: Tiny, host: HostCuda) -> None:
     model, card = model_from_checkpoint(tiny.checkpoint)
+    FakeStream.waits.clear()
     with TorchEngine(model, card, cuda=host, batch=1) as engine:
-        assert engine._stream.waits_for == [0]
+        assert FakeStream.waits == [(engine.stream.handle, 0)]
+
+
+def test_closing_an_engine_lets_go_of_its_model_and_memory(tiny: Tiny, host: HostCuda) -> None:
+    model, card = model_from_checkpoint(tiny.checkpoint)
+    alive = weakref.ref(model)
+    engine = TorchEngine(model, card, cuda=host, batch=1)
+    del model
+    engine.infer(np.zeros((1, card.height, card.width, 3), np.uint8))
+    engine.close()
+    engine.close()
+    gc.collect()
+    assert alive() is None
 
 
 def test_half_precision_casts_convolutions_once(tiny: Tiny, host: HostCuda, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,9 +179,14 @@ def test_a_pool_that_no_graph_holds_is_not_used_again(
     tiny: Tiny, host: HostCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PyTorch asserts that a pool which it is given is in use."""
-    pools = []
+    pools: list[tuple[int, int]] = []
+
+    def capture_into(*_: Any, pool: tuple[int, int], **__: Any) -> nullcontext[None]:
+        pools.append(pool)
+        return nullcontext()
+
     monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
-    monkeypatch.setattr(torch.cuda, "graph", lambda *_, pool, **__: pools.append(pool) or nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph", capture_into)
     model, card = model_from_checkpoint(tiny.checkpoint)
     with TorchEngine(model, card, cuda=host, batch=1) as engine:
         one, other = (engine.capture(lambda: None) for _ in range(2))

@@ -49,7 +49,8 @@ def test_the_implementation(monkeypatch: pytest.MonkeyPatch, installed: set[str]
     for module in ("core", "pycuda"):
         name = f"ssd_edge.runtime.cuda.{module}"
         monkeypatch.setattr(importlib.import_module(name), "open_cuda", lambda device, module=module: (module, device))
-    assert open_cuda(3) == (expected, 3)
+    opened: Any = open_cuda(3)
+    assert opened == (expected, 3)
 
 
 def test_another_implementation_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

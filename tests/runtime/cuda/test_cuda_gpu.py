@@ -103,7 +103,7 @@ def test_much_shared_memory(gpu: Cuda) -> None:
     kernels = gpu.module(SOURCE, ["reverse"])
     content = np.random.default_rng(0).integers(0, 256, size, np.uint8)
     with gpu.stream() as stream, up(gpu, stream, content) as memory:
-        arguments = [np.uint64(memory.address), np.int32(size)]
+        arguments: list[np.generic] = [np.uint64(memory.address), np.int32(size)]
         stream.launch(kernels["reverse"], (1, 1, 1), (256, 1, 1), arguments, shared_bytes=size)
         assert np.array_equal(down(stream, memory.address, size), content[::-1])
 

@@ -1,6 +1,7 @@
 """Frames on the GPU are taken as they lie, or refused: with arrays that say the processor's memory is a GPU's."""
 
-import ctypes
+from __future__ import annotations
+
 import gc
 import weakref
 from collections.abc import Callable
@@ -11,112 +12,25 @@ import numpy as np
 import pytest
 
 from ssd_edge.images import ImageError
-from ssd_edge.runtime.cuda.base import Cuda, Stream, capturing
-from ssd_edge.runtime.cuda.device_frames import Chroma, DeviceFrame, Nv12Frame, device_frame, is_device_frame
-from ssd_edge.runtime.cuda.dlpack import DlpackTensor, DlpackVersioned
+from ssd_edge.runtime.cuda.device_frames import Chroma, Nv12Frame, is_device_frame
 from ssd_edge.runtime.cuda.errors import CudaError
-from ssd_edge.runtime.cuda.kernels import BT601, BT709
-
-CPU, CUDA, CUDA_HOST, MANAGED = 1, 2, 3, 13
-UINT8, FLOAT32 = (1, 8, 1), (2, 32, 1)
-
-
-class FakeStream:
-    handle = 77
-
-    def __init__(self) -> None:
-        self.waited: list[int] = []
-
-    def wait_stream(self, handle: int) -> None:
-        self.waited.append(handle)
-
-
-class FakeGpu:
-    """GPU 0; which GPU holds an address is as the test says."""
-
-    ordinal = 0
-
-    def __init__(self, holder: int | CudaError | None = 0) -> None:
-        self.holder = holder
-        self.waits = 0
-
-    def synchronize(self) -> None:
-        assert capturing.locked(), "it would break the capture of another thread"
-        self.waits += 1
-
-    def device_of(self, address: int) -> int | None:
-        if isinstance(self.holder, CudaError):
-            raise self.holder
-        return self.holder
-
-
-def take(frame: Any, gpu: Any = None, stream: Any = None) -> DeviceFrame:
-    cuda: Cuda = gpu or FakeGpu()
-    on: Stream = stream or FakeStream()
-    return device_frame(frame, cuda, on)
-
-
-class ByInterface:
-    """An array with `__cuda_array_interface__`, version 3."""
-
-    def __init__(self, array: np.ndarray, **changes: Any) -> None:
-        self.array = array
-        interface = {"shape": array.shape, "typestr": array.dtype.str, "data": (array.ctypes.data, True), "version": 3}
-        contiguous = array.flags.c_contiguous
-        self.__cuda_array_interface__ = interface | {"strides": None if contiguous else array.strides} | changes
-
-
-class ByDlpack:
-    """An array with `__dlpack__`, whose capsules are made by hand; it counts those that were freed."""
-
-    def __init__(
-        self, array: np.ndarray, device: tuple[int, int] = (CUDA, 0), *, kind: Any = None, versioned: bool = True
-    ) -> None:
-        self.array, self.device, self.versioned = array, device, versioned
-        self.kind = kind or {"u": UINT8, "f": FLOAT32}[array.dtype.kind]
-        self.version = (1, 1)
-        self.offset = 0
-        self.error: Exception | None = None
-        self.on_given: Callable[[], object] = lambda: None
-        self.asked: list[dict[str, Any]] = []
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return self.device
-
-    def __dlpack__(self, **options: Any) -> Any:
-        if not self.versioned and "max_version" in options:
-            raise TypeError("unexpected keyword argument 'max_version'")
-        if self.error:
-            raise self.error
-        self.asked.append(options)
-        self.on_given()
-        numbers = ctypes.c_int64 * self.array.ndim
-        strides = (
-            None if self.array.flags.c_contiguous else numbers(*[s // self.array.itemsize for s in self.array.strides])
-        )
-        self.numbers = numbers(*self.array.shape), strides
-        tensor = DlpackTensor(self.array.ctypes.data - self.offset, *self.device, self.array.ndim, *self.kind)
-        tensor.shape, tensor.byte_offset = self.numbers[0], self.offset
-        if strides is not None:
-            tensor.strides = strides
-        if self.versioned:
-            self.managed: Any = DlpackVersioned(self.version, None, None, 1, tensor)  # read-only
-        else:
-            self.managed = tensor
-        return new_capsule(ctypes.addressof(self.managed), self.name, None)
-
-    @property
-    def name(self) -> bytes:
-        return b"dltensor_versioned" if self.versioned else b"dltensor"
-
-
-new_capsule = ctypes.pythonapi.PyCapsule_New
-new_capsule.restype, new_capsule.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
-
-
-def frame_of(height: int, width: int, margin: int = 0) -> np.ndarray:
-    """uint8 [height, width, 3], a cut of rows that are wider by `margin` pixels."""
-    return np.zeros((height, width + margin, 3), np.uint8)[:, :width]
+from ssd_edge.runtime.cuda.kernels import BT601
+from tests.fakes.device_arrays import (
+    CPU,
+    CUDA,
+    CUDA_HOST,
+    MANAGED,
+    ByDlpack,
+    ByInterface,
+    FakeGpu,
+    FakeStream,
+    NoArguments,
+    NoStream,
+    OddStream,
+    RefusesStream,
+    frame_of,
+    take,
+)
 
 
 @pytest.mark.parametrize("offer", [ByInterface, ByDlpack])
@@ -206,34 +120,6 @@ def test_what_does_not_give_its_memory_says_why() -> None:
         take(offered)
 
 
-class NoArguments(ByDlpack):
-    """The first form of the protocol."""
-
-    def __dlpack__(self) -> Any:  # type: ignore[override]
-        return super().__dlpack__()
-
-
-class NoStream(ByDlpack):
-    """A plane of PyAV 18.1 on the GPU (av/video/plane.py): neither versions nor streams."""
-
-    refusal: Exception = NotImplementedError(
-        "CUDA stream synchronization is not supported. Pass stream=None and synchronize before calling __dlpack__."
-    )
-
-    def __dlpack__(self, *, stream: int | None = None) -> Any:  # type: ignore[override]
-        if stream is not None:
-            raise self.refusal
-        return super().__dlpack__()
-
-
-class RefusesStream(NoStream):
-    refusal = BufferError("stream must be None")
-
-
-class OddStream(NoStream):
-    refusal = ValueError("stream must be one of ours")
-
-
 @pytest.mark.parametrize("offer", [NoArguments, NoStream, RefusesStream, OddStream])
 def test_all_work_is_waited_for_where_no_stream_is_taken(offer: Callable[..., ByDlpack]) -> None:
     gpu = FakeGpu()
@@ -253,18 +139,6 @@ def test_all_work_is_waited_for_where_no_stream_is_taken(offer: Callable[..., By
     assert waits_when_given == [1, 2, 3]
     take(ByDlpack(array), gpu)  # takes a stream
     assert gpu.waits == 3
-
-
-@pytest.mark.parametrize(
-    ("attributes", "found"),
-    [({"sw_format": SimpleNamespace(name="yuv444p")}, "yuv444p"), ({}, "3 planes")],  # PyAV 17.1 names no format
-)
-def test_hardware_frames_of_other_formats_say_what_they_are(attributes: dict[str, Any], found: str) -> None:
-    planes = tuple(NoStream(np.zeros((4, 6), np.uint8)) for _ in range(3))
-    frame = SimpleNamespace(format=SimpleNamespace(name="cuda"), planes=planes, **attributes)
-    assert is_device_frame(frame)
-    with pytest.raises(ImageError, match=f"a frame of PyAV in {found} on the GPU; expected nv12"):
-        take(frame)
 
 
 def test_an_array_that_cannot_name_its_device_says_why() -> None:
@@ -312,77 +186,6 @@ def test_memory_of_the_processor_goes_the_other_way() -> None:
             take(frame)
     assert is_device_frame(ByInterface(frame_of(4, 5)))
     assert is_device_frame(ByDlpack(frame_of(4, 5)))
-
-
-@pytest.mark.parametrize("offer", [ByInterface, ByDlpack])
-@pytest.mark.parametrize("luma_shape", [(4, 6), (4, 6, 1)])  # the latter in PyNvVideoCodec
-@pytest.mark.parametrize("chroma_shape", [(2, 3, 2), (2, 6)])
-def test_nv12_in_two_arrays(offer: Any, luma_shape: tuple[int, ...], chroma_shape: tuple[int, ...]) -> None:
-    luma = np.lib.stride_tricks.as_strided(np.zeros((4, 11), np.uint8), luma_shape, (11, 1, 1)[: len(luma_shape)])
-    chroma = np.zeros((2, 7 * 2), np.uint8)[:, :6].reshape(chroma_shape)
-    chroma = np.lib.stride_tricks.as_strided(chroma, strides=(14, *chroma.strides[1:]))
-    given = Nv12Frame(offer(luma), offer(chroma), BT709)
-    assert is_device_frame(given)
-    frame = take(given)
-    assert (frame.address, frame.pitch, frame.height, frame.width) == (luma.ctypes.data, 11, 4, 6)
-    assert frame.chroma == Chroma(chroma.ctypes.data, 14, BT709)
-
-
-@pytest.mark.parametrize("offer", [ByInterface, ByDlpack])
-@pytest.mark.parametrize(("margin", "pitch"), [(0, 8), (3, 11)])
-def test_nv12_in_one_array(offer: Any, margin: int, pitch: int) -> None:
-    planes = np.zeros((9, 8 + margin), np.uint8)[:, :8]
-    frame = take(Nv12Frame(offer(planes)))
-    assert (frame.address, frame.pitch, frame.height, frame.width) == (planes.ctypes.data, pitch, 6, 8)
-    assert frame.chroma == Chroma(planes[6:].ctypes.data, pitch, BT601)
-
-
-@pytest.mark.parametrize("offer", [ByInterface, ByDlpack])
-@pytest.mark.parametrize(
-    ("luma", "chroma", "message"),
-    [
-        (np.zeros((4, 6, 3), np.uint8), None, r"the luma .* shape \[4, 6, 3\]; expected uint8 \[height, width\]"),
-        (np.zeros((4, 6), np.float32), np.zeros((2, 6), np.uint8), "the luma of an NV12 frame on the GPU of type"),
-        (np.zeros((4, 6), np.uint8), np.zeros((2, 6), np.float32), "the chroma of an NV12 frame on the GPU of type"),
-        (np.zeros((4, 6), np.uint8), np.zeros((4, 6), np.uint8), r"expected uint8 \[2, 3, 2\] or \[2, 6\] with"),
-        (np.zeros((4, 6), np.uint8), np.zeros((2, 3), np.uint8), r"shape \[2, 3\]; expected"),
-        (np.zeros((4, 6), np.uint8), np.zeros((2, 2, 3), np.uint8), r"shape \[2, 2, 3\]; expected"),
-        (np.zeros((0, 6), np.uint8), None, "at least one pixel"),
-        (np.zeros((4, 6), np.uint8), None, r"one array of shape \[4, 6\]; expected \[height · 3/2, width\]"),
-        (np.zeros((6, 5), np.uint8), None, "5×4; its sides have to be even"),
-        (np.zeros((5, 6), np.uint8), np.zeros((2, 6), np.uint8), "6×5; its sides have to be even"),
-        (np.zeros((4, 12), np.uint8)[:, ::2], np.zeros((2, 6), np.uint8), r"luma .* strides of \[12, 2\] bytes"),
-        (np.zeros((4, 6), np.uint8)[::-1], np.zeros((2, 6), np.uint8), r"luma .* strides of \[-6, 1\] bytes"),
-        (np.zeros((4, 6), np.uint8), np.zeros((2, 2, 3), np.uint8).swapaxes(1, 2), r"chroma .* \[6, 1, 3\] bytes"),
-    ],
-)
-def test_what_is_no_nv12_is_refused(offer: Any, luma: np.ndarray, chroma: np.ndarray | None, message: str) -> None:
-    with pytest.raises(ImageError, match=message):
-        take(Nv12Frame(offer(luma), None if chroma is None else offer(chroma)))
-
-
-def test_both_planes_are_of_this_gpu_and_waited_for() -> None:
-    luma, chroma = np.zeros((4, 6), np.uint8), np.zeros((2, 6), np.uint8)
-    with pytest.raises(ImageError, match="a frame on GPU 1, and the detector runs on GPU 0"):
-        take(Nv12Frame(ByDlpack(luma), ByDlpack(chroma, (CUDA, 1))))
-    for planes in ((luma, ByInterface(chroma)), (ByInterface(luma), chroma)):
-        with pytest.raises(ImageError, match=r"a ndarray in the processor's memory.*COLOR_YUV2BGR_NV12"):
-            take(Nv12Frame(*planes))
-    on = FakeStream()
-    take(Nv12Frame(ByInterface(luma, stream=1), ByInterface(chroma, stream=5)), stream=on)
-    assert on.waited == [1, 5]
-
-
-def test_both_planes_are_kept_as_long_as_the_frame() -> None:
-    planes = ByInterface(np.zeros((4, 6), np.uint8)), ByInterface(np.zeros((2, 6), np.uint8))
-    alive = [weakref.ref(plane) for plane in planes]
-    frame = take(Nv12Frame(*planes))
-    del planes
-    gc.collect()
-    assert all(each() is not None for each in alive)
-    del frame
-    gc.collect()
-    assert all(each() is None for each in alive)
 
 
 def test_pytorchs_capsules_are_read_and_its_tensors_on_the_cpu_refused() -> None:

@@ -31,7 +31,7 @@ def call(name: str, *arguments: Any) -> Any:
 
 
 def read(program: Any, name: str) -> bytes:
-    text = b" " * call(f"nvrtcGet{name}Size", program)
+    text: bytes = b" " * call(f"nvrtcGet{name}Size", program)
     call(f"nvrtcGet{name}", program, text)
     return text
 

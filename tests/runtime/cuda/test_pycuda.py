@@ -4,6 +4,7 @@ import importlib
 import struct
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
     script = Script()
     driver = Driver(script)
     monkeypatch.setattr(cuda_pycuda, "load_driver", lambda: driver)
-    monkeypatch.setattr(cuda_pycuda.atexit, "register", lambda function: None)
+    monkeypatch.setattr(cuda_pycuda, "atexit", SimpleNamespace(register=lambda function: None))
     monkeypatch.setattr(cuda_pycuda, "read_host", lambda: Host(jetson=True, nvidia=True, jetpack="6.2"))
     monkeypatch.setenv("SSD_EDGE_CUDA", "pycuda")
     cuda_pycuda.primary_context.cache_clear()
@@ -98,8 +99,8 @@ def test_arguments_are_packed_by_their_own_types(gpu: Cuda, script: Script, monk
     kernel = gpu.module("", ["k"])["k"]
     assert ("cuModuleLoadDataEx", b"code") in script.calls
     with gpu.stream() as stream:
-        for arguments in ([np.uint64(1), np.int32(1)], [np.float32(1), np.int32(1)]):
-            stream.launch(kernel, (1, 2, 3), (4, 5, 6), arguments, shared_bytes=7)
+        for first in (np.uint64(1), np.float32(1)):
+            stream.launch(kernel, (1, 2, 3), (4, 5, 6), [first, np.int32(1)], shared_bytes=7)
         with pytest.raises(CudaError, match="49153 bytes of shared memory, and PyCUDA cannot ask for more than 49152"):
             stream.launch(kernel, (1, 1, 1), (1, 1, 1), [], shared_bytes=49153)
     launches = [call[1:] for call in script.calls if call[0] == "cuLaunchKernel"]
