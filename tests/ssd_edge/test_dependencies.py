@@ -14,13 +14,14 @@ from ssd_edge.cli.errors import EXTRA_OF_PACKAGE
 from ssd_edge.cli.main import COMMANDS
 
 # What the extras bring; none of it comes with a base install.
-OPTIONAL = (*EXTRA_OF_PACKAGE, "PIL", "cuda", "pycuda", "scipy", "tensorrt", "tensorrt_rtx")
+OPTIONAL = (*EXTRA_OF_PACKAGE, "PIL", "cuda", "pycuda", "pynvml", "scipy", "tensorrt", "tensorrt_rtx")
 # What brings it, if not its name.
 DISTRIBUTIONS = {
     "PIL": {"torchvision", "matplotlib"},
     "cuda": {"cuda-core"},
     "paho": {"paho-mqtt"},
     "prometheus_client": {"prometheus-client"},
+    "pynvml": {"nvidia-ml-py"},
     "scipy": {"trackers"},
     "supervision": {"trackers"},
     "tensorrt_rtx": {"tensorrt-rtx-cu13-bindings"},
