@@ -12,7 +12,7 @@ import pytest
 from ssd_edge.errors import SsdEdgeError
 from ssd_edge.runtime import gpu_use
 from ssd_edge.runtime.gpu_use import NO_DEVICE, NO_LIBRARY, GpuUse, look_for_gpu
-from tests.fakes.driver import FakeDriver, compile_driver
+from tests.fakes.cuda_driver import FakeDriver, compile_driver
 from tests.runtime.host.machines import DESKTOP, PCI_GPU
 
 ORIN = {"etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64\n"}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ssd_edge.runtime.gpu_use import look_for_gpu
-from tests.fakes.driver import FakeDriver, compile_driver
+from tests.fakes.cuda_driver import FakeDriver, compile_driver
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "/etc/ssd-edge/streams.toml"

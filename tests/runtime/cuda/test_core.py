@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.fakes.driver import compile_driver
+from tests.fakes.cuda_driver import compile_driver
 from tests.runtime.cuda.cuda_core_code import KERNELS, KERNELS_PRINTS, MEMORY, MEMORY_PRINTS, PREFACE
 
 Run = Callable[..., tuple[list[str], list[str]]]

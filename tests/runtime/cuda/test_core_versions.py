@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ssd_edge.runtime.cuda.core import OLDEST_BINDINGS, OLDEST_CORE
-from tests.fakes.driver import FakeDriver, compile_driver
+from tests.fakes.cuda_driver import FakeDriver, compile_driver
 from tests.runtime.cuda.cached_wheels import cached_wheel
 from tests.runtime.cuda.cuda_core_code import KERNELS, KERNELS_PRINTS, MEMORY, MEMORY_PRINTS, NAMES, PREFACE
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.driver import compile_driver
+from tests.fakes.cuda_driver import compile_driver
 
 Run = Callable[[str], tuple[list[str], list[str]]]
 # A frame as a decoder makes it: uint8 [8, 16] luma in rows of 20 bytes, and [4, 8, 2] chroma. NumPy's capsules own the
