@@ -8,35 +8,30 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from ssd_edge.card import CALIBRATION_METADATA_KEY, ONNX_METADATA_KEY, ModelCard, int8_target
 from ssd_edge.errors import ModelFileError, SsdEdgeError, UsageError
 from ssd_edge.export.engine_comparison import compare_precisions
-from ssd_edge.export.engine_layers import check_dla, check_precision, layer_shares
-from ssd_edge.export.engine_timing import measure_run_ms
+from ssd_edge.export.engine_trial import Candidate, Trial, try_engine
 from ssd_edge.files import atomic_path
-from ssd_edge.runtime.backends.tensorrt import TensorRTEngine, check_contract
+from ssd_edge.runtime.backends.tensorrt import check_contract
 from ssd_edge.runtime.cuda.base import Gpu
 from ssd_edge.runtime.cuda.errors import CudaError
-from ssd_edge.runtime.cuda.find import find_gpu, open_cuda, read_gpu
+from ssd_edge.runtime.cuda.find import find_gpu, read_gpu
 from ssd_edge.runtime.host.fixes import EXPORT_INT8_FOR_TENSORRT
-from ssd_edge.runtime.tensorrt.builder import CompileOptions, compile_network, parse_onnx
-from ssd_edge.runtime.tensorrt.engine import LayerTimes
+from ssd_edge.runtime.onnx_file.check import check_onnx_file
+from ssd_edge.runtime.onnx_file.contract import contract_misfits
+from ssd_edge.runtime.tensorrt.builder import Compiled, CompileOptions, compile_network, parse_onnx
 from ssd_edge.runtime.tensorrt.engine_card import BatchSizes, EngineCard, LayerShare, engine_card_path
-from ssd_edge.runtime.tensorrt.log import UnsupportedGpuError
 from ssd_edge.runtime.tensorrt.progress import Progress
-from ssd_edge.runtime.tensorrt.threads import in_thread
 from ssd_edge.runtime.tensorrt.versions import TensorRT, load_tensorrt
 
-PROFILED_RUNS = 10
 ONE = BatchSizes(1, 1, 1)
 
 
@@ -117,48 +112,30 @@ def build_engine(
             from running.
     """
     _check_output(onnx, output, timing_cache)
-    model, calibration = _read_onnx_card(onnx)
-    if dla is not None:
-        _check_dla_precision(onnx, model.precision, dla)
+    source = _read_source(onnx, dla)
     trt = load_tensorrt(flavour)
     gpu = read_gpu() if must_run else _gpu_to_build_on(trt)
     begin = time.perf_counter()
-    content = _read(onnx)
-    card_path = engine_card_path(output)
-    with atomic_path(card_path) as card_part, atomic_path(output) as part:
-        network = parse_onnx(trt, content, source=str(onnx))
-        check_contract(network.tensors(), model, str(onnx))
+    with atomic_path(engine_card_path(output)) as card_part, atomic_path(output) as part:
         options = CompileOptions(batch, workspace_bytes, _read_timing_cache(timing_cache), dla)
-        with _progress_bar(output, progress) as advance:
-            compiled = compile_network(network, options, advance)
-        if timing_cache is not None and compiled.timing_cache is not None:
-            with atomic_path(timing_cache) as cache_part:
-                cache_part.write_bytes(compiled.timing_cache)
-        inspect = partial(_run_and_ask, trt, compiled.plan, model, batch, dla, str(output))
-        seen, not_run = _inspect(trt, inspect, gpu, must_run)
-        layers = None if seen is None else _checked_layers(seen, model, dla, source=str(output))
-        card = EngineCard(
-            model=model,
-            onnx_name=onnx.name,
-            onnx_sha256=hashlib.sha256(content).hexdigest(),
-            engine_sha256=hashlib.sha256(compiled.plan).hexdigest(),
-            engine_bytes=len(compiled.plan),
-            flavour=trt.flavour,
-            tensorrt_version=trt.version,
-            cuda_version=gpu.cuda_version if gpu else None,
-            gpu_name=gpu.name if gpu else None,
-            compute_capability=gpu.compute_capability if gpu else None,
-            batch=batch,
-            dla=dla,
-            workspace_bytes=workspace_bytes,
-            calibration=calibration,
-            layers=layers,
-            run_ms=None if seen is None else seen.run_ms,
-        )
+        compiled = _compile(trt, source, output, options, timing_cache, progress)
+        candidate = Candidate(trt, compiled.plan, source.model, batch, dla, str(output))
+        trial, not_run = try_engine(candidate, gpu.name if gpu else None, must_run=must_run)
+        card = _card(source, candidate, options, gpu, trial)
         advice = compare_precisions(output, card)
         part.write_bytes(compiled.plan)
         card_part.write_text(card.to_json() + "\n", encoding="utf-8")
     return BuildReport(output, card, time.perf_counter() - begin, not_run, advice)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """An ONNX file, and what its metadata says."""
+
+    path: Path
+    content: bytes
+    model: ModelCard
+    calibration: str | None
 
 
 def _check_output(onnx: Path, output: Path, timing_cache: Path | None) -> None:
@@ -170,11 +147,13 @@ def _check_output(onnx: Path, output: Path, timing_cache: Path | None) -> None:
         raise UsageError(f"--timing-cache {timing_cache} is the model itself; give it a file of its own")
 
 
-def _read_onnx_card(onnx: Path) -> tuple[ModelCard, str | None]:
-    """The model's card and the fingerprint of its calibration, before anything else opens the file."""
-    from ssd_edge.runtime.onnx_file.check import check_onnx_file
-    from ssd_edge.runtime.onnx_file.contract import contract_misfits
+def _read_source(onnx: Path, dla: int | None) -> _Source:
+    """Read the file, which is checked before anything else opens it.
 
+    Raises:
+        ModelFileError: it is damaged, unsafe to open, without a card, or not for TensorRT.
+        UsageError: its name does not end in .onnx, or the DLA does not run its precision.
+    """
     if onnx.suffix != ".onnx":
         raise UsageError(f"{onnx} does not end in .onnx; engines are built from what ssd-edge export writes")
     file = check_onnx_file(onnx)
@@ -190,7 +169,9 @@ def _read_onnx_card(onnx: Path) -> tuple[ModelCard, str | None]:
             f"write one for TensorRT with: {EXPORT_INT8_FOR_TENSORRT}"
         )
     card = ModelCard.from_json(file.metadata[ONNX_METADATA_KEY], source=str(onnx))
-    return card, file.metadata.get(CALIBRATION_METADATA_KEY)
+    if dla is not None:
+        _check_dla_precision(onnx, card.precision, dla)
+    return _Source(onnx, _read(onnx), card, file.metadata.get(CALIBRATION_METADATA_KEY))
 
 
 def _check_dla_precision(onnx: Path, precision: str, dla: int) -> None:
@@ -229,6 +210,19 @@ def _read_timing_cache(path: Path | None) -> bytes | None:
     return _read(path) if path.exists() else b""
 
 
+def _compile(
+    trt: TensorRT, source: _Source, output: Path, options: CompileOptions, timing_cache: Path | None, progress: bool
+) -> Compiled:
+    network = parse_onnx(trt, source.content, source=str(source.path))
+    check_contract(network.tensors(), source.model, str(source.path))
+    with _progress_bar(output, progress) as advance:
+        compiled = compile_network(network, options, advance)
+    if timing_cache is not None and compiled.timing_cache is not None:
+        with atomic_path(timing_cache) as cache_part:
+            cache_part.write_bytes(compiled.timing_cache)
+    return compiled
+
+
 @contextmanager
 def _progress_bar(output: Path, show: bool) -> Iterator[Progress]:
     """A bar on standard error; called with the fraction done, which only rises."""
@@ -243,70 +237,28 @@ def _progress_bar(output: Path, show: bool) -> Iterator[Progress]:
         bar.update(bar.total - bar.n)
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What a run of an engine shows: the inspector's JSON, the time of each layer by name, and that of a run."""
-
-    information: str
-    layers_ms: dict[str, float]
-    run_ms: float
-
-
-def _inspect(
-    trt: TensorRT, run_and_ask: Callable[[], _Seen], gpu: Gpu | None, must_run: bool
-) -> tuple[_Seen | None, str | None]:
-    """Run the engine here, and see what its layers run in; or why not.
-
-    Raises:
-        SsdEdgeError: TensorRT cannot run what it has built for this very GPU; of TensorRT-RTX, with `must_run` alone.
+def _card(
+    source: _Source, engine: Candidate, options: CompileOptions, gpu: Gpu | None, trial: Trial | None
+) -> EngineCard:
     """
-    if gpu is None:
-        return None, "there is no NVIDIA GPU here (or no cuda-core); its card has null for them"
-    try:
-        return in_thread(run_and_ask), None
-    except UnsupportedGpuError as error:
-        if not trt.builds_without_gpu:
-            raise
-        return None, f"{error}; the engine is for the GPUs that it supports"
-    except ModelFileError as error:  # the file is the new engine; callers take this kind to mean the ONNX file
-        failure = SsdEdgeError(str(error))
-    except SsdEdgeError as error:
-        failure = error
-    if must_run or not trt.builds_without_gpu:
-        raise failure
-    return None, f"{gpu.name} did not run it this time, but the engine is kept: {failure}"
-
-
-def _run_and_ask(
-    trt: TensorRT, plan: memoryview, model: ModelCard, batch: BatchSizes, dla: int | None, source: str
-) -> _Seen:
-    shape = (batch.optimum, model.height, model.width, 3)
-    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    with (
-        open_cuda() as cuda,
-        TensorRTEngine(trt, plan, model, cuda=cuda, source=source, dla_core=dla) as engine,
-    ):
-        engine.infer(images)
-        run_ms = measure_run_ms(engine, batch.optimum)
-        # No variable holds the context: it has to go when the engine is closed.
-        information = engine.loaded.information(engine.context(batch.optimum))
-        times = LayerTimes(trt)
-        engine.context(batch.optimum).profiler = times.profiler
-        for _ in range(PROFILED_RUNS):
-            engine.infer(images)
-    return _Seen(information, times.ms, run_ms)
-
-
-def _checked_layers(seen: _Seen, model: ModelCard, dla: int | None, *, source: str) -> dict[str, LayerShare]:
-    """Shares of precision, empty where the inspector tells nothing of them.
-
     Raises:
-        GateFailedError: the engine is not what it is called, or does not use the DLA that it was built for.
+        GateFailedError: as `Trial.checked_layers`.
     """
-    if dla is not None:
-        check_dla(seen.information, source=source)
-    shares = layer_shares(seen.information, seen.layers_ms)
-    if shares is None:
-        return {}
-    check_precision(shares, model.precision, source=source)
-    return shares
+    return EngineCard(
+        model=source.model,
+        onnx_name=source.path.name,
+        onnx_sha256=hashlib.sha256(source.content).hexdigest(),
+        engine_sha256=hashlib.sha256(engine.plan).hexdigest(),
+        engine_bytes=len(engine.plan),
+        flavour=engine.trt.flavour,
+        tensorrt_version=engine.trt.version,
+        cuda_version=gpu.cuda_version if gpu else None,
+        gpu_name=gpu.name if gpu else None,
+        compute_capability=gpu.compute_capability if gpu else None,
+        batch=engine.batch,
+        dla=engine.dla,
+        workspace_bytes=options.workspace_bytes,
+        calibration=source.calibration,
+        layers=None if trial is None else trial.checked_layers(engine),
+        run_ms=None if trial is None else trial.run_ms,
+    )

@@ -14,6 +14,7 @@ from pathlib import Path
 from ssd_edge.card import file_sha256, int8_target
 from ssd_edge.choices import BACKENDS, DEFAULT_BACKEND
 from ssd_edge.errors import ModelFileError, SsdEdgeError, UsageError
+from ssd_edge.export.build import build_engine
 from ssd_edge.files import engine_cache_folder
 from ssd_edge.runtime.cuda.base import Gpu
 from ssd_edge.runtime.cuda.find import read_gpu
@@ -133,9 +134,6 @@ def _good_card(engine: Path, trt: TensorRT, gpu: Gpu) -> EngineCard | None:
 
 
 def _build(onnx: Path, engine: Path, trt: TensorRT, batch: BatchSizes, progress: bool) -> EngineCard:
-    # The one place where the runtime builds: what only runs engines does without it.
-    from ssd_edge.export.build import build_engine
-
     _log.info("building an engine of %s for this GPU, once; it is kept in %s", onnx, engine.parent)
     report = build_engine(onnx, engine, batch=batch, flavour=trt.flavour, must_run=True, progress=progress)
     _log.info("%s", report)

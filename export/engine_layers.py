@@ -16,7 +16,7 @@ from ssd_edge.errors import GateFailedError
 from ssd_edge.runtime.tensorrt.engine_card import LayerShare
 
 # From the narrowest: a layer runs in the narrowest type that it reads. Integers that are no activations come last.
-PRECISIONS = (
+LAYER_PRECISIONS = (
     ("fp4", re.compile(r"\bfp4\b|e2m1", re.IGNORECASE)),
     ("int4", re.compile(r"\bint4\b", re.IGNORECASE)),
     ("fp8", re.compile(r"\bfp8\b|e4m3|e5m2|float8", re.IGNORECASE)),
@@ -93,7 +93,7 @@ def _type_of(tensor: Any) -> str:
 
 
 def _narrowest(types: list[str]) -> str:
-    return next((name for name, pattern in PRECISIONS if any(map(pattern.search, types))), UNKNOWN)
+    return next((name for name, pattern in LAYER_PRECISIONS if any(map(pattern.search, types))), UNKNOWN)
 
 
 def check_precision(shares: Mapping[str, LayerShare], precision: str, *, source: str) -> None:

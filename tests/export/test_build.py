@@ -18,8 +18,9 @@ from onnx import TensorProto, helper, numpy_helper
 from ssd_edge.card import ONNX_METADATA_KEY, ModelCard
 from ssd_edge.cli.main import main
 from ssd_edge.errors import GateFailedError, MissingDependencyError, ModelFileError, SinkError, SsdEdgeError, UsageError
-from ssd_edge.export import build
+from ssd_edge.export import build, engine_trial
 from ssd_edge.export.build import BuildReport, build_engine
+from ssd_edge.export.engine_trial import Trial
 from ssd_edge.runtime.cuda.base import Gpu
 from ssd_edge.runtime.cuda.errors import CudaError
 from ssd_edge.runtime.tensorrt.engine_card import BatchSizes, LayerShare, check_fresh, read_engine_card
@@ -139,13 +140,13 @@ def test_the_calibration_of_the_file_is_kept(write_onnx: Callable[..., Path]) ->
 def with_gpu(monkeypatch: pytest.MonkeyPatch, information: str | SsdEdgeError, times: dict[str, float]) -> None:
     """A GPU on which the engine runs, or does not."""
 
-    def run(*_: Any) -> build._Seen:
+    def run(*_: Any) -> Trial:
         if isinstance(information, SsdEdgeError):
             raise information
-        return build._Seen(information, times, 1.25)
+        return Trial(information, times, 1.25)
 
     monkeypatch.setattr(build, "find_gpu", lambda: ORIN)
-    monkeypatch.setattr(build, "_run_and_ask", run)
+    monkeypatch.setattr(engine_trial, "run_engine", run)
 
 
 def test_on_a_gpu_the_layers_are_inspected(write_onnx: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from ssd_edge.card import ONNX_METADATA_KEY
 from ssd_edge.errors import GateFailedError, SsdEdgeError, UsageError
-from ssd_edge.export import build, engine_cache
+from ssd_edge.export import build, engine_cache, engine_trial
 from ssd_edge.export.build import BuildReport, build_engine
 from ssd_edge.export.engine_cache import prepare_model
 from ssd_edge.export.engine_timing import ROUNDS, RUNS, WARM_UPS, measure_run_ms
@@ -79,8 +79,8 @@ class Machine:
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     machine = Machine(tmp_path)
     monkeypatch.setattr(build, "load_tensorrt", machine.load)
-    monkeypatch.setattr(build, "measure_run_ms", machine.measure)
-    monkeypatch.setattr(build, "open_cuda", lambda: FakeCuda(machine.script))
+    monkeypatch.setattr(engine_trial, "measure_run_ms", machine.measure)
+    monkeypatch.setattr(engine_trial, "open_cuda", lambda: FakeCuda(machine.script))
     for module, name in ((build, "read_gpu"), (build, "find_gpu"), (log, "find_gpu")):
         monkeypatch.setattr(module, name, lambda: machine.gpu)
     monkeypatch.setattr(log, "read_host", lambda: JETSON)

@@ -11,7 +11,7 @@ import pytest
 
 from ssd_edge.card import INT8_METADATA_KEY
 from ssd_edge.errors import GateFailedError, MissingDependencyError, ModelFileError, SsdEdgeError, UsageError
-from ssd_edge.export import build, engine_cache
+from ssd_edge.export import engine_cache
 from ssd_edge.export.build import BuildReport
 from ssd_edge.export.engine_cache import prepare_model
 from ssd_edge.files import engine_cache_folder
@@ -80,7 +80,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     monkeypatch.setattr(engine_cache, "look_for_gpu", lambda: GpuUse(True, None))
     monkeypatch.setattr(engine_cache, "read_gpu", machine.read_gpu)
     monkeypatch.setattr(engine_cache, "load_tensorrt", lambda: fake_tensorrt(machine.script, machine.version))
-    monkeypatch.setattr(build, "build_engine", machine.build_engine)
+    monkeypatch.setattr(engine_cache, "build_engine", machine.build_engine)
     return machine
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ssd_edge.errors import MissingDependencyError, ModelFileError, SsdEdgeError, UsageError
-from ssd_edge.export import build
+from ssd_edge.export import engine_trial
 from ssd_edge.runtime.backends import tensorrt as backend_tensorrt
 from ssd_edge.runtime.backends.tensorrt import TensorRTDetector, TensorRTEngine
 from ssd_edge.runtime.cuda.base import Gpu
@@ -98,9 +98,10 @@ def test_a_context_that_fails_goes_before_what_it_was_made_with() -> None:
 
 def test_the_run_of_a_build_leaves_no_context(monkeypatch: pytest.MonkeyPatch) -> None:
     script = Script(batch=RANGE)
-    monkeypatch.setattr(build, "open_cuda", lambda: FakeCuda(script))
+    monkeypatch.setattr(engine_trial, "open_cuda", lambda: FakeCuda(script))
     rtx = fake_tensorrt(script, "1.7.1", "rtx")
-    seen = build._run_and_ask(rtx, memoryview(PLAN), CARD, BatchSizes(*RANGE), None, "m.engine")
+    candidate = engine_trial.Candidate(rtx, memoryview(PLAN), CARD, BatchSizes(*RANGE), None, "m.engine")
+    seen = engine_trial.run_engine(candidate)
     assert (seen.information, seen.layers_ms) == ('{"Layers": []}', {})
     assert seen.run_ms > 0
     assert script.gone == ["context", "context", "config", "cache", "engine", "GPU"]
