@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from ssd_edge.parity import MaxDrop, parity
+    from ssd_edge.parity.max_drop import MaxDrop
+    from ssd_edge.parity.run import parity
 
     max_drop = MaxDrop.parse(args.max_drop)  # before the long work
     if args.html:

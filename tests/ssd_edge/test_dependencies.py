@@ -37,7 +37,7 @@ NEEDS = {
         "ssd_edge.demo",
         "ssd_edge.evaluation.coco_metrics",
         "ssd_edge.evaluation.evaluate",
-        "ssd_edge.parity",
+        "ssd_edge.parity.run",
     ),
     "export": (
         *("ssd_edge.calib.activations", "ssd_edge.calib.calibrate", "ssd_edge.calib.placement", "ssd_edge.calib.qat"),
@@ -46,7 +46,7 @@ NEEDS = {
     ),
     "mqtt": ("ssd_edge.runtime.sinks.mqtt.connection", "ssd_edge.runtime.sinks.mqtt.sink"),
     "report": (
-        *("ssd_edge.bench.plot", "ssd_edge.calib.recovery_plot", "ssd_edge.evaluation.plot_images"),
+        *("ssd_edge.bench.plot", "ssd_edge.evaluation.plot_images"),
         *("ssd_edge.evaluation.plots", "ssd_edge.evaluation.report"),
     ),
     "train": (

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssd_edge.parity import MaxDrop, ParityReport, parity
+from ssd_edge.parity.max_drop import MaxDrop
+from ssd_edge.parity.report import ParityReport
+from ssd_edge.parity.run import parity
 from ssd_edge.parity.stages import Stage, StagedComparison
 
 if TYPE_CHECKING:

@@ -18,8 +18,10 @@ import pytest
 from ssd_edge.cli.main import main
 from ssd_edge.data.readers import read_dataset
 from ssd_edge.errors import SinkError
-from ssd_edge.parity import MaxDrop, ParityReport, parity
 from ssd_edge.parity.html import FILE_NAME, write_html
+from ssd_edge.parity.max_drop import MaxDrop
+from ssd_edge.parity.report import ParityReport
+from ssd_edge.parity.run import parity
 
 if TYPE_CHECKING:
     from tests.detectors.tiny_detector import Tiny

@@ -1,7 +1,7 @@
 import pytest
 
 from ssd_edge.errors import UsageError
-from ssd_edge.parity import MaxDrop
+from ssd_edge.parity.max_drop import MaxDrop
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import pytest
 from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.data.readers import read_dataset
 from ssd_edge.errors import DatasetError, GateFailedError, ModelFileError, UsageError
-from ssd_edge.parity import MaxDrop, parity
+from ssd_edge.parity.max_drop import MaxDrop
+from ssd_edge.parity.run import parity
 from tests.ssd_edge.parity.staged import staged
 
 if TYPE_CHECKING:

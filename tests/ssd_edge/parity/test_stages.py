@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from ssd_edge.parity import MaxDrop
+from ssd_edge.parity.max_drop import MaxDrop
 from tests.ssd_edge.parity.broken_graphs import (
     Change,
     insert,

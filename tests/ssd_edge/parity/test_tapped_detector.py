@@ -12,8 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from ssd_edge.errors import MissingDependencyError, ModelFileError
-from ssd_edge.parity import MaxDrop, parity
 from ssd_edge.parity import run as parity_run
+from ssd_edge.parity.max_drop import MaxDrop
+from ssd_edge.parity.run import parity
 from ssd_edge.runtime.backends.base import Detector
 from ssd_edge.runtime.detector import open_detector
 from tests.fakes.plain_engine import FakeEngine

@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from ssd_edge.parity import MaxDrop, parity
+from ssd_edge.parity.max_drop import MaxDrop
+from ssd_edge.parity.run import parity
 from ssd_edge.parity.taps_onnx import logits_name, offsets_name
 from tests.ssd_edge.parity.broken_graphs import Change, insert
 from tests.ssd_edge.parity.staged import only, stage, staged
