@@ -15,7 +15,7 @@ from benchmarks.gpu.cases import NmsCase, found_by, hard_cases, ssd300_case, upl
 from benchmarks.gpu.models import synthetic_frame
 from ssd_edge.bundled import bundled_model
 from ssd_edge.errors import MissingDependencyError
-from ssd_edge.runtime import detector as detector_module
+from ssd_edge.runtime.backends import base
 from ssd_edge.runtime.backends.base import Detector
 from ssd_edge.runtime.backends.gpu_detector import GpuDetector
 from ssd_edge.runtime.backends.gpu_engine import CaptureRefused, Engine
@@ -133,7 +133,7 @@ def test_the_pipeline_around_the_processors_network(
     def preprocess_alike(frame: np.ndarray, size_hw: tuple[int, int], out: np.ndarray) -> None:
         out[:] = preprocess_on_gpu(cuda, frame, size_hw)
 
-    monkeypatch.setattr(detector_module, "preprocess", preprocess_alike)
+    monkeypatch.setattr(base, "preprocess", preprocess_alike)
     frames = random_frames((480, 640), (100, 33), (480, 640), (1080, 1920), (1, 1))
     with open_detector(bundled_model(), score_threshold=0.001) as cpu:
         expected = cpu(frames)
