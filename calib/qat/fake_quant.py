@@ -13,19 +13,16 @@ those of the graph are float too, or int32 with steps far below those of the act
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
-from torchvision.models.mobilenetv3 import InvertedResidual
-from torchvision.models.resnet import BasicBlock, Bottleneck
-from torchvision.ops import Conv2dNormActivation, SqueezeExcitation
 
+from ssd_edge.calib.qat.layers import ResidualBlock, convolutions_of, hardswishes_of, last_convolutions, residual_block
+from ssd_edge.calib.qat.schemes import HARDSWISH_END, Scheme
 from ssd_edge.errors import SsdEdgeError, UsageError
-from ssd_edge.models.head import SSDHead
 
 SMALLEST_SCALE = 1e-12  # of a channel whose weights are all zero
 OUTPUT = ":output"  # behind a convolution's name: what it gives, batch norm included
@@ -33,66 +30,6 @@ SUM = ":sum"  # behind the name of the convolution that ends a branch: the addit
 _QUANTISERS = "fake_quantisers"  # the model's child that moves them to its device
 
 _Names = Mapping[nn.Module, str]  # each module of a model -> its name there
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """Which numbers there are.
-
-    Attributes:
-        symmetric: activations have as many levels below zero as above, and zero in the middle; else they have all
-            between the least and the greatest.
-        largest_weight: of 8 bits; weights go from minus this to this.
-        outputs: what a convolution gives is rounded even where no convolution reads it: in front of a hardswish, behind
-            squeeze-and-excitation, at the end of a residual block's branch, and what the heads give. An addition reads
-            what is rounded for the convolutions. Without `outputs` its residual input is rounded where the branch ends
-            in a convolution that is, unless the addition stays float.
-        bits: of weights and activations.
-
-    Raises:
-        UsageError: `bits` is not 2 to 8.
-    """
-
-    symmetric: bool
-    largest_weight: int = 127
-    outputs: bool = False
-    bits: int = 8
-
-    def __post_init__(self) -> None:
-        if not 2 <= self.bits <= 8:
-            raise UsageError(f"{self.bits} bits; expected 2 to 8")
-
-    @property
-    def weight_limit(self) -> int:
-        """`largest_weight` where there are fewer bits than 8."""
-        return self.largest_weight >> (8 - self.bits)
-
-    @property
-    def activations(self) -> tuple[int, int]:
-        """Lowest and highest level: -128 and 127 where symmetric, else 0 and 255."""
-        if self.symmetric:
-            return -(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1
-        return 0, 2**self.bits - 1
-
-    def scale_and_zero_point(self, low: float, high: float) -> tuple[float, int]:
-        """Step between levels, and the level of 0.0, for values from `low` to `high`; 0.0 is always among them."""
-        low, high = min(low, 0.0), max(high, 0.0)
-        if low == high:
-            return 1.0, 0
-        first, last = self.activations
-        if self.symmetric:
-            return max(-low, high) / last, 0
-        scale = (high - low) / (last - first)
-        return scale, min(last, max(first, round(first - low / scale)))
-
-
-HARDSWISH_END = 3.0  # it is 0 below -3
-
-# What `ssd-edge export --target` names; as `placement_tensorrt` and `placement_cpu` write their graphs.
-SCHEMES = {
-    "tensorrt": Scheme(symmetric=True),
-    "cpu": Scheme(symmetric=False, largest_weight=64, outputs=True),
-}
 
 
 class WeightFakeQuant(nn.Module):
@@ -124,7 +61,7 @@ class ActivationFakeQuant(nn.Module):
 
     Args:
         scheme: to which numbers.
-        hardswish: a hardswish follows, on the CPU: levels begin at -3 exactly, as `placement_cpu` stores it.
+        hardswish: a hardswish follows, on the CPU: levels begin at -3 exactly, as `calib.placement.cpu` stores it.
 
     Attributes:
         enabled: False lets the tensor through, and watches it unless `set_range` has said the range.
@@ -199,8 +136,8 @@ class FakeQuantization:
         self._handles: list[RemovableHandle] = []
         names = {module: name for name, module in model.named_modules()}
         self._check_names(name.removesuffix(SUM) for name in float_layers)
-        self._rounded = [conv for conv in _convolutions(model) if names[conv] not in float_layers]
-        blocks = [block for block in map(_residual_block, names) if block is not None]
+        self._rounded = [conv for conv in convolutions_of(model) if names[conv] not in float_layers]
+        blocks = [block for block in map(residual_block, names) if block is not None]
         fused = {
             block.branch.conv
             for block in blocks
@@ -279,14 +216,14 @@ class FakeQuantization:
         if unknown := sorted(set(names) - layers):
             raise UsageError(
                 f"the model has no convolution {', '.join(unknown[:3])}; it has {', '.join(sorted(layers)[:3])} and so "
-                "on: calib.module_ranges finds them for an ONNX file"
+                "on: calib.qat.module_ranges finds them for an ONNX file"
             )
 
     def _round_inputs(
-        self, scheme: Scheme, names: _Names, blocks: Sequence[_ResidualBlock], fused: Collection[nn.Module]
+        self, scheme: Scheme, names: _Names, blocks: Sequence[ResidualBlock], fused: Collection[nn.Module]
     ) -> None:
         """What the rounded convolutions read, and what blocks without a convolution in the shortcut add."""
-        blocks_entered: dict[nn.Module, _ResidualBlock] = {b.first: b for b in blocks if b.shortcut is None}
+        blocks_entered: dict[nn.Module, ResidualBlock] = {b.first: b for b in blocks if b.shortcut is None}
         for conv in names:
             block, is_rounded = blocks_entered.get(conv), conv in self._rounded
             if block is not None and (is_rounded if scheme.outputs else block.branch.conv in fused):
@@ -297,7 +234,7 @@ class FakeQuantization:
                 self._quantise_input(conv, names[conv], ActivationFakeQuant(scheme))
 
     def _round_residuals(
-        self, scheme: Scheme, names: _Names, blocks: Sequence[_ResidualBlock], fused: Collection[nn.Module]
+        self, scheme: Scheme, names: _Names, blocks: Sequence[ResidualBlock], fused: Collection[nn.Module]
     ) -> None:
         """What the shortcuts' convolutions add."""
         for block in blocks:
@@ -305,11 +242,11 @@ class FakeQuantization:
             if end is not None and (end.conv in self._rounded if scheme.outputs else block.branch.conv in fused):
                 self._quantise_output(end.end, names[end.conv] + OUTPUT, ActivationFakeQuant(scheme))
 
-    def _round_outputs(self, scheme: Scheme, names: _Names, blocks: Sequence[_ResidualBlock]) -> None:
+    def _round_outputs(self, scheme: Scheme, names: _Names, blocks: Sequence[ResidualBlock]) -> None:
         """What rounded convolutions give where no convolution reads it as it is."""
         ends: dict[nn.Module, nn.Module] = {block.branch.conv: block.branch.end for block in blocks}
-        ends |= {conv: conv for conv in _last_convolutions(names)}
-        hardswishes = _hardswishes(names)
+        ends |= {conv: conv for conv in last_convolutions(names)}
+        hardswishes = hardswishes_of(names)
         for conv in self._rounded:
             name = names[conv] + OUTPUT
             if conv in ends:
@@ -332,74 +269,6 @@ class FakeQuantization:
     def _quantise_output(self, module: nn.Module, name: str, quantiser: ActivationFakeQuant) -> None:
         self.quantisers[name] = quantiser
         self._handles.append(module.register_forward_hook(lambda _, args, output: quantiser(output)))
-
-
-@dataclass(frozen=True)
-class _Addend:
-    """A path through a residual block.
-
-    Attributes:
-        conv: its last convolution.
-        end: the module whose output is added, batch norm included.
-    """
-
-    conv: nn.Conv2d
-    end: nn.Module
-
-
-@dataclass(frozen=True)
-class _ResidualBlock:
-    """What is added in a block.
-
-    Attributes:
-        first: the convolution that reads the block's input.
-        branch: the long path.
-        shortcut: the other one; None where the block's input itself is added.
-    """
-
-    module: nn.Module
-    first: nn.Conv2d
-    branch: _Addend
-    shortcut: _Addend | None
-
-
-def _residual_block(module: nn.Module) -> _ResidualBlock | None:
-    """The parts of a residual block; None for a module that is none."""
-    if isinstance(module, InvertedResidual) and module.use_res_connect:
-        convolutions = _convolutions(module)
-        return _ResidualBlock(module, convolutions[0], _Addend(convolutions[-1], module.block), None)
-    if isinstance(module, Bottleneck):
-        branch = _Addend(module.conv3, module.bn3)
-    elif isinstance(module, BasicBlock):
-        branch = _Addend(module.conv2, module.bn2)
-    else:
-        return None
-    shortcut = module.downsample
-    passed = None if shortcut is None else _Addend(_convolutions(shortcut)[-1], shortcut)
-    return _ResidualBlock(module, module.conv1, branch, passed)
-
-
-def _hardswishes(modules: Iterable[nn.Module]) -> dict[nn.Module, nn.Module]:
-    """The hardswish behind each convolution that has one."""
-    return {
-        layer[0]: layer[-1]
-        for layer in modules
-        if isinstance(layer, Conv2dNormActivation) and isinstance(layer[-1], nn.Hardswish)
-    }
-
-
-def _last_convolutions(modules: Iterable[nn.Module]) -> Iterator[nn.Conv2d]:
-    """Those behind which there is neither a norm nor an activation, but for gates."""
-    for module in modules:
-        if isinstance(module, SqueezeExcitation):
-            yield module.fc2
-        elif isinstance(module, SSDHead):
-            for head in (module.classification_head, module.regression_head):
-                yield from (_convolutions(predict)[-1] for predict in head.module_list)
-
-
-def _convolutions(module: nn.Module) -> list[nn.Conv2d]:
-    return [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
 
 
 def _check_ranges(quantisers: Mapping[str, ActivationFakeQuant]) -> None:

@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssd_edge.calib.qat.fake_quant import SCHEMES, FakeQuantization, Scheme
+from ssd_edge.calib.qat.fake_quant import FakeQuantization
+from ssd_edge.calib.qat.schemes import SCHEMES, Scheme
 from ssd_edge.card import ModelCard, file_sha256
 from ssd_edge.checkpoint import Checkpoint, model_from_checkpoint, save_checkpoint
 from ssd_edge.data.augment import EvalTransform

@@ -26,8 +26,9 @@ from ssd_edge.calib.placement.tensorrt import (
     float_layers_for_tensorrt,
     place_for_tensorrt,
 )
-from ssd_edge.calib.qat.fake_quant import SCHEMES, FakeQuantization
+from ssd_edge.calib.qat.fake_quant import FakeQuantization
 from ssd_edge.calib.qat.module_ranges import float_layers, module_ranges
+from ssd_edge.calib.qat.schemes import SCHEMES
 from ssd_edge.checkpoint import model_from_checkpoint
 from ssd_edge.models.create import ARCHITECTURES, COCO_CLASSES
 from ssd_edge.onnx_graph import node_attribute

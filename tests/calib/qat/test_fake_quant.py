@@ -11,14 +11,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ssd_edge.calib.placement import cpu as placement_cpu
 from ssd_edge.calib.placement import tensorrt as placement_tensorrt
-from ssd_edge.calib.qat.fake_quant import (
-    HARDSWISH_END,
-    SCHEMES,
-    ActivationFakeQuant,
-    FakeQuantization,
-    Scheme,
-    WeightFakeQuant,
-)
+from ssd_edge.calib.qat.fake_quant import ActivationFakeQuant, FakeQuantization, WeightFakeQuant
+from ssd_edge.calib.qat.schemes import HARDSWISH_END, SCHEMES, Scheme
 from ssd_edge.errors import SsdEdgeError, UsageError
 from ssd_edge.models.create import create_model
 from tests.calib.qat.residual_arch import ARCH

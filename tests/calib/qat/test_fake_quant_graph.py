@@ -15,8 +15,9 @@ from torchvision.models.mobilenetv3 import InvertedResidual, InvertedResidualCon
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from ssd_edge.calib.placement.tensorrt import place_for_tensorrt
-from ssd_edge.calib.qat.fake_quant import SCHEMES, FakeQuantization
+from ssd_edge.calib.qat.fake_quant import FakeQuantization
 from ssd_edge.calib.qat.module_ranges import float_layers, module_ranges
+from ssd_edge.calib.qat.schemes import SCHEMES
 from ssd_edge.export.trace import onnx_from_predictor
 from ssd_edge.models.architecture import Architecture, register_architecture
 from ssd_edge.models.backbone import Backbone

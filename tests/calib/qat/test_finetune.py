@@ -13,12 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from ssd_edge.calib.qat.fake_quant import (
-    SCHEMES,
-    FakeQuantization,
-    Scheme,
-)
+from ssd_edge.calib.qat.fake_quant import FakeQuantization
 from ssd_edge.calib.qat.finetune import FinetuneSettings, quantization_aware_finetune, scores_of, with_classes_of
+from ssd_edge.calib.qat.schemes import SCHEMES, Scheme
 from ssd_edge.card import file_sha256
 from ssd_edge.checkpoint import Checkpoint, load_checkpoint, model_from_checkpoint, save_checkpoint
 from ssd_edge.data.augment import EvalTransform
