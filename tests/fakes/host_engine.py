@@ -11,7 +11,7 @@ import numpy as np
 from ssd_edge.runtime.backends.gpu_engine import Engine
 from ssd_edge.runtime.cuda.base import Graph
 from ssd_edge.runtime.cuda.errors import CudaError
-from tests.fakes.host_cuda import HostCuda, HostStream
+from tests.fakes.host_cuda import HostCuda, HostGraph, HostStream
 
 Infer = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -25,6 +25,7 @@ class HostEngine(Engine):
         runs: the batch of every run, and those of replayed graphs.
         enqueued: calls of `enqueue`; replayed graphs make none.
         captures: how many graphs were captured.
+        graphs: those, which have no calls left when they are closed.
         refused_captures: so many fail as on a GPU: when they end.
         fails: the next run raises it.
     """
@@ -46,6 +47,7 @@ class HostEngine(Engine):
         self._ready: set[int] = set()  # batch sizes
         self.enqueued = 0
         self.captures = 0
+        self.graphs: list[HostGraph] = []
         self.refused_captures = 0
         self.fails: Exception | None = None
 
@@ -66,7 +68,9 @@ class HostEngine(Engine):
             self.refused_captures -= 1
             graph.close()
             raise CudaError("CUDA_ERROR_STREAM_CAPTURE_INVALIDATED")
+        assert isinstance(graph, HostGraph)
         self.captures += 1
+        self.graphs.append(graph)
         return graph
 
     def close(self) -> None:

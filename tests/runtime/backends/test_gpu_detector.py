@@ -82,12 +82,14 @@ def test_what_is_submitted_comes_back_in_order(
 
 def test_the_next_upload_does_not_wait_for_the_network(open_gpu: Callable[..., GpuDetector]) -> None:
     for slots, streams in ((2, 2), (1, 1)):
-        detector = open_gpu(LazyCuda(), slots=slots)
+        cuda = LazyCuda()
+        detector = open_gpu(cuda, slots=slots)
         for seed in range(slots):
             detector.submit(random_frames((48, 64), seed=seed))
         assert engine_of(detector).runs == []
-        assert len({detector._copies, detector.engine.stream}) == streams
-        detector._copies.synchronize()  # uploads of all slots are behind nothing else
+        assert len(cuda.streams) == streams
+        (copies,) = cuda.streams - {detector.engine.stream} or cuda.streams
+        copies.synchronize()  # uploads of all slots are behind nothing else
         assert len(engine_of(detector).runs) == (0 if slots == 2 else 1)
 
 
