@@ -66,7 +66,7 @@ def test_statistics_are_those_of_all_activations_at_once(tmp_path: Path) -> None
     colours = [(255, 51, 102), (51, 102, 255), (7, 8, 9)]
     paths = write_colours(tmp_path, colours)
     found = gather(make_miniature(), paths, ["conv"], size_hw=SIZE, threads=1, progress=False)["conv"]
-    values = np.float32([[(r - g) / 255, b / 255] for r, g, b in colours])
+    values = np.array([[(r - g) / 255, b / 255] for r, g, b in colours], np.float32)
     assert found.count == 3 * 2 * SIDE * SIDE
     assert (found.minimum, found.maximum) == pytest.approx((values.min(), values.max()))
     assert found.density().sum() == found.count
@@ -127,7 +127,7 @@ def test_the_graphs_fingerprint_is_of_operators_and_weights() -> None:
 def changed(model: onnx.ModelProto, what: str) -> onnx.ModelProto:
     if what == "weight":
         head = next(tensor for tensor in model.graph.initializer if tensor.name == "head")
-        head.CopyFrom(numpy_helper.from_array(np.float32([1, 0, 0, -2.0000002]).reshape(2, 2, 1, 1), "head"))
+        head.CopyFrom(numpy_helper.from_array(np.array([1, 0, 0, -2.0000002], np.float32).reshape(2, 2, 1, 1), "head"))
     elif what == "operator":
         model.graph.node[4].op_type = "Sigmoid"
     elif what == "attribute":
@@ -170,7 +170,7 @@ def test_a_table_is_reused_while_everything_fits(tmp_path: Path, monkeypatch: py
     ]
     for reason, changes in refusals:
         with pytest.raises(ModelFileError, match=reason) as error:
-            reuse(**{"path": path, "model": model, "images": images, **changes})  # type: ignore[arg-type]
+            reuse(**{"path": path, "model": model, "images": images, **changes})
         assert str(path) in str(error.value)
     assert path.read_bytes() == written
 

@@ -33,7 +33,8 @@ class Model:
 def test_a_model_that_is_good_enough_loses_nothing() -> None:
     model = Model({"layer3": 0.004})
     found = model.recover(floor=0.495)
-    assert (found.chosen, found.enough, model.asked) == (Point((), pytest.approx(0.496), 10.0), True, 1)
+    assert (found.chosen.kept_float, found.chosen.cost, found.enough, model.asked) == ((), 10.0, True, 1)
+    assert found.chosen.ap == pytest.approx(0.496)
     assert (found.ranking, found.costly) == ((), False)
 
 
@@ -83,3 +84,23 @@ def test_the_report_has_all_that_was_measured() -> None:
         len(point["kept_float"]) for point in values["curve"]
     )
     assert "2 of 16 layers given back to float: AP 0.5000" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("ap", "cost", "better"), [(0.5, 1.0, True), (0.5, 1.3, False), (0.5, 1.2, False), (0.4, 1.0, False)]
+)
+def test_one_recovery_is_better_than_another_by_its_cost_where_both_hold_the_bound(
+    ap: float, cost: float, better: bool
+) -> None:
+    def recovery(ap: float, cost: float) -> Recovery:
+        return Recovery(0.5, 0.45, Point(("a",), ap, cost), (Point((), 0.4, 1.0), Point(("a",), ap, cost)))
+
+    assert recovery(ap, cost).better_than(recovery(0.5, 1.2)) == better
+    assert recovery(ap, cost).better_than(recovery(0.4, 1.0)) == (ap == 0.5)  # that one fails
+
+
+@pytest.mark.parametrize(("ap", "cost", "wants"), [(0.5, 1.2, False), (0.5, 1.21, True), (0.4, 1.0, True)])
+def test_fine_tuning_is_wanted_where_the_bound_fails_or_costs_more_than_a_fifth(
+    ap: float, cost: float, wants: bool
+) -> None:
+    assert Recovery(0.5, 0.45, Point(("a",), ap, cost), (Point((), 0.4, 1.0),)).wants_finetuning == wants

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -185,7 +186,7 @@ def test_interrupted_half_way(write_onnx: Callable[..., Path], monkeypatch: pyte
 
     @contextmanager
     def interrupting_bar(*_: Any) -> Iterator[Callable[[float, str], None]]:
-        sent = []
+        sent: list[str] = []
 
         def advance(fraction: float, phase: str) -> None:
             if not sent:
@@ -260,7 +261,7 @@ def test_tensorrt_itself_needs_a_gpu(write_onnx: Callable[..., Path], monkeypatc
     def no_gpu() -> None:
         raise CudaError("there is no NVIDIA driver here")
 
-    monkeypatch.setattr(build, "load_tensorrt", lambda _: TensorRT("tensorrt", "10.3.0", None))
+    monkeypatch.setattr(build, "load_tensorrt", lambda _: TensorRT("tensorrt", "10.3.0", ModuleType("tensorrt")))
     monkeypatch.setattr(build, "read_gpu", no_gpu)
     with pytest.raises(
         SsdEdgeError, match=r"builds an engine on the GPU it is for: there is no NVIDIA driver here.*--tensorrt rtx"

@@ -1,6 +1,5 @@
 """The exported file obeys the ONNX contract and gives what PyTorch gives."""
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,15 +24,8 @@ from ssd_edge.models.default_boxes import DefaultBoxConfig
 from ssd_edge.models.head import ssd_head
 from ssd_edge.models.predict import Predictor
 from tests.detectors.exported_architectures import CLASSES, Exported
+from tests.export.architectures import ANCHORS, SIZE
 
-ANCHORS = {
-    "ssdlite320_mobilenet_v3_large": 3234,
-    "ssdlite320_mobilenet_v3_large_full_tail": 3234,
-    "ssd300_vgg16": 8732,
-    "ssd300_resnet50": 8732,
-    "ssd512_vgg16": 24564,
-}
-SIZE = {arch: int(re.search(r"\d+", arch)[0]) for arch in ANCHORS}
 # What SSD needs; every one is supported by TensorRT 10's ONNX parser (onnx-tensorrt docs/operators.md).
 OPERATORS = (
     "Add Cast Clip Concat Conv Div Exp Expand HardSigmoid HardSwish MaxPool Mul ReduceL2 ReduceMean Relu Reshape "

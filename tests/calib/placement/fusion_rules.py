@@ -28,7 +28,7 @@ class PairedGraph(Graph):
     def weights(self, convolution: onnx.NodeProto) -> str:
         """Name of the constant that the weights are stored in."""
         name = convolution.input[1]
-        return self.producer[name].input[0] if name in self.producer else name
+        return str(self.producer[name].input[0] if name in self.producer else name)
 
     def fusible_branch(self, tensor: str) -> bool:
         """Whether an int8 convolution alone makes a tensor, for one reader; a ReLU may be in between."""

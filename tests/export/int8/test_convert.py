@@ -19,7 +19,9 @@ from ssd_edge.evaluation.evaluate import evaluate
 from ssd_edge.export import engine_cache, onnx_export, trace
 from ssd_edge.export.compare import Comparison
 from ssd_edge.export.int8.convert import int8_from_float
+from ssd_edge.export.int8.finetune import finetuned_checkpoint
 from ssd_edge.export.int8.options import Int8Options
+from ssd_edge.export.int8.placement import Placement
 from ssd_edge.export.onnx_export import export_onnx
 from ssd_edge.models.predict import Predictor
 from ssd_edge.parity.max_drop import MaxDrop
@@ -217,8 +219,12 @@ def test_fine_tuning_is_the_last_resort(
     assert main([*command.split(), "--max-drop", "0.3", "--qat", "1"]) == 0
     assert not (tmp_path / "int8.qat.pt").exists()  # it was not needed
     asked: list[Path] = []
-    real = onnx_export.finetuned_checkpoint
-    monkeypatch.setattr(onnx_export, "finetuned_checkpoint", lambda *given: asked.append(given[1]) or real(*given))
+
+    def watched(checkpoint: Path, output: Path, placement: Placement, options: Int8Options) -> Path:
+        asked.append(output)
+        return finetuned_checkpoint(checkpoint, output, placement, options)
+
+    monkeypatch.setattr(onnx_export, "finetuned_checkpoint", watched)
     monkeypatch.setattr("ssd_edge.calib.recovery.LARGE_COST", 0.0)  # whatever it costs is too much
     assert main([*command.split(), "--max-drop", "0.6", "--qat", "1"]) == 0
     assert asked == [tmp_path / "int8.qat.pt"]
