@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from ssd_edge.detections import Detections
 from ssd_edge.runtime.cuda.base import Cuda, Stream
-from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS, MOST_KEYS, Nms
+from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS
+from ssd_edge.runtime.cuda.nms import MOST_KEYS, Nms
 from ssd_edge.runtime.nms import nms
 
 Floats = NDArray[np.float32]

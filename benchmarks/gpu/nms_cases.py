@@ -20,7 +20,8 @@ from benchmarks.gpu.cases import NmsCase, differing_images, found_by, hard_cases
 from ssd_edge.errors import SsdEdgeError
 from ssd_edge.runtime.cuda.base import Cuda
 from ssd_edge.runtime.cuda.find import open_cuda
-from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS, preprocess_bgr, preprocess_nv12
+from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS
+from ssd_edge.runtime.cuda.preprocess import preprocess_bgr, preprocess_nv12
 from ssd_edge.runtime.preprocess import preprocess
 
 LEVELS = 1  # OpenCV rounds differently on different processors

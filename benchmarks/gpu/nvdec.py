@@ -32,7 +32,8 @@ from ssd_edge.runtime.backends.gpu_detector import GpuDetector
 from ssd_edge.runtime.cuda.base import Cuda
 from ssd_edge.runtime.cuda.device_frames import Nv12Frame, device_frame
 from ssd_edge.runtime.cuda.find import find_gpu, open_cuda
-from ssd_edge.runtime.cuda.kernels import BT601, BT601_FULL, BT709, BT709_FULL, KERNEL_SOURCE, KERNELS, preprocess_nv12
+from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS
+from ssd_edge.runtime.cuda.preprocess import BT601, BT601_FULL, BT709, BT709_FULL, preprocess_nv12
 from ssd_edge.runtime.host.packages import is_installed
 from ssd_edge.runtime.preprocess import preprocess
 

@@ -16,7 +16,9 @@ from benchmarks.gpu.models import Image, OnGpu
 from benchmarks.gpu.record import Row, attempt, is_lost, need, reason
 from benchmarks.gpu.timing import Contender, captured, medians_ms, on_the_clock, on_the_gpu
 from ssd_edge.runtime.backends.gpu_detector import GpuDetector
-from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS, Nms, preprocess_bgr
+from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS
+from ssd_edge.runtime.cuda.nms import Nms
+from ssd_edge.runtime.cuda.preprocess import preprocess_bgr
 
 SUPPRESSED_BATCHES = (1, 16)
 

@@ -35,7 +35,9 @@ from ssd_edge.runtime.backends.gpu_engine import CaptureRefused, Engine
 from ssd_edge.runtime.cuda.base import Cuda, Graph, Resource, Stream, capturing
 from ssd_edge.runtime.cuda.device_frames import DeviceFrame, device_frame, is_device_frame
 from ssd_edge.runtime.cuda.errors import CudaError, CudaFatalError
-from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS, Nms, preprocess_bgr, preprocess_nv12
+from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS
+from ssd_edge.runtime.cuda.nms import Nms
+from ssd_edge.runtime.cuda.preprocess import preprocess_bgr, preprocess_nv12
 
 _log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from ssd_edge.images import ImageError
 from ssd_edge.runtime.cuda.base import Cuda, Stream, capturing
 from ssd_edge.runtime.cuda.dlpack import DLPACK_CUDA, DLPACK_CUDA_MANAGED, DLPACK_UINT8, tensor_of
 from ssd_edge.runtime.cuda.errors import CudaError
-from ssd_edge.runtime.cuda.kernels import BT601, BT601_FULL, BT709, BT709_FULL, YuvColours, check_nv12_size
+from ssd_edge.runtime.cuda.preprocess import BT601, BT601_FULL, BT709, BT709_FULL, YuvColours, check_nv12_size
 
 REFUSALS = (BufferError, RuntimeError, TypeError, ValueError)  # what exporters raise when they do not give their memory
 AVCOL_SPC_BT709, AVCOL_RANGE_JPEG = 1, 2  # of FFmpeg's libavutil/pixfmt.h
@@ -32,7 +32,7 @@ class Nv12Frame:
     Attributes:
         luma: uint8 [H, W] or [H, W, 1], both even. Without chroma: uint8 [H·3/2, W], with the chroma in its last third.
         chroma: uint8 [H/2, W/2, 2] or [H/2, W], u then v.
-        colours: what the video says of itself: `BT601`, `BT709`, `BT601_FULL`, `BT709_FULL` of runtime/cuda/kernels.py.
+        colours: what the video says of itself: `BT601`, `BT709`, `BT601_FULL`, `BT709_FULL` of `cuda.preprocess`.
     """
 
     luma: Any

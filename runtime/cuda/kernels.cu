@@ -3,7 +3,7 @@
 // Compiled by NVRTC for the GPU at hand, and by g++ for tests without one (tests/fakes/cuda_shim.h); so there are no
 // includes, warp functions always name all 32 lanes, and shared memory is dynamic only. Compute capability 7.5 will do.
 // runtime/preprocess.py and runtime/nms.py are the references; where a fused multiply-add would round differently,
-// arithmetic is spelled __fmul_rn and so on. kernels.py puts all of it on a stream.
+// arithmetic is spelled __fmul_rn and so on. The files of the same names in this folder put all of it on a stream.
 //
 // All kernels are in this one file because NVRTC takes a single source.
 
@@ -417,7 +417,7 @@ extern __shared__ float4 shared_memory[];
 // A block a class and image: grid [classes, batch].
 //   counts, keys: of nms_collect; kept_counts [batch], zero before;
 //   kept [batch, kept_capacity], of which the first `kept_counts` of an image are set.
-// Shared memory: kernels.py, `Nms`.
+// Shared memory: nms.py, `Nms`.
 extern "C" __global__ void __launch_bounds__(1024) nms_suppress(
     const float4* __restrict__ boxes, unsigned anchors, unsigned candidates, unsigned kept_capacity,
     unsigned detections, float iou_threshold, const unsigned* counts, const Key* keys, unsigned* kept_counts, Key* kept

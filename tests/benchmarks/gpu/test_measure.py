@@ -111,7 +111,7 @@ def test_graphs_and_preprocessing_are_measured(model_path: Path, monkeypatch: py
     speed.preprocessing(bench, rows)
     assert [len(row) for row in rows] == [4, 5], rows
     assert min(rows[1]["mapped_ms"], rows[1]["copied_ms"]) > 0
-    assert cast(HostCuda, engine.cuda).allocated == 0
+    assert engine.cuda.allocated == 0
 
 
 def test_what_is_measured_is_on_the_disk_before_the_next_begins(

@@ -18,7 +18,7 @@ from ssd_edge.bundled import bundled_model
 from ssd_edge.runtime.backends.gpu_detector import GpuDetector
 from ssd_edge.runtime.cuda.device_frames import Nv12Frame
 from ssd_edge.runtime.cuda.find import find_gpu
-from ssd_edge.runtime.cuda.kernels import BT601, BT709, BT709_FULL
+from ssd_edge.runtime.cuda.preprocess import BT601, BT709, BT709_FULL
 from ssd_edge.runtime.detector import open_detector
 from tests.fakes.host_cuda import HostCuda
 from tests.fakes.host_engine import HostEngine

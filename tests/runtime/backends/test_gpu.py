@@ -21,7 +21,8 @@ from ssd_edge.runtime.backends.gpu_detector import GpuDetector
 from ssd_edge.runtime.backends.gpu_engine import CaptureRefused, Engine
 from ssd_edge.runtime.cuda.base import Cuda, Graph
 from ssd_edge.runtime.cuda.find import find_gpu, open_cuda
-from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS, preprocess_bgr
+from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS
+from ssd_edge.runtime.cuda.preprocess import preprocess_bgr
 from ssd_edge.runtime.detector import open_detector
 from ssd_edge.runtime.preprocess import preprocess
 from tests.runtime.backends.gpu_runs import random_frames

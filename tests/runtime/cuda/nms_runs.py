@@ -9,7 +9,8 @@ import numpy as np
 
 from ssd_edge.detections import Detections
 from ssd_edge.runtime.cuda.base import Stream
-from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS, Nms
+from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS
+from ssd_edge.runtime.cuda.nms import Nms
 from ssd_edge.runtime.nms import nms
 from tests.fakes.host_cuda import HostCuda
 

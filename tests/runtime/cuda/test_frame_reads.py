@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from ssd_edge.runtime.cuda.errors import CudaError
-from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS, preprocess_bgr, preprocess_nv12
+from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS
+from ssd_edge.runtime.cuda.preprocess import preprocess_bgr, preprocess_nv12
 from tests.fakes.host_cuda import HostCuda
 
 IS_INSIDE = "if (skipped <= offset && offset - skipped + (two ? 16 : 8) <= size)"

@@ -12,7 +12,8 @@ from ssd_edge.bundled import bundled_model
 from ssd_edge.detections import Detections
 from ssd_edge.errors import UsageError
 from ssd_edge.runtime.cuda.errors import CudaError, CudaMemoryError
-from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS, MOST_KEYS, Nms
+from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS
+from ssd_edge.runtime.cuda.nms import MOST_KEYS, Nms
 from ssd_edge.runtime.detector import open_detector
 from ssd_edge.runtime.nms import nms
 from ssd_edge.runtime.preprocess import preprocess
