@@ -58,7 +58,7 @@ class CalibrationImages:
             DatasetError: a file that cannot be read.
         """
         digest = hashlib.sha256(json.dumps([len(self.paths), list(size_hw)]).encode())
-        digest.update(_preprocess_probe())
+        digest.update(preprocess_probe())
         for path in self.paths:
             digest.update(_file_digest(path))
         return digest.hexdigest()
@@ -238,7 +238,7 @@ def _file_digest(path: Path) -> bytes:
         raise DatasetError(f"cannot read image {path}: {error.strerror}; check the path") from error
 
 
-def _preprocess_probe() -> bytes:
+def preprocess_probe() -> bytes:
     """What `preprocess` makes of a small image, twice as large and half as large.
 
     Every value there is exact, so machines agree about it, and it changes with channels, interpolation or antialias.

@@ -215,7 +215,7 @@ def _compile(
 ) -> Compiled:
     network = parse_onnx(trt, source.content, source=str(source.path))
     check_contract(network.tensors(), source.model, str(source.path))
-    with _progress_bar(output, progress) as advance:
+    with progress_bar(output, progress) as advance:
         compiled = compile_network(network, options, advance)
     if timing_cache is not None and compiled.timing_cache is not None:
         with atomic_path(timing_cache) as cache_part:
@@ -224,7 +224,7 @@ def _compile(
 
 
 @contextmanager
-def _progress_bar(output: Path, show: bool) -> Iterator[Progress]:
+def progress_bar(output: Path, show: bool) -> Iterator[Progress]:
     """A bar on standard error; called with the fraction done, which only rises."""
     shape = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
     with tqdm(total=1.0, desc=f"build {output.name}", bar_format=shape, disable=None if show else True) as bar:

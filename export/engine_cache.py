@@ -63,7 +63,7 @@ def prepare_model(
         return path
     try:
         if backend == "auto":
-            _check_target(path)  # else the build says it
+            check_target(path)  # else the build says it
         gpu.check()
         return cached_engine(path, batch, progress)
     except ModelFileError:
@@ -79,7 +79,7 @@ def prepare_model(
         return path
 
 
-def _check_target(onnx: Path) -> None:
+def check_target(onnx: Path) -> None:
     """
     Raises:
         SsdEdgeError: an int8 file whose Q/DQ pairs TensorRT does not read.

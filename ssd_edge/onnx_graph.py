@@ -78,9 +78,14 @@ class GraphIndex:
         return self.array(name).astype(np.float64)
 
 
+def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
+    """The entries of a model's metadata."""
+    return {prop.key: prop.value for prop in model.metadata_props}
+
+
 def add_metadata(model: onnx.ModelProto, values: Mapping[str, str]) -> None:
     """Set entries of a model's metadata; others stay."""
-    helper.set_model_props(model, {prop.key: prop.value for prop in model.metadata_props} | dict(values))
+    helper.set_model_props(model, metadata_of(model) | dict(values))
 
 
 def node_attribute(node: onnx.NodeProto, name: str, default: object) -> object:

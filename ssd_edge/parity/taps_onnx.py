@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from ssd_edge.onnx_graph import GraphIndex, topologically_sorted
+from ssd_edge.onnx_graph import GraphIndex, metadata_of, topologically_sorted
 from ssd_edge.parity.taps import RawTensors, Tap
 from ssd_edge.runtime.backends.base import Detector
 from ssd_edge.runtime.backends.ort_session import open_session
@@ -35,8 +35,7 @@ def tap_onnx(path: Path, detector: Detector, *, threads: int | None = None) -> T
     wanted = {"logits": logits_name(model.graph), "offsets": offsets_name(model.graph)}
     names = {kind: name for kind, name in wanted.items() if name is not None}
     _add_outputs(model.graph, names.values())
-    metadata = {prop.key: prop.value for prop in model.metadata_props}
-    session = open_session(model.SerializeToString(), threads=threads, metadata=metadata)
+    session = open_session(model.SerializeToString(), threads=threads, metadata=metadata_of(model))
     copy_boxes, copy_scores, *values = session.run(["boxes", "scores", *names.values()], {"images": noise})
     expected = {"logits": (*scores.shape[:2], scores.shape[2] + 1), "offsets": boxes.shape}
     fitting = {kind: names[kind] for kind, value in zip(names, values, strict=True) if value.shape == expected[kind]}

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ssd_edge.calib.images import CalibrationImages, _preprocess_probe, calibration_images, choose_images
+from ssd_edge.calib.images import CalibrationImages, calibration_images, choose_images, preprocess_probe
 from ssd_edge.data.dataset import DetectionDataset, ImageRecord
 from ssd_edge.errors import DatasetError, UsageError
 
@@ -181,7 +181,7 @@ def test_the_fingerprint_is_of_contents_order_and_size(tmp_path: Path) -> None:
 
 def test_the_probe_of_the_preprocess_is_the_one_that_tables_hold() -> None:
     """Literal: were it another one, every table made so far would be refused, rightly or not."""
-    probe = np.frombuffer(_preprocess_probe(), np.uint8)
+    probe = np.frombuffer(preprocess_probe(), np.uint8)
     assert len(probe) == 8 * 8 * 3 + 2 * 2 * 3
     # RGB of the first pixel, a copy of the image's own, and of the mean of the first four.
     # In units of 16, channel k of the image is 7 k mod 16; its first pixel is 0 7 14 in BGR.

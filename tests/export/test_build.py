@@ -195,7 +195,7 @@ def test_interrupted_half_way(write_onnx: Callable[..., Path], monkeypatch: pyte
 
         yield advance
 
-    monkeypatch.setattr(build, "_progress_bar", interrupting_bar)
+    monkeypatch.setattr(build, "progress_bar", interrupting_bar)
     with pytest.raises(KeyboardInterrupt):
         built(path)
     assert others(path) == ["m.engine"]

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +19,12 @@ from ssd_edge.files import engine_cache_folder
 from ssd_edge.runtime.cuda.base import Gpu
 from ssd_edge.runtime.cuda.errors import CudaError
 from ssd_edge.runtime.gpu_use import GpuUse
+from ssd_edge.runtime.host.fixes import tensorrt_fix
 from ssd_edge.runtime.tensorrt.engine_card import BatchSizes, EngineCard, engine_card_path
 from ssd_edge.runtime.tensorrt.log import UnsupportedGpuError
-from tests.fakes.tensorrt import fake_tensorrt
+from tests.export.orin import GPU as ORIN_LAYERS
+from tests.export.orin import JETSON, PASSING, REFUSAL, Orin
+from tests.fakes.tensorrt import Severity, fake_tensorrt
 from tests.fakes.tensorrt_script import CARD, Script
 
 
@@ -275,3 +279,44 @@ def test_an_engine_of_an_unsupported_gpu_is_not_built_again(
     assert "does not support Orin" in caplog.messages[-1]
     with pytest.raises(UnsupportedGpuError, match=r"does not support Orin.*delete"):
         prepare_model(onnx, backend="tensorrt")
+
+
+@pytest.fixture
+def cached(orin: Orin, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the cache, on a orin with TensorRT-RTX."""
+    orin.flavour, orin.version = "rtx", "1.7.1"
+    folder = orin.folder / "cache"
+    monkeypatch.setenv("SSD_EDGE_CACHE", str(folder))
+    monkeypatch.setattr(engine_cache, "look_for_gpu", lambda: GpuUse(True, None))
+    monkeypatch.setattr(engine_cache, "read_gpu", lambda: orin.gpu)
+    monkeypatch.setattr(engine_cache, "load_tensorrt", lambda: orin.load(None))
+    return folder
+
+
+@pytest.mark.parametrize(("script", "words"), PASSING)
+def test_the_cache_forgets_what_failed_to_run_once(
+    orin: Orin, cached: Path, script: dict[str, Any], words: str
+) -> None:
+    path = orin.write_onnx("fp16.onnx", "fp16")
+    orin.script = Script(layers=ORIN_LAYERS % "Half", **script)
+    reasons: list[str] = []
+    assert prepare_model(path, progress=False, on_cpu=reasons.append) == path
+    assert re.search(words, reasons[0])
+    assert not re.search("does not support|use TensorRT", reasons[0])
+    assert list(cached.iterdir()) == []
+    orin.script = Script(layers=ORIN_LAYERS % "Half")  # memory is free again
+    engine = prepare_model(path, progress=False, on_cpu=reasons.append)
+    assert (engine.suffix, len(reasons)) == (".engine", 1)
+
+
+def test_the_cache_remembers_a_gpu_that_rtx_does_not_support(orin: Orin, cached: Path) -> None:
+    path = orin.write_onnx("fp16.onnx", "fp16")
+    reasons: list[str] = []
+    for _ in range(2):
+        orin.script = Script(loads=False, says=[(Severity.ERROR, REFUSAL)])
+        assert prepare_model(path, progress=False, on_cpu=reasons.append) == path
+    assert orin.script.calls == []  # it was not built again
+    assert reasons[0] == reasons[1]
+    assert "TensorRT-RTX 1.7.1 builds an engine" in reasons[0]
+    assert "does not support Orin (compute capability 8.7, CUDA 12.6)" in reasons[0]
+    assert f"use TensorRT ({tensorrt_fix(JETSON)})" in reasons[0]

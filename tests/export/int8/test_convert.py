@@ -1,8 +1,6 @@
 """INT8 export: one table for two targets, the bound on mAP held by giving layers back, and what is refused."""
 
-import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,46 +12,22 @@ from ssd_edge.calib.images import CalibrationImages, calibration_images
 from ssd_edge.calib.table import CalibrationTable
 from ssd_edge.card import ONNX_METADATA_KEY, ModelCard
 from ssd_edge.cli.main import main
-from ssd_edge.errors import GateFailedError, ModelFileError, SsdEdgeError, UsageError
+from ssd_edge.errors import GateFailedError, ModelFileError, SsdEdgeError
 from ssd_edge.evaluation.evaluate import evaluate
-from ssd_edge.export import engine_cache, onnx_export, trace
+from ssd_edge.export import engine_cache, trace
 from ssd_edge.export.compare import Comparison
 from ssd_edge.export.int8.convert import int8_from_float
-from ssd_edge.export.int8.finetune import finetuned_checkpoint
 from ssd_edge.export.int8.options import Int8Options
-from ssd_edge.export.int8.placement import Placement
 from ssd_edge.export.onnx_export import export_onnx
-from ssd_edge.models.predict import Predictor
+from ssd_edge.onnx_graph import metadata_of
 from ssd_edge.parity.max_drop import MaxDrop
 from ssd_edge.runtime.backends import ort_session
 from ssd_edge.runtime.detector import open_detector
 from tests.detectors.tiny_detector import Tiny
 
-TRACED: dict[bytes, bytes] = {}  # graphs by the weights that they are of
-
-
-@pytest.fixture(autouse=True)
-def traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trace each model once for all tests here: tracing takes seconds, and test_onnx_export.py is about it."""
-    real = trace.onnx_from_predictor
-
-    def once(predictor: Predictor, size_hw: tuple[int, int]) -> onnx.ModelProto:
-        weights = b"".join(value.numpy().tobytes() for value in predictor.state_dict().values())
-        key = hashlib.sha256(weights).digest()
-        if key not in TRACED:
-            TRACED[key] = real(predictor, size_hw).SerializeToString()
-        return onnx.load_from_string(TRACED[key])
-
-    monkeypatch.setattr(trace, "onnx_from_predictor", once)
-
-
-@pytest.fixture(scope="module")
-def images(tiny: Tiny) -> CalibrationImages:
-    return calibration_images(tiny.data, 6)
-
 
 def metadata(path: Path) -> dict[str, str]:
-    return {prop.key: prop.value for prop in onnx.load(path).metadata_props}
+    return metadata_of(onnx.load(path))
 
 
 def operators(path: Path) -> set[str]:
@@ -122,7 +96,7 @@ def test_build_refuses_a_file_for_the_cpu(
     assert main(["build", str(path), "-o", str(tmp_path / "int8.engine")]) == 1
     assert "--precision int8 --calib DATA --target tensorrt" in capsys.readouterr().err
     with pytest.raises(SsdEdgeError, match="for the target cpu"):  # so that `stream` on a GPU runs it on the CPU
-        engine_cache._check_target(path)
+        engine_cache.check_target(path)
 
 
 def test_judging_on_calibration_images_is_told(
@@ -210,29 +184,6 @@ def test_a_bound_that_cannot_hold_is_a_failed_gate(tiny: Tiny, images: Calibrati
     assert (tmp_path / "int8.recovery.json").exists()
 
 
-@pytest.mark.slow
-def test_fine_tuning_is_the_last_resort(
-    tiny: Tiny, images: CalibrationImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    command = f"export {tiny.checkpoint} -o {tmp_path / 'int8.onnx'} --precision int8 --calib {tiny.data} --target cpu"
-    command += f" --data {tiny.data} --images 6 --threads 1"
-    assert main([*command.split(), "--max-drop", "0.3", "--qat", "1"]) == 0
-    assert not (tmp_path / "int8.qat.pt").exists()  # it was not needed
-    asked: list[Path] = []
-
-    def watched(checkpoint: Path, output: Path, placement: Placement, options: Int8Options) -> Path:
-        asked.append(output)
-        return finetuned_checkpoint(checkpoint, output, placement, options)
-
-    monkeypatch.setattr(onnx_export, "finetuned_checkpoint", watched)
-    monkeypatch.setattr("ssd_edge.calib.recovery.LARGE_COST", 0.0)  # whatever it costs is too much
-    assert main([*command.split(), "--max-drop", "0.6", "--qat", "1"]) == 0
-    assert asked == [tmp_path / "int8.qat.pt"]
-    card = ModelCard.from_json(metadata(tmp_path / "int8.onnx")[ONNX_METADATA_KEY])
-    assert card.precision == "int8"
-    assert card.parent_sha256 is not None
-
-
 def test_an_interrupted_export_leaves_nothing(
     tiny: Tiny, images: CalibrationImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,20 +194,6 @@ def test_an_interrupted_export_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         export_onnx(tiny.checkpoint, tmp_path / "int8.onnx", precision="int8", int8=Int8Options(images, target="cpu"))
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"target": "tpu"}, "unknown target 'tpu'; expected tensorrt or cpu"),
-        ({"method": "guess"}, "unknown calibration method 'guess'"),
-        ({"target": "cpu", "int8_heads": True}, "int8 heads are for the target tensorrt"),
-        ({"max_drop": MaxDrop.parse("1%")}, "needs labelled images to measure it on; give --data"),
-    ],
-)
-def test_options_that_cannot_be(images: CalibrationImages, change: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        replace(Int8Options(images), **change)
 
 
 @pytest.mark.parametrize(
