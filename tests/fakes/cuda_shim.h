@@ -1,4 +1,4 @@
-// CUDA C++ for the host: enough of the language that g++ compiles runtime/kernels.cu and runs it on the processor.
+// CUDA C++ for the host: enough of the language that g++ compiles runtime/cuda/kernels.cu and runs it on the processor.
 //
 // The threads of a block are fibres. Each runs until it reaches a barrier or a warp function, or ends. A warp runs
 // until all its lanes wait at a barrier or have ended; then the next warp runs. The caller picks the order of lanes and
@@ -14,6 +14,8 @@
 // Dynamic shared memory starts as garbage and has a guard behind it. __ldg checks alignment and, where the caller names
 // the readable memory, bounds. Blocks run one after the other. __shared__ arrays other than `extern` ones are not
 // supported.
+//
+// One file because fibres, warps and shared memory know each other: all are parts of one scheduler.
 #pragma once
 
 #include <math.h>

@@ -1,6 +1,6 @@
 /* A libcuda.so.1 without a GPU: so the real cuda.core can be run where there is none.
  *
- * Each call is written to standard error with what test_cuda_core.py looks at. FAKE_CUDA_FAILS, such as
+ * Each call is written to standard error with what tests/runtime/cuda/test_core.py looks at. FAKE_CUDA_FAILS, such as
  * "cuStreamSynchronize=700", makes a function fail with a status. FAKE_CUDA_VERSION, such as 12060, is the newest CUDA
  * that it runs: of later functions, as in the real driver, there are none. Others that are not here do nothing.
  */

@@ -1,4 +1,4 @@
-"""Code that calls all of cuda.core and of the driver's bindings that `cuda_core.py` calls, and what it prints."""
+"""Code that calls all of cuda.core and of the driver's bindings that runtime/cuda/core.py calls, and what it prints."""
 
 PREFACE = """
 import threading

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ssd_edge.runtime.tensorrt import versions as tensorrt_api
+from ssd_edge.runtime.tensorrt import versions
 from tests.fakes import tensorrt as fake_tensorrt
 from tests.fakes.tensorrt_script import Script
 from tests.runtime.tensorrt.binding_uses import Uses, check_uses
@@ -71,7 +71,7 @@ def test_the_code_fits_the_real_bindings(version: str) -> None:
 @pytest.mark.parametrize("version", INSTALLED)
 def test_every_class_in_an_annotation_is_followed(version: str) -> None:
     """Else the first test could pass because it sees nothing."""
-    named = {name for name in vars(tensorrt_api) if getattr(tensorrt_api, name) is Any} - {"Any"}
+    named = {name for name in vars(versions) if getattr(versions, name) is Any} - {"Any"}
     there = {name for name in named if uses(version).optional.get(name)}
     followed = {path.partition(".")[0] for path in uses(version).used if "." in path}
     if version == RTX:
