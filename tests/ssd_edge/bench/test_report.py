@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from ssd_edge.bench.options import BenchOptions
 from tests.ssd_edge.bench.made_up import FAILED, MODEL, REPORT, SPEED
 
 
@@ -14,6 +15,8 @@ def test_the_table() -> None:
     text = " ".join(line.strip() for line in lines)
     assert "suppression → detections above 0.01; without decoding of files, drawing and output" in text
     assert "batch 1, 2 threads, 32 distinct frames of 640×480" in text
+    spinning = replace(REPORT, options=BenchOptions(threads=2, spin=True)).table()
+    assert "batch 1, 2 threads that spin, 32 distinct frames" in " ".join(spinning.split())
     assert "turns of 0.5 s in random order, 20 rounds" in text
     (titles,) = [number for number, line in enumerate(lines) if line.startswith("model ")]
     assert [" ".join(line.split()) for line in lines[titles : titles + 3]] == [
