@@ -22,7 +22,7 @@ from benchmarks import engine_kernels
 from benchmarks.report import report
 from ssd_edge.calib.placement.tensorrt import place_for_tensorrt
 from ssd_edge.card import ONNX_METADATA_KEY, ModelCard
-from ssd_edge.export.build import build_engine
+from ssd_edge.export.engine.build import build_engine
 from ssd_edge.export.fp16.convert import half_graph
 from ssd_edge.export.trace import onnx_from_predictor
 from ssd_edge.models.create import COCO_CLASSES, create_model

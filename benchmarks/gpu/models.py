@@ -108,7 +108,7 @@ def build(onnx: Path, batch: int, folder: Path) -> tuple[Path, dict[str, Any]]:
     Raises:
         RuntimeError: it was built and does not run; with TensorRT's message.
     """
-    from ssd_edge.export.build import build_engine
+    from ssd_edge.export.engine.build import build_engine
 
     report = build_engine(
         onnx, folder / f"{onnx.stem}_{batch}.engine", batch=BatchSizes(batch, batch, batch), progress=False

@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection
 
 from ssd_edge.bench.child import Child
 from ssd_edge.bench.worker import Job, Prepared, begin_process, failure_of
-from ssd_edge.export.engine_cache import prepare_model
+from ssd_edge.export.engine.cache import prepare_model
 from ssd_edge.runtime.tensorrt.engine_card import BatchSizes
 
 

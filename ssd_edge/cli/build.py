@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from ssd_edge.export.build import build_engine
+    from ssd_edge.export.engine.build import build_engine
     from ssd_edge.runtime.tensorrt.engine_card import BatchSizes
 
     report = build_engine(

@@ -167,7 +167,7 @@ def _leave(status: int) -> NoReturn:
 def _stream_config(args: argparse.Namespace) -> StreamConfig:
     """What the file says, and in its place what the options say."""
     from ssd_edge.bundled import bundled_model
-    from ssd_edge.export.engine_cache import prepare_model
+    from ssd_edge.export.engine.cache import prepare_model
     from ssd_edge.runtime.stream.config import StreamConfig
     from ssd_edge.runtime.stream.config_file import read_stream_file
 

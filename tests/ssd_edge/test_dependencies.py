@@ -126,7 +126,7 @@ def test_what_a_base_install_does_is_among_its_modules() -> None:
         "ssd_edge.cli.stream",
         "ssd_edge.data.formats.coco",
         "ssd_edge.data.readers",
-        "ssd_edge.export.engine_cache",
+        "ssd_edge.export.engine.cache",
         "ssd_edge.files",
         "ssd_edge.images",
         "ssd_edge.runtime.backends.onnxruntime",

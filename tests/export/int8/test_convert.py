@@ -14,8 +14,9 @@ from ssd_edge.card import ONNX_METADATA_KEY, ModelCard
 from ssd_edge.cli.main import main
 from ssd_edge.errors import GateFailedError, ModelFileError, SsdEdgeError
 from ssd_edge.evaluation.evaluate import evaluate
-from ssd_edge.export import engine_cache, trace
+from ssd_edge.export import trace
 from ssd_edge.export.compare import Comparison
+from ssd_edge.export.engine import cache as engine_cache
 from ssd_edge.export.int8.convert import int8_from_float
 from ssd_edge.export.int8.options import Int8Options
 from ssd_edge.export.onnx_export import export_onnx

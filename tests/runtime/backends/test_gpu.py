@@ -158,7 +158,7 @@ def open_torch(checkpoint: Path, **options: Any) -> GpuDetector:
 
 
 def open_tensorrt(onnx: Path, **options: Any) -> GpuDetector:
-    from ssd_edge.export.build import build_engine
+    from ssd_edge.export.engine.build import build_engine
     from ssd_edge.runtime.tensorrt.engine_card import BatchSizes
 
     engine = onnx.with_suffix(".engine")

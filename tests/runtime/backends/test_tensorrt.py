@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ssd_edge.errors import MissingDependencyError, ModelFileError, SsdEdgeError, UsageError
-from ssd_edge.export import engine_trial
+from ssd_edge.export.engine import trial
 from ssd_edge.runtime.backends import tensorrt as backend_tensorrt
 from ssd_edge.runtime.backends.tensorrt import TensorRTDetector, TensorRTEngine
 from ssd_edge.runtime.cuda.base import Gpu
@@ -98,10 +98,10 @@ def test_a_context_that_fails_goes_before_what_it_was_made_with() -> None:
 
 def test_the_run_of_a_build_leaves_no_context(monkeypatch: pytest.MonkeyPatch) -> None:
     script = Script(batch=RANGE)
-    monkeypatch.setattr(engine_trial, "open_cuda", lambda: FakeCuda(script))
+    monkeypatch.setattr(trial, "open_cuda", lambda: FakeCuda(script))
     rtx = fake_tensorrt(script, "1.7.1", "rtx")
-    candidate = engine_trial.Candidate(rtx, memoryview(PLAN), CARD, BatchSizes(*RANGE), None, "m.engine")
-    seen = engine_trial.run_engine(candidate)
+    candidate = trial.Candidate(rtx, memoryview(PLAN), CARD, BatchSizes(*RANGE), None, "m.engine")
+    seen = trial.run_engine(candidate)
     assert (seen.information, seen.layers_ms) == ('{"Layers": []}', {})
     assert seen.run_ms > 0
     assert script.gone == ["context", "context", "config", "cache", "engine", "GPU"]
@@ -341,7 +341,7 @@ def test_engines_run_on_the_first_gpu(machine: Script, write_engine: Callable[..
 @pytest.mark.gpu
 @pytest.mark.parametrize("batch", [BatchSizes(1, 2, 4), BatchSizes(3, 3, 3)])
 def test_a_real_engine_gives_what_onnx_runtime_gives(model_path: Path, tmp_path: Path, batch: BatchSizes) -> None:
-    from ssd_edge.export.build import build_engine
+    from ssd_edge.export.engine.build import build_engine
 
     if find_gpu() is None:
         pytest.skip("no NVIDIA GPU")

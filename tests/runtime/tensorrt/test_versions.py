@@ -118,7 +118,7 @@ def test_ctrl_c_while_it_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_runtime_imports_no_tensorrt_and_no_cuda() -> None:
     code = (
-        "import sys, ssd_edge.runtime.backends.tensorrt, ssd_edge.export.engine_cache; "
+        "import sys, ssd_edge.runtime.backends.tensorrt, ssd_edge.export.engine.cache; "
         "heavy = ('tensorrt', 'tensorrt_rtx_bindings', 'cuda', 'onnx', 'torch'); "
         "print(*[name for name in heavy if name in sys.modules])"
     )

@@ -20,7 +20,7 @@ from ssd_edge.bench.worker import Job, Prepared, serve
 from ssd_edge.card import INT8_METADATA_KEY
 from ssd_edge.data.readers import read_dataset
 from ssd_edge.errors import ModelFileError, UsageError
-from ssd_edge.export import engine_cache
+from ssd_edge.export.engine import cache as engine_cache
 from ssd_edge.runtime.gpu_use import GpuUse
 
 Write = Callable[..., Path]

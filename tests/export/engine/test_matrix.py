@@ -10,7 +10,7 @@ import pytest
 
 from ssd_edge.calib.placement.tensorrt import place_for_tensorrt
 from ssd_edge.card import ONNX_METADATA_KEY, ModelCard
-from ssd_edge.export.build import build_engine
+from ssd_edge.export.engine.build import build_engine
 from ssd_edge.export.fp16.convert import half_graph
 from ssd_edge.runtime.tensorrt.engine_card import BatchSizes
 

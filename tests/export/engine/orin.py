@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ssd_edge.card import ONNX_METADATA_KEY
-from ssd_edge.export.build import BuildReport, build_engine
-from ssd_edge.export.engine_timing import measure_run_ms
+from ssd_edge.export.engine.build import BuildReport, build_engine
+from ssd_edge.export.engine.timing import measure_run_ms
 from ssd_edge.runtime.backends.tensorrt import TensorRTEngine
 from ssd_edge.runtime.cuda.base import Gpu
 from ssd_edge.runtime.host.kind import Host

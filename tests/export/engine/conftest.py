@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ssd_edge.export import build, engine_trial
+from ssd_edge.export.engine import build, trial
 from ssd_edge.runtime.tensorrt import log
-from tests.export.orin import JETSON, Orin
+from tests.export.engine.orin import JETSON, Orin
 from tests.fakes.tensorrt_script import FakeCuda
 
 
@@ -16,8 +16,8 @@ from tests.fakes.tensorrt_script import FakeCuda
 def orin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Orin:
     orin = Orin(tmp_path)
     monkeypatch.setattr(build, "load_tensorrt", orin.load)
-    monkeypatch.setattr(engine_trial, "measure_run_ms", orin.measure)
-    monkeypatch.setattr(engine_trial, "open_cuda", lambda: FakeCuda(orin.script))
+    monkeypatch.setattr(trial, "measure_run_ms", orin.measure)
+    monkeypatch.setattr(trial, "open_cuda", lambda: FakeCuda(orin.script))
     for module, name in ((build, "read_gpu"), (build, "find_gpu"), (log, "find_gpu")):
         monkeypatch.setattr(module, name, lambda: orin.gpu)
     monkeypatch.setattr(log, "read_host", lambda: JETSON)

@@ -19,9 +19,9 @@ from onnx import TensorProto, helper, numpy_helper
 from ssd_edge.card import ONNX_METADATA_KEY, ModelCard
 from ssd_edge.cli.main import main
 from ssd_edge.errors import GateFailedError, MissingDependencyError, ModelFileError, SinkError, SsdEdgeError, UsageError
-from ssd_edge.export import build, engine_trial
-from ssd_edge.export.build import BuildReport, build_engine
-from ssd_edge.export.engine_trial import Trial
+from ssd_edge.export.engine import build, trial
+from ssd_edge.export.engine.build import BuildReport, build_engine
+from ssd_edge.export.engine.trial import Trial
 from ssd_edge.runtime.cuda.base import Gpu
 from ssd_edge.runtime.cuda.errors import CudaError
 from ssd_edge.runtime.tensorrt.engine_card import BatchSizes, LayerShare, check_fresh, read_engine_card
@@ -147,7 +147,7 @@ def with_gpu(monkeypatch: pytest.MonkeyPatch, information: str | SsdEdgeError, t
         return Trial(information, times, 1.25)
 
     monkeypatch.setattr(build, "find_gpu", lambda: ORIN)
-    monkeypatch.setattr(engine_trial, "run_engine", run)
+    monkeypatch.setattr(trial, "run_engine", run)
 
 
 def test_on_a_gpu_the_layers_are_inspected(write_onnx: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

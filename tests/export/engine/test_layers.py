@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ssd_edge.errors import GateFailedError
-from ssd_edge.export.engine_layers import check_dla, check_precision, dla_layers, layer_precision, layer_shares
+from ssd_edge.export.engine.layers import check_dla, check_precision, dla_layers, layer_precision, layer_shares
 from ssd_edge.runtime.tensorrt.engine_card import LayerShare
 
 # TensorRT 10: one field for format and type.

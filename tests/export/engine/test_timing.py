@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ssd_edge.errors import SsdEdgeError
-from ssd_edge.export.engine_timing import ROUNDS, RUNS, WARM_UPS, measure_run_ms
+from ssd_edge.export.engine.timing import ROUNDS, RUNS, WARM_UPS, measure_run_ms
 from ssd_edge.runtime.backends.tensorrt import TensorRTEngine
 from tests.fakes.host_cuda import HostEvent
 from tests.fakes.tensorrt import Severity, fake_tensorrt

@@ -8,8 +8,8 @@ import numpy as np
 
 from ssd_edge.card import ModelCard
 from ssd_edge.errors import ModelFileError, SsdEdgeError
-from ssd_edge.export.engine_layers import check_dla, check_precision, layer_shares
-from ssd_edge.export.engine_timing import measure_run_ms
+from ssd_edge.export.engine.layers import check_dla, check_precision, layer_shares
+from ssd_edge.export.engine.timing import measure_run_ms
 from ssd_edge.runtime.backends.tensorrt import TensorRTEngine
 from ssd_edge.runtime.cuda.find import open_cuda
 from ssd_edge.runtime.tensorrt.engine import LayerTimes

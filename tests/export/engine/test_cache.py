@@ -12,9 +12,9 @@ import pytest
 
 from ssd_edge.card import INT8_METADATA_KEY
 from ssd_edge.errors import GateFailedError, MissingDependencyError, ModelFileError, SsdEdgeError, UsageError
-from ssd_edge.export import engine_cache
-from ssd_edge.export.build import BuildReport
-from ssd_edge.export.engine_cache import prepare_model
+from ssd_edge.export.engine import cache as engine_cache
+from ssd_edge.export.engine.build import BuildReport
+from ssd_edge.export.engine.cache import prepare_model
 from ssd_edge.files import engine_cache_folder
 from ssd_edge.runtime.cuda.base import Gpu
 from ssd_edge.runtime.cuda.errors import CudaError
@@ -22,8 +22,8 @@ from ssd_edge.runtime.gpu_use import GpuUse
 from ssd_edge.runtime.host.fixes import tensorrt_fix
 from ssd_edge.runtime.tensorrt.engine_card import BatchSizes, EngineCard, engine_card_path
 from ssd_edge.runtime.tensorrt.log import UnsupportedGpuError
-from tests.export.orin import GPU as ORIN_LAYERS
-from tests.export.orin import JETSON, PASSING, REFUSAL, Orin
+from tests.export.engine.orin import GPU as ORIN_LAYERS
+from tests.export.engine.orin import JETSON, PASSING, REFUSAL, Orin
 from tests.fakes.tensorrt import Severity, fake_tensorrt
 from tests.fakes.tensorrt_script import CARD, Script
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from ssd_edge.card import file_sha256, int8_target
 from ssd_edge.choices import BACKENDS, DEFAULT_BACKEND
 from ssd_edge.errors import ModelFileError, SsdEdgeError, UsageError
-from ssd_edge.export.build import build_engine
+from ssd_edge.export.engine.build import build_engine
 from ssd_edge.files import engine_cache_folder
 from ssd_edge.runtime.cuda.base import Gpu
 from ssd_edge.runtime.cuda.find import read_gpu
@@ -49,7 +49,7 @@ def prepare_model(
 
     Raises:
         UsageError: another backend, or one that cannot run this kind of file.
-        SsdEdgeError: with `tensorrt`: no GPU, or what it takes is missing; as `ssd_edge.export.build.build_engine`.
+        SsdEdgeError: with `tensorrt`: no GPU, or what it takes is missing; as `export.engine.build.build_engine`.
     """
     if backend not in BACKENDS:
         raise UsageError(f"--backend {backend}: expected {', '.join(BACKENDS)}")
@@ -100,7 +100,7 @@ def cached_engine(onnx: Path, batch: BatchSizes, progress: bool) -> Path:
 
     Raises:
         ModelFileError: no such file.
-        SsdEdgeError: as `ssd_edge.export.build.build_engine`.
+        SsdEdgeError: as `export.engine.build.build_engine`.
     """
     gpu = read_gpu()
     if not onnx.is_file():
