@@ -21,11 +21,6 @@ OVERFLOW_IMAGES = 8  # that the float part is looked at for overflow of half
 GIVEN_BACK = "given back to float"  # why a layer is in float, as in `ssd_edge.calib.placement`
 
 
-def size_hw(graph: onnx.ModelProto) -> tuple[int, int]:
-    _, height, width, _ = (dim.dim_value for dim in graph.graph.input[0].type.tensor_type.shape.dim)
-    return height, width
-
-
 class Placement:
     """A float graph, its ranges, and the placement of a target; layers are named as in the checkpoint.
 
@@ -65,7 +60,7 @@ class Placement:
         if self._options.target != "tensorrt":
             return model, []
         images = [load_image(path) for path in self._options.images.paths[:OVERFLOW_IMAGES]]
-        half, report = half_from_float(model, [preprocess(image, size_hw(model)) for image in images])
+        half, report = half_from_float(model, [preprocess(image, _size_hw(model)) for image in images])
         return half, [line for line in str(report).splitlines() if line.startswith(("kept in float32", "note"))]
 
     def work(self, keep_float: Collection[str] = ()) -> int:
@@ -98,3 +93,8 @@ class Placement:
 def _layer_name(node: onnx.NodeProto) -> str:
     """A convolution's name in the checkpoint; the exporter keeps it in the name of its weights."""
     return str(node.input[1]).removeprefix("model.").removesuffix(".weight")
+
+
+def _size_hw(graph: onnx.ModelProto) -> tuple[int, int]:
+    _, height, width, _ = (dim.dim_value for dim in graph.graph.input[0].type.tensor_type.shape.dim)
+    return height, width

@@ -13,6 +13,7 @@ from ssd_edge.calib.placement import cpu as placement_cpu
 from ssd_edge.calib.placement import tensorrt as placement_tensorrt
 from ssd_edge.calib.qat.fake_quant import ActivationFakeQuant, FakeQuantization, WeightFakeQuant
 from ssd_edge.calib.qat.schemes import HARDSWISH_END, SCHEMES, Scheme
+from ssd_edge.choices import TARGETS
 from ssd_edge.errors import SsdEdgeError, UsageError
 from ssd_edge.models.create import create_model
 from tests.calib.qat.residual_arch import ARCH
@@ -34,6 +35,7 @@ def test_the_cpu_has_weights_of_seven_bits() -> None:
 
 
 def test_schemes_are_those_of_the_graphs() -> None:
+    assert tuple(SCHEMES) == TARGETS
     assert SCHEMES["cpu"].largest_weight == placement_cpu.WEIGHT_LIMIT
     assert SCHEMES["tensorrt"].largest_weight == placement_tensorrt.LIMIT
     assert HARDSWISH_END == placement_cpu.HARDSWISH_END
