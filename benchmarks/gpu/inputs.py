@@ -13,7 +13,6 @@ import numpy as np
 
 from benchmarks.gpu.cases import SCORES_ABOVE, NmsCase, background_dropped, ssd300_boxes, ssd300_logits
 from benchmarks.gpu.models import (
-    PRECISIONS,
     SSD300,
     SSDLITE,
     Image,
@@ -25,6 +24,7 @@ from benchmarks.gpu.models import (
     write_onnx,
 )
 from benchmarks.gpu.record import NotRunError, Row, need
+from ssd_edge.choices import PRECISIONS
 from ssd_edge.detections import Detections
 from ssd_edge.errors import UsageError
 from ssd_edge.runtime.detector import open_detector

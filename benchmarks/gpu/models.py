@@ -23,7 +23,6 @@ from ssd_edge.runtime.tensorrt.engine_card import BatchSizes
 
 SSDLITE, SSD300 = "ssdlite320_mobilenet_v3_large", "ssd300_vgg16"
 EXPORT_PACKAGES = ("torch", "safetensors", "onnx", "onnxscript", "pycocotools", "zxingcpp")  # of ssd_edge.export
-PRECISIONS = ("fp32", "fp16", "int8")
 ORT_CUDA = "CUDAExecutionProvider"
 FRAME_HW = (480, 640)
 # Text, centre, side and angle (degrees) of the codes in the synthetic frame, in pixels.

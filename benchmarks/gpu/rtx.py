@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gpu.models import PRECISIONS, bundled, synthetic_frame, write_onnx
+from benchmarks.gpu.models import bundled, synthetic_frame, write_onnx
 from benchmarks.gpu.record import Row, Rows, reason, write_figures
+from ssd_edge.choices import PRECISIONS
 from ssd_edge.errors import MissingDependencyError
 from ssd_edge.machine import describe_machine
 from ssd_edge.runtime.backends.gpu_detector import GpuDetector
