@@ -1,4 +1,4 @@
-"""`measure.py --dry-run`: what each section prepares without a GPU, so that missing files and packages show beforehand."""
+"""`measure.py --dry-run`: what each section prepares without a GPU, so that what is missing shows beforehand."""
 
 from __future__ import annotations
 

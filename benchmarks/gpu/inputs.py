@@ -1,4 +1,4 @@
-"""What `measure.py` measures and what it compares with; all of it is made without a GPU, so that dry runs make it too."""
+"""What `measure.py` measures and compares with; all of it is made without a GPU, so that dry runs make it too."""
 
 from __future__ import annotations
 

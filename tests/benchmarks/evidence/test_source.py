@@ -21,7 +21,7 @@ def test_the_source_is_named(tmp_path: Path) -> None:
     assert found["version"] == __version__
     assert found["kernels_sha256"] == hashlib.sha256(KERNEL_SOURCE.encode()).hexdigest()
     if (ROOT / ".git").exists() and shutil.which("git"):
-        command = ["git", "-C", ROOT, "rev-parse", "HEAD"]
+        command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
         said = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
         assert found["commit"] == said.strip()
     assert gpu_source.commit(tmp_path) is None

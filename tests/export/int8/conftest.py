@@ -1,14 +1,19 @@
 """Images to calibrate on, and one trace for each model."""
 
-import hashlib
+from __future__ import annotations
 
-import onnx
+import hashlib
+from typing import TYPE_CHECKING
+
 import pytest
 
 from ssd_edge.calib.images import CalibrationImages, calibration_images
-from ssd_edge.export import trace
-from ssd_edge.models.predict import Predictor
-from tests.detectors.tiny_detector import Tiny
+
+if TYPE_CHECKING:
+    import onnx
+
+    from ssd_edge.models.predict import Predictor
+    from tests.detectors.tiny_detector import Tiny
 
 TRACED: dict[bytes, bytes] = {}  # graphs by the weights that they are of
 
@@ -16,6 +21,10 @@ TRACED: dict[bytes, bytes] = {}  # graphs by the weights that they are of
 @pytest.fixture(autouse=True)
 def traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trace each model once for all tests here: tracing takes seconds, and test_onnx_export.py is about it."""
+    import onnx  # not at the top: `pytest -m gpu` loads this file without onnx and torch
+
+    from ssd_edge.export import trace
+
     real = trace.onnx_from_predictor
 
     def once(predictor: Predictor, size_hw: tuple[int, int]) -> onnx.ModelProto:
