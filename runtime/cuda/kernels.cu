@@ -5,7 +5,7 @@
 // runtime/preprocess.py and runtime/nms.py are the references; where a fused multiply-add would round differently,
 // arithmetic is spelled __fmul_rn and so on. The files of the same names in this folder put all of it on a stream.
 //
-// All kernels are in this one file because NVRTC takes a single source.
+// One file because NVRTC takes a single source.
 
 typedef unsigned char Byte;
 typedef unsigned long long Size;
