@@ -6,14 +6,16 @@ import re
 
 from ssd_edge.errors import UsageError
 
+LARGEST = 1 << 50  # bytes
+
 
 def size_wh(text: str) -> tuple[int, int]:
-    """`1280x720` as (1280, 720).
+    """`1280x720` as (1280, 720); `1280X720` and `1280×720` too.
 
     Raises:
         UsageError: it is no size.
     """
-    if not (found := re.fullmatch(r"([1-9]\d{0,4})[x×]([1-9]\d{0,4})", str(text))):
+    if not (found := re.fullmatch(r"([1-9]\d{0,4})[xX×]([1-9]\d{0,4})", str(text))):
         raise UsageError(f"got {text!r}, expected a size such as 1280x720")
     return int(found[1]), int(found[2])
 
@@ -22,17 +24,16 @@ def byte_size(text: str) -> int:
     """`10GB`, `500 MiB` or `1e9` in bytes; powers of 1000, with an i of 1024.
 
     Raises:
-        UsageError: it is no size.
+        UsageError: it is no size, is less than one byte, or is not below `LARGEST`.
     """
-    found = re.fullmatch(r"([\d.]+(?:e\d+)?)\s*(?:([KMGT])(i?))?B?", str(text), re.IGNORECASE)
-    try:
-        number = float(found[1]) if found else 0.0
-    except ValueError:
-        number = 0.0
-    if not found or number <= 0:
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)(e\d+)?\s*(?:([KMGT])(i?))?B?", str(text), re.IGNORECASE)
+    size = 0.0
+    if found:
+        power = "KMGT".index(found[3].upper()) + 1 if found[3] else 0
+        size = float(found[1] + (found[2] or "")) * float(1024 if found[4] else 1000) ** power
+    if not 1 <= size < LARGEST:
         raise UsageError(f"got {text!r}, expected a size such as 10GB")
-    power = "KMGT".index(found[2].upper()) + 1 if found[2] else 0
-    return round(number * float(1024 if found[3] else 1000) ** power)
+    return round(size)
 
 
 def seconds(text: str) -> float:

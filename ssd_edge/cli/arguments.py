@@ -9,13 +9,16 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ssd_edge.choices import DEFAULT_ARCH
+from ssd_edge.errors import UsageError
+from ssd_edge.runtime import units
 
 if TYPE_CHECKING:
     from ssd_edge.data.dataset import DetectionDataset
 
+T = TypeVar("T")
 DATA_HELP = "dataset folder or file (COCO, VOC, YOLO)"
 INT8_HEADS_ON_CPU = (
     "--int8-heads is for --target tensorrt; a file for the target cpu has int8 heads in any case: leave the option out"
@@ -77,10 +80,7 @@ def _number(text: str, kind: type[int | float], expected: str, fits: Callable[[f
 
 
 def byte_size(text: str) -> int:
-    number = text.upper().removesuffix("IB").removesuffix("B")
-    unit = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(number[-1:], 1)
-    number = number if unit == 1 else number[:-1]
-    return int(unit * _number(number, float, "a size such as 2G or 512M", lambda value: 1 <= value * unit < 1 << 50))
+    return _measure(text, units.byte_size, "a size such as 2G or 512M")
 
 
 def camera(text: str) -> int | str:
@@ -95,10 +95,15 @@ def host_port(text: str) -> dict[str, Any]:
 
 
 def size_hw(text: str) -> tuple[int, int]:
-    width, _, height = text.lower().partition("x")
-    if not (width.isascii() and width.isdecimal() and height.isascii() and height.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 640x480")
-    return int(height), int(width)
+    width, height = _measure(text, units.size_wh, "a size such as 640x480")
+    return height, width
+
+
+def _measure(text: str, convert: Callable[[str], T], expected: str) -> T:
+    try:
+        return convert(text)
+    except UsageError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}") from None
 
 
 def class_names(text: str) -> list[str]:

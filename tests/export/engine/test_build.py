@@ -1,9 +1,9 @@
 """Engines are built whole or not at all: with TensorRT-RTX, which needs no GPU."""
 
-import _thread
 import errno
 import hashlib
 import json
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -191,7 +191,7 @@ def test_interrupted_half_way(write_onnx: Callable[..., Path], monkeypatch: pyte
         def advance(fraction: float, phase: str) -> None:
             if not sent:
                 sent.append(phase)
-                _thread.interrupt_main()  # what Ctrl-C does
+                signal.raise_signal(signal.SIGINT)  # what Ctrl-C does
 
         yield advance
 
@@ -279,7 +279,7 @@ def test_tensorrt_itself_needs_a_gpu(write_onnx: Callable[..., Path], monkeypatc
 def test_the_command(write_onnx: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     path = write_onnx()
     output = path.with_name("out") / "m.engine"
-    options = ["--batch", "2", "--workspace", "256M", "--tensorrt", "rtx"]
+    options = ["--batch", "2", "--workspace", "256MiB", "--tensorrt", "rtx"]
     assert main(["build", str(path), "-o", str(output), *options]) == 0
     assert f"{output}: " in capsys.readouterr().out
     card = json.loads(output.with_name("m.engine.json").read_text())
