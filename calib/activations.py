@@ -11,7 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from ssd_edge.errors import ModelFileError, first_line
+from ssd_edge.errors import ModelFileError, reason
 from ssd_edge.onnx_graph import GraphIndex, element_types
 from ssd_edge.runtime.backends.ort_session import open_session
 
@@ -107,8 +107,7 @@ class ActivationRunner:
             image = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(image_rgb[None]))
             values = self._session.run_with_ort_values(list(self.tensors), {self._input: image})
         except Exception as error:  # ONNX Runtime's errors share no base but Exception
-            reason = first_line(error) or type(error).__name__
-            raise ModelFileError(f"the graph does not run: {reason}; {REMEDY}") from error
+            raise ModelFileError(f"the graph does not run: {reason(error)}; {REMEDY}") from error
         values.reverse()
         for name in self.tensors:
             yield name, values.pop().numpy()  # so that each is freed once it has been looked at
@@ -184,9 +183,8 @@ def _load(file: bytes, threads: int | None) -> ort.InferenceSession:
     try:
         return open_session(file, threads=threads, arena=False)  # the arena would keep twice what the activations take
     except Exception as error:  # ONNX Runtime's errors share no base but Exception
-        reason = first_line(error) or type(error).__name__
         raise ModelFileError(
-            f"the graph to calibrate: ONNX Runtime {ort.__version__} cannot load it: {reason}; {REMEDY}"
+            f"the graph to calibrate: ONNX Runtime {ort.__version__} cannot load it: {reason(error)}; {REMEDY}"
         ) from error
 
 

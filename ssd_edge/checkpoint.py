@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ssd_edge.card import ModelCard
-from ssd_edge.errors import ModelFileError, UsageError, first_line
+from ssd_edge.errors import ModelFileError, UsageError, reason
 from ssd_edge.files import atomic_path
 from ssd_edge.models.create import create_model
 from ssd_edge.models.default_boxes import DefaultBoxConfig
@@ -59,7 +59,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         try:
             torch.save(content, part)
         except RuntimeError as error:  # torch's file writer tells a full disk this way
-            raise OSError(f"torch could not write it ({first_line(error)})") from error
+            raise OSError(f"torch could not write it ({reason(error)})") from error
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -84,8 +84,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             "Save the model's state_dict() instead, or train with ssd-edge train"
         ) from error
     except Exception as error:  # torch fails on foreign bytes with a dozen kinds of error
-        reason = first_line(error) or type(error).__name__
-        raise ModelFileError(f"{path} is not a readable PyTorch checkpoint ({reason})") from error
+        raise ModelFileError(f"{path} is not a readable PyTorch checkpoint ({reason(error)})") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ModelFileError(
             f"{path} is a PyTorch file but not a checkpoint of ssd-edge: it has no model card. "

@@ -11,6 +11,11 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "")
 
 
+def reason(error: BaseException) -> str:
+    """The first line of an error's text; the name of its class where it has none."""
+    return first_line(error) or type(error).__name__
+
+
 class SsdEdgeError(Exception):
     """Something the user can fix. The command line prints the message and exits with `exit_code`."""
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ssd_edge.card import ONNX_METADATA_KEY, ModelCard
 from ssd_edge.cpus import usable_cpus
 from ssd_edge.detections import Detections
-from ssd_edge.errors import ModelFileError, first_line
+from ssd_edge.errors import ModelFileError, reason
 from ssd_edge.runtime.backends.base import Detector, Timings
 from ssd_edge.runtime.backends.ort_session import open_session
 from ssd_edge.runtime.onnx_file.check import check_onnx_file
@@ -103,8 +103,7 @@ class OnnxDetector(Detector):
         try:
             boxes, scores = self.infer(blank)
         except Exception as error:  # ONNX Runtime's errors share no base but Exception
-            said = first_line(error) or type(error).__name__
-            raise ModelFileError(f"{path} does not run: {said}; {REMEDY}") from error
+            raise ModelFileError(f"{path} does not run: {reason(error)}; {REMEDY}") from error
         anchors, classes = boxes.shape[1], len(self.card.class_names)
         if boxes.shape != (1, anchors, 4) or scores.shape != (1, anchors, classes):
             raise ModelFileError(
@@ -117,8 +116,9 @@ def _load(file: OnnxFile, threads: int | None, spin: bool) -> ort.InferenceSessi
     try:
         return open_session(file.path, threads=threads, spin=spin, metadata=file.metadata)
     except Exception as error:  # ONNX Runtime's errors share no base but Exception
-        said = first_line(error) or type(error).__name__
-        raise ModelFileError(f"{file.path}: ONNX Runtime {ort.__version__} cannot load it: {said}; {REMEDY}") from error
+        raise ModelFileError(
+            f"{file.path}: ONNX Runtime {ort.__version__} cannot load it: {reason(error)}; {REMEDY}"
+        ) from error
 
 
 def _read_card(file: OnnxFile) -> ModelCard:

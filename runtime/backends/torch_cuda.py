@@ -14,7 +14,7 @@ from torch import nn
 
 from ssd_edge.card import ModelCard
 from ssd_edge.checkpoint import model_from_checkpoint
-from ssd_edge.errors import MissingDependencyError, first_line
+from ssd_edge.errors import MissingDependencyError, reason
 from ssd_edge.models.predict import Predictor
 from ssd_edge.models.ssd import SSD
 from ssd_edge.runtime.backends.base import Detector
@@ -188,7 +188,7 @@ def _checked(call: str) -> Iterator[None]:
 
 
 def _failure(call: str, error: RuntimeError) -> CudaError:
-    text = first_line(error) or type(error).__name__
+    text = reason(error)
     if any(words in text for words in REFUSED_KERNELS.values()):  # PyTorch's own kernels
         return CudaError(
             f"{call} in PyTorch failed: {text}; this PyTorch {torch.__version__} has no kernels for this GPU: it was "

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ssd_edge.cpus import usable_cpus
 from ssd_edge.data.samples import Batch, EpochBatches, Samples, end_workers, make_loader
-from ssd_edge.errors import DatasetError, SsdEdgeError, first_line
+from ssd_edge.errors import DatasetError, SsdEdgeError, reason
 from ssd_edge.models.loss import Targets
 from ssd_edge.models.ssd import SSD
 from ssd_edge.training.distributed import Group
@@ -214,7 +214,7 @@ def _next(batches: Iterator[Batch | DatasetError]) -> Batch | SsdEdgeError:
         if isinstance(error, RuntimeError) and "exited unexpectedly" not in str(error):
             raise
         return SsdEdgeError(
-            f"a data-loading process is gone ({first_line(error)}): most often the system was out of memory "
+            f"a data-loading process is gone ({reason(error)}): most often the system was out of memory "
             "(or of /dev/shm in a container). Go on with --resume and fewer --workers, or --workers 0"
         )
 
