@@ -27,6 +27,7 @@ from ssd_edge.calib.qat.fake_quant import FakeQuantization
 from ssd_edge.calib.qat.schemes import SCHEMES, Scheme
 from ssd_edge.card import ModelCard, file_sha256
 from ssd_edge.checkpoint import Checkpoint, model_from_checkpoint, save_checkpoint
+from ssd_edge.choices import SMALL
 from ssd_edge.data.augment import EvalTransform
 from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.data.samples import ImageSamples
@@ -38,7 +39,7 @@ from ssd_edge.runtime.backends.torch import TorchDetector
 from ssd_edge.training.distributed import Group, process_group
 from ssd_edge.training.history import SCORES
 from ssd_edge.training.optimisation import Optimisation
-from ssd_edge.training.recipes import SMALL, Recipe, recipe_for, transform_of
+from ssd_edge.training.recipes import Recipe, recipe_for, transform_of
 from ssd_edge.training.trainer import Trainer
 from ssd_edge.training.updater import NotFiniteError
 

@@ -6,6 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
+from ssd_edge.choices import PRESETS
 from ssd_edge.cli.arguments import (
     DATA_HELP,
     add_arch,
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("data", metavar="DATA", help=f"{DATA_HELP}, or the word codes for synthetic scenes")
     add("-o", "--output", type=Path, required=True, metavar="DIR", help="folder for best.pt, last.pt, history")
     add_arch(parser)
-    add("--preset", choices=("small", "paper", "torchvision"), help="recipe (small for fewer than 5,000 images)")
+    add("--preset", choices=PRESETS, help="recipe (small for fewer than 5,000 images)")
     add("--epochs", type=positive_int, help="passes over the data (by preset)")
     add("--batch", type=positive_int, help="images a step, of all processes together (by preset)")
     add("--accumulate", type=positive_int, default=1, metavar="N", help="run a batch in N parts, for lack of memory")

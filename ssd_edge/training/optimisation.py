@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from math import inf
 
+from ssd_edge.choices import PRESETS
 from ssd_edge.errors import UsageError
 from ssd_edge.models.batch_norms import batch_norms
 from ssd_edge.models.create import create_model
 from ssd_edge.training.initial_model import ModelSettings, starts_from_detector
-from ssd_edge.training.recipes import PRESETS, Recipe, default_preset, recipe_for
+from ssd_edge.training.recipes import Recipe, default_preset, recipe_for
 
 
 @dataclass(frozen=True)

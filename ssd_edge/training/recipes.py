@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ssd_edge.choices import PAPER, PRESETS, SMALL, TORCHVISION
 from ssd_edge.data.augment import TrainTransform
 from ssd_edge.errors import UsageError
 from ssd_edge.models.ssd import SSD
 
-SMALL, PAPER, TORCHVISION = "small", "paper", "torchvision"
-PRESETS = (SMALL, PAPER, TORCHVISION)
 SMALL_DATASET = 5000  # images; below it `small` is the default, from it on `torchvision`
 FINE_TUNE_FACTOR = 0.25  # of `small`'s learning rate when starting from trained weights
 
@@ -118,7 +117,7 @@ def recipe_for(preset: str, arch: str, *, batch_norm: bool = True, fine_tune: bo
     """The recipe of that name for an architecture.
 
     Args:
-        preset: one of `PRESETS`.
+        preset: one of `ssd_edge.choices.PRESETS`.
         arch: as `create_model` takes it.
         batch_norm: whether the architecture has batch norm.
         fine_tune: whether training starts from a trained detector; only `small` makes a difference.
