@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ssd_edge.card import CALIBRATION_METADATA_KEY, ONNX_METADATA_KEY, ModelCard, int8_target
 from ssd_edge.errors import ModelFileError, SsdEdgeError, UsageError
-from ssd_edge.export.engine.comparison import compare_precisions
+from ssd_edge.export.engine.precision_advice import compare_precisions
 from ssd_edge.export.engine.trial import Candidate, Trial, try_engine
 from ssd_edge.files import atomic_path
 from ssd_edge.runtime.backends.tensorrt import check_contract
