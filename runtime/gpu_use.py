@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ssd_edge.errors import SsdEdgeError
+from ssd_edge.packages import is_installed
 from ssd_edge.runtime.cuda.errors import cuda_failure
 from ssd_edge.runtime.cuda.find import IMPLEMENTATIONS
 from ssd_edge.runtime.host.fixes import (
@@ -25,7 +26,6 @@ from ssd_edge.runtime.host.fixes import (
     tensorrt_fix,
 )
 from ssd_edge.runtime.host.kind import Host, read_host
-from ssd_edge.runtime.host.packages import is_installed
 from ssd_edge.runtime.tensorrt.versions import MODULES
 
 DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd_edge.errors import ModelFileError
+from ssd_edge.option_checks import is_number, is_text, is_whole
 
 CARD_VERSION = 1
 ONNX_METADATA_KEY = "ssd_edge_card"  # in the ONNX file's metadata_props
@@ -124,16 +125,8 @@ class ModelCard:
             raise ModelFileError(f"{source}: {error}; export the checkpoint again") from error
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _is_finite(value: Any) -> bool:
-    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+    return is_whole(value) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _is_list_of(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -142,7 +135,7 @@ def _is_list_of(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 def _is_metrics(value: Any) -> bool:
     """A metric may be NaN: what there was nothing to measure on."""
-    return isinstance(value, dict) and all(_is_whole(v) or isinstance(v, float) for v in value.values())
+    return isinstance(value, dict) and all(map(is_number, value.values()))
 
 
 def _is_default_boxes(value: Any) -> bool:
@@ -160,12 +153,12 @@ def _is_default_boxes(value: Any) -> bool:
 
 # A card comes out of a file, where any value can have any type: (what is expected, its test, the fields).
 _TYPES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
-    ("text", _is_text, ("arch", "precision")),
-    ("text or null", lambda value: value is None or _is_text(value), ("parent_sha256", "training_data")),
-    ("a whole number", _is_whole, ("height", "width", "candidates", "detections")),
+    ("text", is_text, ("arch", "precision")),
+    ("text or null", lambda value: value is None or is_text(value), ("parent_sha256", "training_data")),
+    ("a whole number", is_whole, ("height", "width", "candidates", "detections")),
     ("a finite number", _is_finite, ("score_threshold", "nms_iou")),
-    ("a list of names", _is_list_of(_is_text), ("class_names",)),
-    ("a list of whole numbers", _is_list_of(_is_whole), ("category_ids",)),
+    ("a list of names", _is_list_of(is_text), ("class_names",)),
+    ("a list of whole numbers", _is_list_of(is_whole), ("category_ids",)),
     ("three finite numbers", lambda value: _is_list_of(_is_finite)(value) and len(value) == 3, ("mean", "std")),
     ("numbers by name", _is_metrics, ("metrics",)),
     (

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ssd_edge.cpus import usable_cpus
 from ssd_edge.nvml import open_nvml
+from ssd_edge.packages import installed_version
 
 PACKAGES = (
     *("ssd-edge", "numpy", "opencv-python", "onnxruntime", "onnxruntime-gpu", "torch", "torchvision"),
@@ -33,7 +33,7 @@ def describe_machine(root: Path = Path("/")) -> dict[str, object]:
         "gpu_driver": nvml.driver_version() if nvml else None,
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
+        **{name: installed_version(name) for name in PACKAGES},
     }
     return {name: value for name, value in machine.items() if value is not None}
 
@@ -48,13 +48,6 @@ def _instructions(root: Path) -> str | None:
     lines = (_text(root / "proc/cpuinfo") or "").splitlines()
     flags = {flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split()}
     return " ".join(name for name in INSTRUCTIONS if name in flags) or None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _text(path: Path) -> str | None:

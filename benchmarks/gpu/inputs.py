@@ -27,8 +27,8 @@ from benchmarks.gpu.record import NotRunError, Row, need
 from ssd_edge.choices import PRECISIONS
 from ssd_edge.detections import Detections
 from ssd_edge.errors import UsageError
+from ssd_edge.packages import is_installed
 from ssd_edge.runtime.detector import open_detector
-from ssd_edge.runtime.host.packages import is_installed
 from ssd_edge.runtime.preprocess import preprocess
 
 

@@ -32,9 +32,9 @@ from benchmarks.gpu.record import Row, Rows, is_absence, is_lost, reason, write_
 from benchmarks.gpu.speed import end_to_end, hardware_floor, preprocessing, suppression, whole_graph
 from ssd_edge.errors import MissingDependencyError, UsageError
 from ssd_edge.machine import describe_machine
+from ssd_edge.packages import is_installed
 from ssd_edge.runtime.cuda.errors import CudaError
 from ssd_edge.runtime.cuda.find import open_cuda
-from ssd_edge.runtime.host.packages import is_installed
 
 SECTIONS: dict[str, Callable[[Bench, list[Row]], None]] = {
     "tensorrt": tensorrt,

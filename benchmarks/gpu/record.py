@@ -13,8 +13,8 @@ from typing import Any
 
 from ssd_edge.errors import MissingDependencyError
 from ssd_edge.files import atomic_path
+from ssd_edge.packages import is_installed
 from ssd_edge.runtime.cuda.errors import CudaFatalError, cuda_failure
-from ssd_edge.runtime.host.packages import is_installed
 
 Row = dict[str, Any]
 

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ssd_edge.errors import MissingDependencyError, SsdEdgeError
+from ssd_edge.packages import installed_version
 from ssd_edge.runtime.cuda.base import Cuda, Event, Gpu, Graph, HostMemory, Memory, Stream, check_ordinal
 from ssd_edge.runtime.cuda.errors import CudaError, cuda_failure
 from ssd_edge.runtime.cuda.kernel_cache import compile_kernels, is_machine_code
 from ssd_edge.runtime.host.fixes import ANY_DOCKER_RUN, extra_command
 from ssd_edge.runtime.host.kind import read_host, version_numbers
-from ssd_edge.runtime.host.packages import installed_version
 
 DEFAULT_SHARED_BYTES = 48 * 1024  # of a block; more has to be asked for
 STATUS = re.compile(r"CUDA_ERROR_\w+")

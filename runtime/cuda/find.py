@@ -8,9 +8,9 @@ import os
 from typing import Any
 
 from ssd_edge.errors import MissingDependencyError, UsageError
+from ssd_edge.packages import is_installed
 from ssd_edge.runtime.cuda.base import Cuda, Gpu
 from ssd_edge.runtime.cuda.errors import CudaError
-from ssd_edge.runtime.host.packages import is_installed
 
 _log = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ssd_edge.errors import MissingDependencyError, SsdEdgeError
+from ssd_edge.packages import installed_version, is_installed
 from ssd_edge.runtime.doctor.finding import MISSING, NONE, OK, PROBLEM, Finding, problem
 from ssd_edge.runtime.host.fixes import container_fix, driver_fix, driver_library_fix, extra_command, tensorrt_fix
 from ssd_edge.runtime.host.kind import DRIVER_OF_CUDA, Host, read_host, version_numbers
-from ssd_edge.runtime.host.packages import installed_version, is_installed
 from ssd_edge.runtime.tensorrt.versions import MODULES, load_tensorrt
 
 SMI_FIELDS = ("name", "driver_version", "memory.total", "memory.free", "compute_cap")

@@ -10,10 +10,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ssd_edge.packages import installed_version
 from ssd_edge.runtime.doctor.finding import MISSING, NONE, OK, PROBLEM, Finding
 from ssd_edge.runtime.host.fixes import extra_command
 from ssd_edge.runtime.host.kind import read_host
-from ssd_edge.runtime.host.packages import installed_version
 
 TORCH_GIVES = "train, eval and parity of checkpoints; with '.[export]' export too"
 # OpenCV's back-ends that sources need, and what for.

@@ -11,7 +11,7 @@ from typing import Any
 
 from ssd_edge.choices import LOG_FORMATS, TRANSPORTS
 from ssd_edge.errors import UsageError
-from ssd_edge.runtime.option_checks import check_table, is_number, is_text, is_whole
+from ssd_edge.option_checks import check_table, is_filled_text, is_number, is_whole
 from ssd_edge.runtime.redact import clean_text
 from ssd_edge.runtime.sinks.base import Recording
 from ssd_edge.runtime.sources.base import SourceOptions
@@ -81,8 +81,8 @@ def _checked(fits: Callable[[Any], bool], expected: str, convert: _Convert = lam
     return check
 
 
-_text = _checked(is_text, "a text")
-_path = _checked(is_text, "a path", Path)
+_text = _checked(is_filled_text, "a text")
+_path = _checked(is_filled_text, "a path", Path)
 _flag = _checked(lambda value: isinstance(value, bool), "true or false")
 _count = _checked(lambda value: is_whole(value) and value >= 0, "a whole number from 0")
 _number = _checked(lambda value: is_number(value) and 0 < value < math.inf, "a number above 0")
@@ -91,7 +91,7 @@ _positive = _checked(lambda value: is_whole(value) and value > 0, "a whole numbe
 _port = _checked(lambda value: is_whole(value) and 0 <= value < 65536, "a port")
 _transport = _checked(lambda value: value in TRANSPORTS, " or ".join(TRANSPORTS))
 _log_format = _checked(lambda value: value in LOG_FORMATS, " or ".join(LOG_FORMATS))
-_uri = _checked(lambda value: is_text(value) or is_whole(value), "an address, path or number")
+_uri = _checked(lambda value: is_filled_text(value) or is_whole(value), "an address, path or number")
 
 
 def _as(kind: type, keys: Mapping[str, tuple[str, _Convert]], needed: str = "") -> _Convert:

@@ -16,6 +16,7 @@ from typing import Any
 from ssd_edge.card import ModelCard, file_sha256
 from ssd_edge.choices import FLAVOURS
 from ssd_edge.errors import ModelFileError, UsageError
+from ssd_edge.option_checks import is_number, is_whole
 from ssd_edge.runtime.cuda.base import Gpu
 
 ENGINE_CARD_VERSION = 1
@@ -280,8 +281,8 @@ def _gpu_problem(card: EngineCard, gpu: Gpu | None) -> str | None:
 
 
 def _is_positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+    return is_number(value) and 0 < value < math.inf
 
 
 def _is_count_or_none(value: Any) -> bool:
-    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
+    return value is None or (is_whole(value) and value >= 0)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ssd_edge.errors import SsdEdgeError
+from ssd_edge.packages import is_installed
 from ssd_edge.runtime.cuda.find import find_gpu
 from ssd_edge.runtime.host.fixes import tensorrt_fix
 from ssd_edge.runtime.host.kind import read_host
-from ssd_edge.runtime.host.packages import is_installed
 from ssd_edge.runtime.tensorrt.versions import MODULES, TensorRT
 
 _log = logging.getLogger(__name__)

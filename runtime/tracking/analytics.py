@@ -11,7 +11,7 @@ import numpy as np
 
 from ssd_edge.detections import Detections
 from ssd_edge.errors import UsageError
-from ssd_edge.runtime.option_checks import check_table, is_number, nearest
+from ssd_edge.option_checks import check_table, is_number, nearest
 from ssd_edge.runtime.results import NO_TRACK, Result
 from ssd_edge.runtime.sources.base import Frame
 from ssd_edge.runtime.tracking.geometry import REFERENCE, in_pixels

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ssd_edge.detections import Detections
 from ssd_edge.errors import MissingDependencyError, UsageError
-from ssd_edge.runtime.option_checks import is_number, is_whole
+from ssd_edge.option_checks import is_number, is_whole
 from ssd_edge.runtime.results import NO_TRACK
 from ssd_edge.runtime.tracking.geometry import REFERENCE
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ssd_edge.errors import UsageError
-from ssd_edge.runtime.option_checks import is_text, nearest
+from ssd_edge.option_checks import is_filled_text, nearest
 from ssd_edge.runtime.tracking.geometry import Points, meet
 
 ANCHORS = ("bottom", "centre")
@@ -92,7 +92,7 @@ def _checked_points(value: Any, what: str) -> Points:
 
 
 def _check_name_and_anchor(place: Zone | Line, what: str) -> None:
-    if not is_text(place.name):
+    if not is_filled_text(place.name):
         raise UsageError(f"{what}: expected a name in words")
     if place.anchor not in ANCHORS:
         raise UsageError(f"{what}: unknown anchor {place.anchor!r}; {nearest(str(place.anchor), ANCHORS)}")

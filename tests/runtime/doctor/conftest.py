@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ssd_edge.runtime.host import packages
+from ssd_edge import packages
 
 
 @pytest.fixture

@@ -5,23 +5,24 @@ import math
 import pytest
 
 from ssd_edge.errors import UsageError
-from ssd_edge.runtime.option_checks import check_table, is_number, is_text, is_whole, nearest
+from ssd_edge.option_checks import check_table, is_filled_text, is_number, is_text, is_whole, nearest
 
 
 @pytest.mark.parametrize(
-    ("value", "number", "whole", "text"),
+    ("value", "number", "whole", "text", "filled"),
     [
-        (0, True, True, False),
-        (-1.5, True, False, False),
-        (math.inf, True, False, False),
-        (True, False, False, False),
-        ("a", False, False, True),
-        ("", False, False, False),
-        (None, False, False, False),
+        (0, True, True, False, False),
+        (-1.5, True, False, False, False),
+        (math.inf, True, False, False, False),
+        (True, False, False, False, False),
+        ("a", False, False, True, True),
+        ("", False, False, True, False),
+        (None, False, False, False, False),
     ],
 )
-def test_kinds_of_values(value: object, number: bool, whole: bool, text: bool) -> None:
-    assert (is_number(value), is_whole(value), is_text(value)) == (number, whole, text)
+def test_kinds_of_values(value: object, number: bool, whole: bool, text: bool, filled: bool) -> None:
+    assert (is_number(value), is_whole(value)) == (number, whole)
+    assert (is_text(value), is_filled_text(value)) == (text, filled)
 
 
 def test_tables() -> None:

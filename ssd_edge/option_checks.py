@@ -1,4 +1,4 @@
-"""Checks of options that people write, in Python or in a TOML file."""
+"""Checks of values that come from outside: options in Python or in a TOML file, and cards out of model files."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def is_whole(value: object) -> bool:
 
 
 def is_text(value: object) -> bool:
+    """Whether it is a string; an empty one is."""
+    return isinstance(value, str)
+
+
+def is_filled_text(value: object) -> bool:
     """Whether it is a string that is not empty."""
     return isinstance(value, str) and bool(value)
 
