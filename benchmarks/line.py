@@ -20,7 +20,8 @@ from ssd_edge.demo import read_jsonl
 from ssd_edge.evaluation.evaluate import Evaluation, evaluate, evaluate_detections
 from ssd_edge.export.onnx_export import export_onnx
 from ssd_edge.runtime.detector import open_detector
-from ssd_edge.runtime.stream.run import StreamConfig, run_stream
+from ssd_edge.runtime.stream.config import StreamConfig
+from ssd_edge.runtime.stream.run import run_stream
 
 
 def streamed(model: Path, dataset: DetectionDataset, folder: Path, classes: list[str] | None) -> Evaluation:

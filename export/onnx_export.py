@@ -20,7 +20,7 @@ from ssd_edge.calib.recovery import Recovery
 from ssd_edge.calib.recovery_report import remove_recovery, write_recovery
 from ssd_edge.card import ONNX_METADATA_KEY
 from ssd_edge.choices import PRECISIONS
-from ssd_edge.data.codes.write import CodesScenes
+from ssd_edge.data.codes.scenes import CodesScenes
 from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.errors import UsageError
 from ssd_edge.export.compare import Comparison, compare

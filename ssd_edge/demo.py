@@ -20,7 +20,8 @@ from ssd_edge.runtime.results import Result
 from ssd_edge.runtime.sinks.video_opencv import VideoSink
 from ssd_edge.runtime.sources.find import open_source
 from ssd_edge.runtime.stats import StreamStats
-from ssd_edge.runtime.stream.run import StreamConfig, run_stream
+from ssd_edge.runtime.stream.config import StreamConfig
+from ssd_edge.runtime.stream.run import run_stream
 
 FPS = 30.0
 SEED = 0

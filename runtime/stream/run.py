@@ -36,8 +36,6 @@ from ssd_edge.runtime.stream.open_sinks import OpenedSink, open_sinks
 from ssd_edge.runtime.stream.stop import END_S, Stop, on_stop_signal
 from ssd_edge.runtime.tracking.analytics import Understanding, UnderstandingOptions
 
-__all__ = ["Stream", "StreamConfig", "run_stream"]
-
 FATAL_END_S = 1.0  # until the end when the GPU is lost
 READERS_END_S = 1.0  # for all sources' threads; one that waits for a dead server is left to the end of the process
 

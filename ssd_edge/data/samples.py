@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ssd_edge.data.augment import EvalTransform, Sample, TrainTransform
-from ssd_edge.data.codes.write import CodesScenes
+from ssd_edge.data.codes.scenes import CodesScenes
 from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.errors import DatasetError
 from ssd_edge.images import load_image

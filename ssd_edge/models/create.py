@@ -8,14 +8,12 @@ from ssd_edge.errors import UsageError
 
 # The backbones register their architectures when they are imported.
 from ssd_edge.models import backbone_mobilenet, backbone_resnet, backbone_vgg  # noqa: F401
-from ssd_edge.models.architecture import ARCHITECTURES, find_architecture
+from ssd_edge.models.architecture import find_architecture
 from ssd_edge.models.default_boxes import DefaultBoxConfig
 from ssd_edge.models.ssd import SSD
-from ssd_edge.models.weights import load_fitting, load_published
+from ssd_edge.models.weights import load_published
 
 log = logging.getLogger(__name__)
-
-__all__ = ["ARCHITECTURES", "COCO", "COCO_CLASSES", "IMAGENET", "create_model", "load_fitting"]
 
 COCO = "coco"  # the word for torchvision's published detectors
 IMAGENET = "imagenet"  # the word for backbones trained to classify

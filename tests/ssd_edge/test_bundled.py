@@ -7,7 +7,8 @@ import numpy as np
 from ssd_edge.bundled import BUNDLED_MODEL, bundled_model
 from ssd_edge.card import file_sha256
 from ssd_edge.checkpoint import load_checkpoint
-from ssd_edge.data.codes.write import CATEGORY_IDS, CLASS_NAMES, CodesScenes
+from ssd_edge.data.codes.scenes import CodesScenes
+from ssd_edge.data.codes.symbols import CATEGORY_IDS, CLASS_NAMES
 from ssd_edge.data.dataset import DetectionDataset, ImageRecord, box_areas
 from ssd_edge.evaluation.evaluate import evaluate_detections
 from ssd_edge.runtime.detector import open_detector

@@ -19,6 +19,7 @@ from types import TracebackType
 import numpy as np
 import uvicorn
 from numpy.typing import NDArray
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -30,7 +31,7 @@ from ssd_edge.runtime.results import Result
 from ssd_edge.runtime.sinks.base import Sink
 from ssd_edge.runtime.sinks.web.access import Gate, Token, is_loopback
 from ssd_edge.runtime.sinks.web.board import Board
-from ssd_edge.runtime.sinks.web.metrics import CONTENT_TYPE_LATEST, Metrics
+from ssd_edge.runtime.sinks.web.metrics import Metrics
 from ssd_edge.runtime.stats import StreamStats
 
 logger = logging.getLogger(__name__)

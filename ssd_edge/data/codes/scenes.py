@@ -1,6 +1,7 @@
 """Scenes of printed codes: how many, how large, where, and what covers them.
 
-`codes.py` is the public face.
+Endless and labelled, so that anyone can try the whole line offline. `CodesScenes(seed).scene(i)` depends on (seed, i)
+only: any order, any process, the same picture.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""`codes`: endless labelled scenes of printed codes, so that anyone can try the whole line offline.
-
-`CodesScenes(seed).scene(i)` depends on (seed, i) only: any order, any process, the same picture.
-`write_coco` writes a dataset, `write_video` a moving scene with its ground truth.
-"""
+"""Write scenes: a COCO dataset, or a video with its ground truth."""
 
 from __future__ import annotations
 
@@ -23,8 +19,6 @@ from ssd_edge.data.codes.scenes import CodesScenes, Scene
 from ssd_edge.data.codes.symbols import CATEGORY_IDS, CLASS_NAMES
 from ssd_edge.errors import SinkError, UsageError
 from ssd_edge.files import atomic_path
-
-__all__ = ["CATEGORY_IDS", "CLASS_NAMES", "CodesScenes", "Scene", "write_coco", "write_video"]
 
 JPEG_QUALITY = 95
 # `info.description` of the files written here; a file that has it may be replaced.

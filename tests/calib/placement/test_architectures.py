@@ -30,7 +30,8 @@ from ssd_edge.calib.qat.fake_quant import FakeQuantization
 from ssd_edge.calib.qat.module_ranges import float_layers, module_ranges
 from ssd_edge.calib.qat.schemes import SCHEMES
 from ssd_edge.checkpoint import model_from_checkpoint
-from ssd_edge.models.create import ARCHITECTURES, COCO_CLASSES
+from ssd_edge.models.architecture import ARCHITECTURES
+from ssd_edge.models.create import COCO_CLASSES
 from ssd_edge.onnx_graph import node_attribute
 from tests.calib.placement.fusion_rules import DQ, PairedGraph, Q, broken_rules
 from tests.detectors.exported_architectures import CLASSES, Exported

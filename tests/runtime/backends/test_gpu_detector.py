@@ -17,7 +17,8 @@ from ssd_edge.runtime.backends.gpu_detector import GpuDetector
 from ssd_edge.runtime.cuda.errors import CudaFatalError, CudaMemoryError
 from ssd_edge.runtime.detector import open_detector
 from ssd_edge.runtime.stream import run as stream
-from ssd_edge.runtime.stream.run import StreamConfig, run_stream
+from ssd_edge.runtime.stream.config import StreamConfig
+from ssd_edge.runtime.stream.run import run_stream
 from tests.fakes.host_cuda import HostCuda
 from tests.fakes.host_engine import HostEngine
 from tests.fakes.lazy_cuda import LazyCuda, LazyStream

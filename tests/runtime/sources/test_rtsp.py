@@ -18,8 +18,8 @@ import pytest
 from ssd_edge.runtime.sources.base import SourceOptions
 from ssd_edge.runtime.sources.find import find_source
 from ssd_edge.runtime.sources.worker import OK, RECONNECTING, Retry, SourceWorker
-from ssd_edge.runtime.stream.config import SourceConfig
-from ssd_edge.runtime.stream.run import StreamConfig, run_stream
+from ssd_edge.runtime.stream.config import SourceConfig, StreamConfig
+from ssd_edge.runtime.stream.run import run_stream
 from tests.fakes.scripted_sources import wait_for
 
 PYTHON = "/usr/bin/python3"  # the one that Debian's bindings are for

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from ssd_edge.errors import SourceError
 from ssd_edge.runtime.results import Result
-from ssd_edge.runtime.stream.config import SourceConfig
-from ssd_edge.runtime.stream.run import StreamConfig, run_stream
+from ssd_edge.runtime.stream.config import SourceConfig, StreamConfig
+from ssd_edge.runtime.stream.run import run_stream
 from tests.fakes.scripted_sources import ScriptedPlace
 from tests.fakes.sink_after import SinkAfter
 from tests.runtime.stream.streams import count_frames, read_lines, write_video

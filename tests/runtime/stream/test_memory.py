@@ -78,7 +78,8 @@ def test_memory_stays_flat(tmp_path: Path, model_path: Path) -> None:
         import json, os, sys
         from pathlib import Path
         from ssd_edge.runtime.sinks.base import Sink
-        from ssd_edge.runtime.stream.run import StreamConfig, run_stream
+        from ssd_edge.runtime.stream.config import StreamConfig
+        from ssd_edge.runtime.stream.run import run_stream
 
         class Memory(Sink):
             needs_drawing = False

@@ -9,7 +9,8 @@ from PIL import Image
 
 from ssd_edge.errors import SinkError
 from ssd_edge.runtime.gpu_use import look_for_gpu
-from ssd_edge.runtime.stream.run import StreamConfig, run_stream
+from ssd_edge.runtime.stream.config import StreamConfig
+from ssd_edge.runtime.stream.run import run_stream
 from tests.runtime.stream.streams import write_video
 
 

@@ -15,10 +15,11 @@ from ssd_edge.errors import ModelFileError, SinkError, SourceError, UsageError
 from ssd_edge.images import ImageError
 from ssd_edge.runtime.backends.base import Detector
 from ssd_edge.runtime.sources.base import Frame, Place, Source, SourceOptions
-from ssd_edge.runtime.stream.config import SourceConfig
+from ssd_edge.runtime.stream.config import SourceConfig, StreamConfig
 from ssd_edge.runtime.stream.config_file import read_stream_file
-from ssd_edge.runtime.stream.run import StreamConfig, run_stream
+from ssd_edge.runtime.stream.run import run_stream
 from tests.fakes.sink_after import SinkAfter
+from tests.fakes.turned_camera import TurnedCamera
 from tests.runtime.stream.streams import RED_CELL, change_detectors, count_frames, read_lines, write_video
 
 
@@ -72,22 +73,6 @@ def test_images_of_all_kinds_and_sizes(tmp_path: Path, model_path: Path) -> None
         {"red"}, {"red"}, set(), {"red"},
     ]  # fmt: skip
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.tif", "c.jpg", "d.png"]
-
-
-class TurnedCamera(Source):
-    """Three frames upright, then three across; each has a red cell, the second row's second of 4×4."""
-
-    name = "turned camera"
-
-    def frames(self) -> Iterator[Frame]:
-        for index in range(6):
-            height, width = (64, 48) if index < 3 else (48, 64)
-            image = np.zeros((height, width, 3), np.uint8)
-            image[height // 4 : height // 2, width // 4 : width // 2] = (0, 0, 255)
-            yield Frame(image, index, time.monotonic(), self.name)
-
-    def close(self) -> None:
-        pass
 
 
 def test_a_frame_size_that_changes_in_the_middle(

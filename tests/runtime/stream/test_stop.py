@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from ssd_edge.runtime.backends.base import Detector
 from ssd_edge.runtime.cuda.errors import CudaFatalError
 from ssd_edge.runtime.results import Result
-from ssd_edge.runtime.stream.config import SourceConfig
-from ssd_edge.runtime.stream.run import Stream, StreamConfig, run_stream
+from ssd_edge.runtime.stream.config import SourceConfig, StreamConfig
+from ssd_edge.runtime.stream.run import Stream, run_stream
 from ssd_edge.runtime.stream.stop import END_S
 from tests.fakes.scripted_sources import ScriptedPlace, wait_for
 from tests.fakes.sink_after import SinkAfter
@@ -115,7 +115,8 @@ STREAM_SCRIPT = """
 import sys
 from pathlib import Path
 from ssd_edge.runtime.sinks.base import Sink
-from ssd_edge.runtime.stream.run import StreamConfig, run_stream
+from ssd_edge.runtime.stream.config import StreamConfig
+from ssd_edge.runtime.stream.run import run_stream
 
 class Pace(Sink):  # as slow as a camera, so that the signal comes in the middle
     needs_drawing = False
@@ -172,7 +173,8 @@ def test_the_second_signal_ends_at_once(tmp_path: Path, model_path: Path) -> Non
         import sys, threading
         from pathlib import Path
         from ssd_edge.runtime.sinks.base import Sink
-        from ssd_edge.runtime.stream.run import StreamConfig, run_stream
+        from ssd_edge.runtime.stream.config import StreamConfig
+        from ssd_edge.runtime.stream.run import run_stream
 
         class Stuck(Sink):
             def write(self, result, drawn_bgr):

@@ -10,10 +10,9 @@ import pytest
 import zxingcpp
 
 from ssd_edge.data.codes.print import make_print
-from ssd_edge.data.codes.scenes import PlacedPrint, place
+from ssd_edge.data.codes.scenes import CodesScenes, PlacedPrint, Scene, place
 from ssd_edge.data.codes.symbols import EAN13, FORMATS, PDF417, random_symbol
 from ssd_edge.data.codes.warp import Pose, outline, paste
-from ssd_edge.data.codes.write import CodesScenes, Scene
 from ssd_edge.errors import UsageError
 from tests.ssd_edge.data.codes.boxes import decoded_box, iou
 
@@ -36,7 +35,7 @@ def test_scene_does_not_depend_on_the_order_of_access() -> None:
 
 def test_scene_is_the_same_in_another_process() -> None:
     code = (
-        "import hashlib; from ssd_edge.data.codes.write import CodesScenes; s = CodesScenes(3).scene(41);"
+        "import hashlib; from ssd_edge.data.codes.scenes import CodesScenes; s = CodesScenes(3).scene(41);"
         "parts = s.image_bgr.tobytes() + s.boxes_xyxy.tobytes() + s.labels.tobytes();"
         "print(hashlib.sha256(parts).hexdigest())"
     )

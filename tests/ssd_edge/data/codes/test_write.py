@@ -7,7 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-from ssd_edge.data.codes.write import CATEGORY_IDS, CLASS_NAMES, CodesScenes, write_coco, write_video
+from ssd_edge.data.codes.scenes import CodesScenes
+from ssd_edge.data.codes.symbols import CATEGORY_IDS, CLASS_NAMES
+from ssd_edge.data.codes.write import write_coco, write_video
 from ssd_edge.errors import SinkError, UsageError
 
 SIZE_HW = (240, 320)
