@@ -1,7 +1,6 @@
 """The exported file obeys the ONNX contract and gives what PyTorch gives."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from torch import Tensor, nn
 
 from ssd_edge.card import ONNX_METADATA_KEY, ModelCard, file_sha256
 from ssd_edge.checkpoint import Checkpoint, model_from_checkpoint, save_checkpoint
@@ -17,14 +15,13 @@ from ssd_edge.data.dataset import DetectionDataset, ImageRecord
 from ssd_edge.errors import DatasetError, GateFailedError, ModelFileError, SinkError, UsageError
 from ssd_edge.export import onnx_export, trace
 from ssd_edge.export.onnx_export import export_onnx
-from ssd_edge.models.architecture import ARCHITECTURES, Architecture, find_architecture
-from ssd_edge.models.backbone import Backbone
+from ssd_edge.models.architecture import ARCHITECTURES
 from ssd_edge.models.create import create_model
 from ssd_edge.models.default_boxes import DefaultBoxConfig
-from ssd_edge.models.head import ssd_head
 from ssd_edge.models.predict import Predictor
 from tests.detectors.exported_architectures import CLASSES, Exported
 from tests.export.architectures import ANCHORS, SIZE
+from tests.ssd_edge.models.two_maps import TWO_MAPS
 
 # What SSD needs; every one is supported by TensorRT 10's ONNX parser (onnx-tensorrt docs/operators.md).
 OPERATORS = (
@@ -108,35 +105,16 @@ def test_nothing_is_said_besides_the_report(exported: Exported) -> None:
     assert exported.noise == [""]
 
 
-class TwoMaps(Backbone):
-    channels = (4, 8)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fine = nn.Conv2d(3, 4, 8, stride=8)
-        self.coarse = nn.Conv2d(4, 8, 2, stride=2)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        fine = self.fine(x)
-        return [fine, self.coarse(fine)]
-
-
 def test_an_architecture_and_default_boxes_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_export, "COMPARED_IMAGES", 1)
-    config = replace(
-        find_architecture("ssd300_vgg16").config,
-        arch="two_maps",
-        size_hw=(32, 48),
-        default_boxes=DefaultBoxConfig(((2,), (2,)), (0.2, 0.5, 0.9)),
-    )
-    monkeypatch.setitem(ARCHITECTURES, "two_maps", Architecture(config, TwoMaps, ssd_head))
-    boxes = DefaultBoxConfig(((2, 3), ()), (0.1, 0.4, 0.8), steps=(8, 16), clip=False)
+    monkeypatch.setitem(ARCHITECTURES, "two_maps", TWO_MAPS)
+    boxes = DefaultBoxConfig(((2, 3), ()), (0.1, 0.4, 0.8), steps=(4, 16), clip=False)
     model = create_model("two_maps", 1, default_boxes=boxes)
     save_checkpoint(tmp_path / "own.pt", Checkpoint(model.make_card(("cat",), (1,)), model.state_dict()))
     report = export_onnx(tmp_path / "own.pt", tmp_path / "own.onnx")
     assert report.comparison.boxes_difference <= 1e-4
     graph = onnx.load(tmp_path / "own.onnx")
-    assert graph.graph.output[0].type.tensor_type.shape.dim[1].dim_value == 4 * 6 * 6 + 2 * 3 * 2
+    assert graph.graph.output[0].type.tensor_type.shape.dim[1].dim_value == 8 * 12 * 6 + 2 * 3 * 2
     card = ModelCard.from_json(graph.metadata_props[0].value)
     assert (card.arch, DefaultBoxConfig.from_dict(card.default_boxes)) == ("two_maps", boxes)
 

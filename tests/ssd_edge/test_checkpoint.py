@@ -14,6 +14,7 @@ import torch
 from ssd_edge.checkpoint import Checkpoint, load_checkpoint, model_from_checkpoint, save_checkpoint
 from ssd_edge.errors import ModelFileError, SinkError
 from ssd_edge.models.create import create_model
+from tests.ssd_edge.exploit import Exploit
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +48,6 @@ def test_half_precision_is_read_as_float(checkpoint: Checkpoint, tmp_path: Path)
     assert card.class_names == ("cat", "dog")
     assert not model.training
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-
-
-class Exploit:
-    """Pickle would call this on loading."""
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return (exec, ("raise SystemExit('foreign code ran')",))
 
 
 def test_a_checkpoint_that_needs_pickle_is_refused(tmp_path: Path) -> None:

@@ -20,21 +20,9 @@ from ssd_edge.runtime.cuda.device_frames import Nv12Frame
 from ssd_edge.runtime.cuda.find import find_gpu
 from ssd_edge.runtime.cuda.preprocess import BT601, BT709, BT709_FULL
 from ssd_edge.runtime.detector import open_detector
+from tests.fakes.device_arrays import OnGpu
 from tests.fakes.host_cuda import HostCuda
 from tests.fakes.host_engine import HostEngine
-
-
-class OnGpu:
-    """An array that says that it is on a GPU."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self.array = array
-        self.__cuda_array_interface__ = {
-            "shape": array.shape,
-            "typestr": "|u1",
-            "data": (array.ctypes.data, True),
-            "version": 3,
-        }
 
 
 @pytest.fixture(scope="module")

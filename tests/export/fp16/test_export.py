@@ -9,7 +9,6 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from torch import Tensor, nn
 
 from ssd_edge.card import ModelCard
 from ssd_edge.checkpoint import Checkpoint, model_from_checkpoint, save_checkpoint
@@ -18,30 +17,15 @@ from ssd_edge.errors import GateFailedError, UsageError
 from ssd_edge.export import onnx_export, trace
 from ssd_edge.export.onnx_export import ExportReport, export_onnx
 from ssd_edge.export.trace import onnx_from_predictor
-from ssd_edge.models.architecture import ARCHITECTURES, Architecture, find_architecture
-from ssd_edge.models.backbone import Backbone
+from ssd_edge.models.architecture import ARCHITECTURES
 from ssd_edge.models.create import create_model
-from ssd_edge.models.default_boxes import DefaultBoxConfig
-from ssd_edge.models.head import ssd_head
 from ssd_edge.models.predict import Predictor
 from ssd_edge.runtime.detector import open_detector
 from tests.export.fp16.small_ssd import (
     HALF,
     types_of,
 )
-
-
-class TwoMaps(Backbone):
-    channels = (4, 8)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fine = nn.Conv2d(3, 4, 8, stride=8)
-        self.coarse = nn.Conv2d(4, 8, 2, stride=2)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        fine = self.fine(x)
-        return [fine, self.coarse(fine)]
+from tests.ssd_edge.models.two_maps import TWO_MAPS
 
 
 @pytest.fixture
@@ -49,14 +33,8 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Of a detector that is traced in a second."""
     monkeypatch.setattr(onnx_export, "COMPARED_IMAGES", 2)
     monkeypatch.setattr(onnx_export, "OVERFLOW_IMAGES", 3)
-    config = replace(
-        find_architecture("ssd300_vgg16").config,
-        arch="two_maps",
-        size_hw=(32, 48),
-        default_boxes=DefaultBoxConfig(((2,), (2,)), (0.2, 0.5, 0.9)),
-        std=(50.0, 50.0, 50.0),
-    )
-    monkeypatch.setitem(ARCHITECTURES, "two_maps", Architecture(config, TwoMaps, ssd_head))
+    config = replace(TWO_MAPS.config, std=(50.0, 50.0, 50.0))
+    monkeypatch.setitem(ARCHITECTURES, "two_maps", replace(TWO_MAPS, config=config))
     torch.manual_seed(0)
     model = create_model("two_maps", 1)
     save_checkpoint(tmp_path / "own.pt", Checkpoint(model.make_card(("cat",), (1,)), model.state_dict()))

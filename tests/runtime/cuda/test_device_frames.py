@@ -195,16 +195,10 @@ def test_pytorchs_capsules_are_read_and_its_tensors_on_the_cpu_refused() -> None
     with pytest.raises(ImageError, match="a Tensor in the processor's memory"):
         take(tensor)
 
-    class OnGpu:
-        """The tensor, were it on a GPU."""
-
-        def __dlpack_device__(self) -> tuple[int, int]:
-            return (CUDA, 0)
-
-        def __dlpack__(self, stream: int, **options: Any) -> Any:
-            return tensor.__dlpack__(**options)
-
-    frame = take(OnGpu())
+    offered = SimpleNamespace(
+        __dlpack_device__=lambda: (CUDA, 0), __dlpack__=lambda stream, **options: tensor.__dlpack__(**options)
+    )
+    frame = take(offered)
     assert (frame.address, frame.pitch, frame.height, frame.width) == (tensor.data_ptr(), 21, 4, 5)
 
 

@@ -24,6 +24,7 @@ from ssd_edge.models.backbone_mobilenet import batch_norm, fold_imagenet_scaling
 from ssd_edge.models.create import COCO_CLASSES, create_model
 from ssd_edge.models.default_boxes import DefaultBoxConfig
 from ssd_edge.models.weights import LoadReport, load_fitting, load_published
+from tests.ssd_edge.exploit import Exploit
 
 LITE = "ssdlite320_mobilenet_v3_large"
 COCO_FILE = "ssdlite320_mobilenet_v3_large_coco-a79551df.pth"
@@ -83,13 +84,6 @@ def test_published_detectors_say_what_their_columns_detect(arch: str) -> None:
     assert (len(names), names.count("N/A")) == (COCO_CLASSES, 10)
     assert (names[0], names[11], names[12], names[89]) == ("person", "N/A", "stop sign", "toothbrush")
     assert ARCHITECTURES[arch].weights["imagenet"].class_names is None
-
-
-class Exploit:
-    """Pickle would call this on loading."""
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return (exec, ("raise SystemExit('foreign code ran')",))
 
 
 def test_a_weights_file_put_by_hand_is_not_trusted(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
