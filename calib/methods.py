@@ -154,7 +154,7 @@ def mse_range(statistics: TensorStatistics) -> Range:
     clip a little more. Symmetric thresholds are tried first, then each end in turn.
     """
     lowest, highest = _minmax(statistics)
-    moments = _Moments(statistics)
+    moments = Moments(statistics)
     thresholds = max(-lowest, highest) * COARSE
     best = moments.best_range(np.maximum(-thresholds, lowest), np.minimum(thresholds, highest))
     for _ in range(MSE_ROUNDS):
@@ -175,7 +175,7 @@ def _ends(end: float, limit: float) -> NDArray[np.float64]:
     return np.concatenate([[end], limit * COARSE, near])
 
 
-class _Moments:
+class Moments:
     """Sums of 1, x and x² over all values below a position, each bin's values being spread evenly over it."""
 
     def __init__(self, statistics: TensorStatistics) -> None:

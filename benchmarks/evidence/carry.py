@@ -116,7 +116,7 @@ def install(folder: Path, site: Path, there: dict[str, str], pip_options: list[s
         except CarryError as error:
             failed[name] = str(error)
     site.mkdir(parents=True, exist_ok=True)
-    failed |= _pip_install(wheels, site, pip_options)
+    failed |= pip_install(wheels, site, pip_options)
     samples = {kind: folder / manifest[kind] for kind in ("images", "video") if manifest[kind]}
     failed |= {kind: f"{path} is missing" for kind, path in samples.items() if not path.exists()}
     return {
@@ -128,7 +128,7 @@ def install(folder: Path, site: Path, there: dict[str, str], pip_options: list[s
     }
 
 
-def _pip_install(wheels: dict[str, Path], site: Path, options: list[str]) -> dict[str, str]:
+def pip_install(wheels: dict[str, Path], site: Path, options: list[str]) -> dict[str, str]:
     """Install all at once; if pip refuses that, one by one. What could not be installed, with pip's message."""
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile"]
     command += ["--no-cache-dir", "--disable-pip-version-check", "--target", str(site), *options]
@@ -137,7 +137,7 @@ def _pip_install(wheels: dict[str, Path], site: Path, options: list[str]) -> dic
         return {}
     if len(wheels) == 1:
         return {name: f"pip: {(ended.stderr or ended.stdout).strip()}" for name in wheels}
-    return {name: reason for one in wheels.items() for name, reason in _pip_install(dict([one]), site, options).items()}
+    return {name: reason for one in wheels.items() for name, reason in pip_install(dict([one]), site, options).items()}
 
 
 def main() -> None:

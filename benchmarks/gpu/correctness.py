@@ -48,7 +48,7 @@ def correctness(bench: Bench, rows: list[Row]) -> None:
         about = {"check": f"NMS of {case_name}, images that differ from the reference", "allowed": 0}
         attempt(rows, about, partial(_nms_differences, bench, make))
     for arch, model in bench.each_model(rows):
-        expected = cache(partial(_reference, bench, model))
+        expected = cache(partial(reference, bench, model))
         for name, open_gpu in bench.detectors(arch, 1):
             if "int8" not in name:  # its ranges are made up
                 about = {"check": f"{arch}, {name}: share of the CPU's 20 best detections that it finds too"}
@@ -70,7 +70,7 @@ def _nms_differences(bench: Bench, make: Callable[[], NmsCase]) -> Row:
     return {"found": differing, "detections": sum(map(len, expected)), "ok": differing == 0 and len(expected[0]) > 0}
 
 
-def _reference(bench: Bench, model: Model) -> tuple[str, Detections]:
+def reference(bench: Bench, model: Model) -> tuple[str, Detections]:
     """The CPU's detections: of the ONNX file, which is exported here if need be, or else of the checkpoint."""
     try:
         file = write_onnx(model, "fp32", bench.folder)

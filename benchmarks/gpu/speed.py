@@ -168,21 +168,26 @@ def whole_graph(bench: Bench, rows: list[Row]) -> None:
     """
     for arch, _ in bench.each_model(rows):
         for name, open_gpu in bench.detectors(arch, 1):
-            attempt(rows, {"model": arch, "engine": name}, partial(_whole_graph_ms, bench, open_gpu))
+            attempt(rows, {"model": arch, "engine": name}, partial(whole_graph_ms, bench, open_gpu))
 
 
-def _whole_graph_ms(bench: Bench, open_gpu: Callable[[], GpuDetector]) -> Row:
+def whole_graph_ms(bench: Bench, open_gpu: Callable[[], GpuDetector]) -> Row:
+    """The times of one detector, which is closed.
+
+    Raises:
+        RuntimeError: its network was not captured.
+    """
     with ExitStack() as stack:
         detector = stack.enter_context(open_gpu())
-        engine, cuda, slot = detector.engine, detector.engine.cuda, detector._slots[0]
+        engine, cuda = detector.engine, detector.engine.cuda
         memory = stack.enter_context(cuda.memory(bench.frame.nbytes))
         engine.stream.copy(memory.address, bench.frame.ctypes.data, bench.frame.nbytes)
         works: dict[str, Callable[[], None]] = {}
         for name, frame in {"from_pinned_ms": bench.frame, "from_gpu_ms": OnGpu(memory, bench.frame.shape)}.items():
             for _ in range(3):  # step by step, captured, replayed
                 detector([frame])
-            works[name] = partial(detector._enqueue, slot, slot.place([detector._checked(0, frame)]))
-        if not slot.graphs:
+            works[name] = detector.work_of([frame])
+        if not detector.captured[0]:
             raise RuntimeError("the network was not captured")
         graph = stack.enter_context(engine.capture(partial(engine.enqueue, 1)))
         works["engine_ms"] = partial(graph.launch, engine.stream)

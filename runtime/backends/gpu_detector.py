@@ -18,7 +18,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -74,6 +74,7 @@ class GpuDetector(Detector):
 
     Attributes:
         engine: the network.
+        captures: whether batch sizes are captured; set to False, all batches run step by step.
 
     Raises:
         UsageError: `score_threshold` or `SSD_EDGE_FRAMES` is out of range.
@@ -106,7 +107,7 @@ class GpuDetector(Detector):
             self._open.close()
             raise
         self.slots, self.batch = slots, engine.batch[1]
-        self._captures = cuda.has_graphs
+        self.captures = cuda.has_graphs
         self._failed_captures = 0  # in a row
         self._met: set[int] = set()  # batch sizes that have run
         self._graphs_threshold = self.score_threshold  # that graphs were captured with
@@ -126,7 +127,7 @@ class GpuDetector(Detector):
 
     def submit(self, frames: Sequence[Any]) -> None:
         self._check_open()
-        checked = [self._checked(index, frame) for index, frame in enumerate(frames)]
+        checked = self._checked(frames)
         batch = _Batch(time.perf_counter())
         self._batches.append(batch)
         largest = self.engine.batch[1]
@@ -152,12 +153,28 @@ class GpuDetector(Detector):
         self._check_open()
         return self.engine.infer(images_rgb)
 
-    def _checked(self, index: int, frame: Any) -> Frame:
-        if is_device_frame(frame):
-            return device_frame(frame, self.engine.cuda, self.engine.stream)
-        check_frame(index, frame)
-        image: NDArray[np.uint8] = frame
-        return image
+    @property
+    def captured(self) -> list[set[int]]:
+        """The batch sizes that each slot has a graph of."""
+        return [set(slot.graphs) for slot in self._slots]
+
+    def work_of(self, frames: Sequence[Any]) -> Callable[[], None]:
+        """The GPU's work for frames, to be timed: each call puts it on the streams and returns at once.
+
+        No batch may be under way. It is good until other frames in the processor's memory are submitted.
+        """
+        slot = self._slots[0]
+        return partial(self._enqueue, slot, slot.place(self._checked(frames)))
+
+    def _checked(self, frames: Sequence[Any]) -> list[Frame]:
+        checked: list[Frame] = []
+        for index, frame in enumerate(frames):
+            if is_device_frame(frame):
+                checked.append(device_frame(frame, self.engine.cuda, self.engine.stream))
+            else:
+                check_frame(index, frame)
+                checked.append(frame)
+        return checked
 
     def _start(self, batch: _Batch, frames: Sequence[Frame]) -> None:
         """Start frames, no more than the engine takes, in a free slot."""
@@ -216,7 +233,9 @@ class GpuDetector(Detector):
         if self.score_threshold != self._graphs_threshold:
             self._forget_graphs()
             self._graphs_threshold = self.score_threshold
-        if self._captures and batch not in slot.graphs:
+        if not self.captures:
+            return None
+        if batch not in slot.graphs:
             self._capture(slot, batch)
         return slot.graphs.get(batch)
 
@@ -234,7 +253,7 @@ class GpuDetector(Detector):
                 _log.debug("a CUDA graph was not captured: %s", error)
                 return
             _log.warning("the detector runs without a CUDA graph: %s", error)
-            self._captures = False
+            self.captures = False
             self._forget_graphs()
 
     def _forget_graphs(self) -> None:

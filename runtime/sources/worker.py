@@ -73,6 +73,7 @@ class SourceWorker:
         error: why it failed, else None.
         dropped: frames that were replaced by a newer one before anyone took them.
         reconnects: how often it was opened again after a failure.
+        next_index: the number of the next frame that its reader brings.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class SourceWorker:
         self._opened = opened
         self._source = opened  # what it was like when it was last open
         self._corrupt_before = 0
-        self._next_index = 0
+        self.next_index = 0
         self._ready: deque[Frame] = deque()
         self._wanted = threading.Event()  # there is room for some frames, not for one: threads change less often
         self._done = False
@@ -176,7 +177,7 @@ class SourceWorker:
     def _supervise(self) -> None:
         failures = 0
         while not self._stop.is_set():
-            reader = _Reader(self._open, self._put, first_index=self._next_index)
+            reader = _Reader(self._open, self._put, first_index=self.next_index)
             error = self._watch(reader)
             if self._stop.is_set() or (error is None and self._loop):
                 continue
@@ -244,7 +245,7 @@ class SourceWorker:
                     index = reader.first_index + frame.index
                     named = any(map(is_image, self.paths))  # images keep their names
                     self._ready.append(replace(frame, index=index, name=frame.name if named else self.name))
-                    self._next_index = index + 1
+                    self.next_index = index + 1
                     self._changed.notify_all()
                     return True
                 self._wanted.clear()

@@ -61,6 +61,9 @@ class EnergyCounter:
 
     Args:
         wraps_at_j: where the counter starts again from 0; None: it does not within a turn.
+
+    Attributes:
+        clock: gives seconds.
     """
 
     def __init__(
@@ -74,7 +77,7 @@ class EnergyCounter:
         self.name = name
         self._read_j = read_j
         self._wraps_at_j = wraps_at_j
-        self._clock = clock
+        self.clock = clock
         self._begin: tuple[float, float] | None = None  # seconds, joules
 
     def begin(self) -> None:
@@ -94,7 +97,7 @@ class EnergyCounter:
 
     def _now(self) -> tuple[float, float] | None:
         try:
-            return self._clock(), self._read_j()
+            return self.clock(), self._read_j()
         except (OSError, ValueError):
             return None
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from ssd_edge.calib.methods import (
     EMPTY_RANGE,
     KL_LEVELS,
+    Moments,
     all_ranges,
     entropy_range,
     kl_threshold_bins,
@@ -132,10 +133,8 @@ def test_mse_has_the_smallest_error_of_real_quantisation(name: str) -> None:
 
 
 def test_the_error_from_the_histogram_is_that_of_real_quantisation() -> None:
-    from ssd_edge.calib.methods import _Moments
-
     for low, high in ((-3.0, 2.0), (-0.375, 8.0), (0.0, 5.0)):
-        estimate = _Moments(observed(HARDSWISH)).squared_error(np.array([low]), np.array([high]))[0] / len(HARDSWISH)
+        estimate = Moments(observed(HARDSWISH)).squared_error(np.array([low]), np.array([high]))[0] / len(HARDSWISH)
         assert estimate == pytest.approx(quantisation_error(HARDSWISH, low, high), rel=0.01)
 
 

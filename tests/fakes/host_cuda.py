@@ -56,6 +56,7 @@ class HostCuda(Cuda):
     Attributes:
         allocated: bytes of `Memory` and `HostMemory` that are not closed yet.
         readable: (first, end) addresses of the memory that kernels may read by `__ldg`; empty: any.
+        pinned: the pinned memory that is still referred to.
     """
 
     has_graphs = True
@@ -67,12 +68,15 @@ class HostCuda(Cuda):
         self.allocated = 0
         self.readable: list[tuple[int, int]] = []
         self.streams: weakref.WeakSet[HostStream] = weakref.WeakSet()
+        self.pinned: weakref.WeakSet[PinnedBuffer] = weakref.WeakSet()
 
     def memory(self, size: int) -> Memory:
         return _HostBuffer(self, size)
 
     def host_memory(self, size: int, *, mapped: bool = False) -> PinnedBuffer:
-        return PinnedBuffer(self, size, mapped)
+        memory = PinnedBuffer(self, size, mapped)
+        self.pinned.add(memory)
+        return memory
 
     def stream(self) -> HostStream:
         return HostStream(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,13 @@ class FakeNvml:
         self.asked: list[Any] = []
 
     def __getattr__(self, name: str) -> Callable[..., int]:
-        values = {"nvmlDeviceGetTotalEnergyConsumption": 12_345, "nvmlDeviceGetPowerUsage": 65_500}
+        import pynvml  # which called
+
+        values: dict[str, Any] = {
+            "nvmlDeviceGetTotalEnergyConsumption": ctypes.c_ulonglong(12_345),
+            "nvmlDeviceGetPowerUsage": ctypes.c_uint(65_500),
+            "nvmlDeviceGetMemoryInfo": pynvml.c_nvmlMemory_t(used=1 << 30),
+        }
 
         def call(*arguments: Any) -> int:
             if name in self.lacks:
@@ -27,10 +34,8 @@ class FakeNvml:
                 arguments[1].value = b"NVIDIA Orin"
             elif name == "nvmlSystemGetDriverVersion":
                 arguments[0].value = b"580.65.06"
-            elif name == "nvmlDeviceGetMemoryInfo":
-                arguments[1]._obj.used = 1 << 30
             elif name in values:
-                arguments[1]._obj.value = values[name]
+                ctypes.memmove(arguments[1], ctypes.byref(values[name]), ctypes.sizeof(values[name]))
             elif name.startswith("nvmlDeviceGetHandleBy"):
                 self.asked.append(arguments[0].value)
             return 0

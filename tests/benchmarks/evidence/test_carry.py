@@ -105,7 +105,7 @@ def test_a_version_in_two_places_is_the_one_that_is_imported(tmp_path: Path, mon
 
 def test_a_wheel_of_another_platform_does_not_keep_the_rest_out(index: Path, tmp_path: Path) -> None:
     wheels = {name: next(index.glob(f"{name}-*")) for name in ("of_another_python", "plain")}
-    failed = gpu_carry._pip_install(wheels, tmp_path / "site", [])
+    failed = gpu_carry.pip_install(wheels, tmp_path / "site", [])
     assert list(failed) == ["of_another_python"]
     assert "is not a supported wheel on this platform" in failed["of_another_python"]
     assert (tmp_path / "site" / "plain" / "__init__.py").is_file()

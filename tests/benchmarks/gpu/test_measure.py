@@ -103,7 +103,7 @@ def test_graphs_and_preprocessing_are_measured(model_path: Path, monkeypatch: py
     with open_detector(model_path, threads=1) as cpu:
         engine = HostEngine(cpu.infer, (cpu.card.height, cpu.card.width), cuda=HostCuda(integrated=True))
         bench: Any = SimpleNamespace(cuda=engine.cuda, runs=2, frame=np.zeros((48, 64, 3), np.uint8))
-        row = speed._whole_graph_ms(bench, lambda: GpuDetector(engine, cpu.card, slots=1))
+        row = speed.whole_graph_ms(bench, lambda: GpuDetector(engine, cpu.card, slots=1))
     assert row.keys() == {"from_pinned_ms", "from_gpu_ms", "engine_ms", "more_than_engine"}
     assert engine.captures == 2  # the network with NMS, and the engine alone
     assert engine.enqueued == 3  # one step by step, and the captures
@@ -247,10 +247,10 @@ def test_the_reference_where_nothing_can_be_exported(monkeypatch: pytest.MonkeyP
     bundled = gpu_models.bundled()
     model = replace(bundled, onnx=None)
     bench: Any = SimpleNamespace(folder=tmp_path, frame=gpu_models.synthetic_frame())
-    name, found = correctness._reference(bench, model)
+    name, found = correctness.reference(bench, model)
     assert name.startswith("PyTorch, for want of an ONNX file: {'not_run': ")
     assert "onnxscript" in name
-    assert len(found) == len(correctness._reference(bench, bundled)[1]) == 11
+    assert len(found) == len(correctness.reference(bench, bundled)[1]) == 11
 
 
 @pytest.mark.parametrize("section", ["correctness", "whole_graph", "end_to_end"])

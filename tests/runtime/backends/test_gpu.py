@@ -18,13 +18,13 @@ from ssd_edge.errors import MissingDependencyError
 from ssd_edge.runtime.backends import base
 from ssd_edge.runtime.backends.base import Detector
 from ssd_edge.runtime.backends.gpu_detector import GpuDetector
-from ssd_edge.runtime.backends.gpu_engine import CaptureRefused, Engine
-from ssd_edge.runtime.cuda.base import Cuda, Graph
+from ssd_edge.runtime.cuda.base import Cuda
 from ssd_edge.runtime.cuda.find import find_gpu, open_cuda
 from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS
 from ssd_edge.runtime.cuda.preprocess import preprocess_bgr
 from ssd_edge.runtime.detector import open_detector
 from ssd_edge.runtime.preprocess import preprocess
+from tests.fakes.detour_engine import DetourEngine
 from tests.runtime.backends.gpu_runs import random_frames
 from tests.runtime.equal_detections import assert_all_equal
 
@@ -37,39 +37,6 @@ def cuda() -> Iterator[Cuda]:
         pytest.skip("no NVIDIA GPU")
     with open_cuda() as cuda:
         yield cuda
-
-
-class DetourEngine(Engine):
-    """The network on the processor in the middle of the GPU's pipeline, so that results are to be equal bit by bit.
-
-    Its waits are what a CUDA graph cannot hold.
-    """
-
-    def __init__(self, network: Detector, cuda: Cuda, *, batch: tuple[int, int] = (1, 4)) -> None:
-        self.cuda, self.batch, self._network = cuda, batch, network
-        self.size_hw = (network.card.height, network.card.width)
-        boxes, scores = network.infer(np.zeros((1, *self.size_hw, 3), np.uint8))
-        self.anchors, self.classes = scores.shape[1:]
-        self._open = ExitStack()
-        self.stream = self._open.enter_context(cuda.stream())
-        sizes = (3 * self.size_hw[0] * self.size_hw[1], boxes.nbytes, scores.nbytes)
-        self.images, self.boxes, self.scores = (
-            self._open.enter_context(cuda.memory(batch[1] * size)).address for size in sizes
-        )
-
-    def enqueue(self, batch: int) -> None:
-        images = np.empty((batch, *self.size_hw, 3), np.uint8)
-        self.stream.copy(images.ctypes.data, self.images, images.nbytes)
-        self.stream.synchronize()
-        for address, values in zip((self.boxes, self.scores), self._network.infer(images), strict=True):
-            self.stream.copy(address, values.ctypes.data, values.nbytes)
-            self.stream.synchronize()
-
-    def capture(self, work: Callable[[], None]) -> Graph:
-        raise CaptureRefused("it waits for the processor")
-
-    def close(self) -> None:
-        self._open.close()
 
 
 def preprocess_on_gpu(cuda: Cuda, frame: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
@@ -195,14 +162,14 @@ def test_graphs_and_what_runs_as_it_comes_agree(
 ) -> None:
     batches = [random_frames((96 + 40 * seed, 128), (50, 70 + 9 * seed), seed=seed) for seed in range(4)]
     with open_gpu(overlap=overlap) as detector:
-        detector._captures = False
+        detector.captures = False
         expected = [detector(batch) for batch in batches]
         assert min(len(found) for batch in expected for found in batch) > 0
-        detector._captures = True
+        detector.captures = True
         for _ in range(4):
             for batch, wanted in zip(batches, expected, strict=True):
                 assert_all_equal(detector(batch), wanted)
-        assert all(slot.graphs.keys() == {2} for slot in detector._slots)  # one for frames of all sizes
+        assert detector.captured == [{2}] * detector.slots  # one for frames of all sizes
         for batch in batches:
             detector.submit([frame.copy() for frame in batch])
         for wanted in expected:
@@ -220,7 +187,7 @@ def test_another_score_threshold_reaches_the_graphs(
         for threshold in (0.01, 0.4, 0.01):
             detector.score_threshold = threshold
             found = [detector([frame])[0] for _ in range(4)]
-            assert all(slot.graphs for slot in detector._slots)
+            assert all(detector.captured)
             for each in found:
                 assert_all_equal([each], [found[0]])
             counts.append(int((found[0].scores > 0.4).sum()))

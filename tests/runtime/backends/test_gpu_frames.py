@@ -18,7 +18,7 @@ from ssd_edge.runtime.backends.gpu_detector import GpuDetector
 from ssd_edge.runtime.cuda.device_frames import Nv12Frame
 from ssd_edge.runtime.cuda.preprocess import BT601, BT709
 from tests.fakes.device_arrays import DecodedPlane, OnGpu
-from tests.fakes.host_cuda import HostCuda, HostStream, PinnedBuffer
+from tests.fakes.host_cuda import HostCuda, HostStream
 from tests.fakes.host_engine import HostEngine
 from tests.fakes.lazy_cuda import LazyCuda
 from tests.runtime.backends.gpu_runs import CUDAS, engine_of, nv12_of, random_frames
@@ -84,14 +84,15 @@ def test_where_the_gpu_reads_frames(
         monkeypatch.delenv("SSD_EDGE_FRAMES", raising=False)
     else:
         monkeypatch.setenv("SSD_EDGE_FRAMES", variable)
-    detector = open_gpu(LazyCuda(integrated=integrated), slots=slots, mapped=mapped)
+    cuda = LazyCuda(integrated=integrated)
+    detector = open_gpu(cuda, slots=slots, mapped=mapped)
     for seed in range(4):
         frames = random_frames((48, 64), (33, 65), seed=seed)
         assert_all_equal(detector(frames), cpu(frames))
     size = 48 * 64 * 3 + 33 * 65 * 3 // 256 * 256 + 256
     assert copied.count(size) == (0 if in_place else 4)
-    staged = [slot._staging for slot in detector._slots]
-    assert [isinstance(memory, PinnedBuffer) and memory.mapped for memory in staged] == [in_place] * slots
+    staged = [memory for memory in cuda.pinned if len(memory.array) == size]
+    assert [memory.mapped for memory in staged] == [in_place] * slots
 
 
 def test_an_unknown_place_for_frames_frees_the_engine(cpu: Detector, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ def test_a_file_loses_no_frame_and_is_not_read_ahead(watch: Callable[..., Watch]
     seen = watch([50], live=False)
     indexes = []
     for frame in seen.frames:
-        assert seen.worker._next_index <= frame.index + 1 + source_worker.CAPACITY
+        assert seen.worker.next_index <= frame.index + 1 + source_worker.CAPACITY
         indexes.append(frame.index)
         if frame.index == 5:
             time.sleep(0.05)  # a slow consumer
@@ -77,7 +77,7 @@ def test_a_live_source_keeps_the_newest(watch: Callable[..., Watch]) -> None:
     seen = watch([1, go_on, 49, end, "fail"], retry=Retry(limit=0))
     assert next(seen.frames).index == 0
     go_on.set()
-    wait_for(lambda: seen.worker._next_index == 50)  # all the others came while we were busy with the first
+    wait_for(lambda: seen.worker.next_index == 50)  # all the others came while we were busy with the first
     end.set()
     assert [frame.index for frame in seen.frames] == [49]
     assert seen.worker.dropped == 48

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _thread
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -149,7 +149,7 @@ def test_ctrl_c_cancels_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
     original = Builder.build_serialized_network
 
     def interrupted(builder: Builder, network: INetworkDefinition, config: IBuilderConfig) -> bytes | None:
-        _thread.interrupt_main()  # what Ctrl-C does
+        signal.raise_signal(signal.SIGINT)  # what Ctrl-C does
         while config.progress_monitor.step_complete("Building engine", 0):
             pass
         return original(builder, network, config)

@@ -9,7 +9,7 @@ import pytest
 from ssd_edge.errors import MissingDependencyError
 from ssd_edge.runtime.results import NO_TRACK
 from ssd_edge.runtime.tracking.analytics import Understanding, UnderstandingOptions
-from ssd_edge.runtime.tracking.tracker import TrackOptions
+from ssd_edge.runtime.tracking.tracker import Tracker, TrackOptions
 from ssd_edge.runtime.tracking.zones import Zone
 from tests.runtime.tracking.scene import CROSSING, NAMES, TRACKED, found, frame, needs_trackers, run, switches
 
@@ -80,12 +80,11 @@ def test_a_source_that_begins_anew_gets_new_ids() -> None:
 
 @needs_trackers
 def test_nothing_grows_over_many_tracks() -> None:
-    understanding = Understanding(NAMES, TRACKED)
+    tracker = Tracker(TrackOptions())
     for at in range(1500):  # a new thing every three frames, each seen for two
         x = 37 * (at // 3) % 600
-        understanding.apply("s", frame(at), found(*[[x, 10.0, x + 20.0, 40.0]] * (at % 3 < 2)), 1.0)
-    assert understanding._tracker is not None
-    assert len(understanding._tracker.alive) <= 31  # those of the last second
+        tracker.update(found(*[[x, 10.0, x + 20.0, 40.0]] * (at % 3 < 2)), at / 30)
+    assert 1 <= len(tracker.alive) <= 31  # those of the last second
 
 
 def test_without_tracks_nothing_heavy_is_loaded() -> None:

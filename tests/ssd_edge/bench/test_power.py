@@ -89,7 +89,7 @@ def test_rapl_counts_packages_only_and_wraps(tmp_path: Path) -> None:
     assert reader.name == "processor package-0 (RAPL)"
     clock = iter([100.0, 102.0])
     assert isinstance(reader, EnergyCounter)
-    reader._clock = lambda: next(clock)
+    reader.clock = lambda: next(clock)
     reader.begin()
     (tmp_path / "sys/class/powercap/intel-rapl:0/energy_uj").write_text("5000000")
     assert reader.mean_w() == pytest.approx(3.0)  # from 9 J past 10 J to 5 J in 2 s
