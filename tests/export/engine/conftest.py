@@ -8,7 +8,7 @@ import pytest
 
 from ssd_edge.export.engine import build, trial
 from ssd_edge.runtime.tensorrt import log
-from tests.export.engine.orin import JETSON, Orin
+from tests.fakes.orin import JETSON, Orin
 from tests.fakes.tensorrt_script import FakeCuda
 
 

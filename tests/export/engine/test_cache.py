@@ -1,6 +1,5 @@
 """Which file is opened in place of an `.onnx`, and which engines are kept."""
 
-import hashlib
 import logging
 import re
 from collections.abc import Callable
@@ -13,19 +12,17 @@ import pytest
 from ssd_edge.card import INT8_METADATA_KEY
 from ssd_edge.errors import GateFailedError, MissingDependencyError, ModelFileError, SsdEdgeError, UsageError
 from ssd_edge.export.engine import cache as engine_cache
-from ssd_edge.export.engine.build import BuildReport
 from ssd_edge.export.engine.cache import prepare_model
 from ssd_edge.files import engine_cache_folder
-from ssd_edge.runtime.cuda.base import Gpu
-from ssd_edge.runtime.cuda.errors import CudaError
 from ssd_edge.runtime.gpu_use import GpuUse
 from ssd_edge.runtime.host.fixes import tensorrt_fix
-from ssd_edge.runtime.tensorrt.engine_card import BatchSizes, EngineCard, engine_card_path
+from ssd_edge.runtime.tensorrt.engine_card import BatchSizes, engine_card_path
 from ssd_edge.runtime.tensorrt.log import UnsupportedGpuError
-from tests.export.engine.orin import GPU as ORIN_LAYERS
-from tests.export.engine.orin import JETSON, PASSING, REFUSAL, Orin
+from tests.fakes.counted_builds import Machine
+from tests.fakes.orin import GPU as ORIN_LAYERS
+from tests.fakes.orin import JETSON, PASSING, REFUSAL, Orin
 from tests.fakes.tensorrt import Severity, fake_tensorrt
-from tests.fakes.tensorrt_script import CARD, Script
+from tests.fakes.tensorrt_script import Script
 
 
 @pytest.fixture
@@ -33,48 +30,6 @@ def onnx(tmp_path: Path) -> Path:
     path = tmp_path / "m.onnx"
     path.write_bytes(b"an onnx file")
     return path
-
-
-class Machine:
-    """A Jetson Orin with TensorRT 10.3, whose builds are counted."""
-
-    def __init__(self) -> None:
-        self.script = Script()
-        self.gpu: Gpu | None = Gpu("Orin", "8.7", "12.6", integrated=True)
-        self.version = "10.3.0"
-        self.builds: list[str] = []
-        self.error: SsdEdgeError | None = None
-        self.layers: dict[str, Any] | None = {}
-        self.advice: str | None = None
-
-    def read_gpu(self) -> Gpu:
-        if self.gpu is None:
-            raise CudaError("there is no NVIDIA driver here")
-        return self.gpu
-
-    def build_engine(self, onnx: Path, output: Path, **options: Any) -> BuildReport:
-        self.builds.append(str(options["batch"]))
-        if self.error:
-            raise self.error
-        plan = b"engine %d" % len(self.builds)
-        card = EngineCard(
-            model=CARD,
-            onnx_name=onnx.name,
-            onnx_sha256=hashlib.sha256(onnx.read_bytes()).hexdigest(),
-            engine_sha256=hashlib.sha256(plan).hexdigest(),
-            engine_bytes=len(plan),
-            flavour="tensorrt",
-            tensorrt_version=self.version,
-            cuda_version="12.6",
-            gpu_name="Orin",
-            compute_capability="8.7",
-            batch=options["batch"],
-            layers=self.layers,
-        )
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_bytes(plan)
-        engine_card_path(output).write_text(card.to_json())
-        return BuildReport(output, card, 1.0, None, self.advice)
 
 
 @pytest.fixture

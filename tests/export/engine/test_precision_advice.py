@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ssd_edge.runtime.tensorrt.engine_card import BatchSizes, engine_card_path
-from tests.export.engine.orin import Orin
+from tests.fakes.orin import Orin
 
 FASTER, SLOWER = 1.04, 1.52
 

@@ -11,7 +11,7 @@ from ssd_edge.errors import GateFailedError, UsageError
 from ssd_edge.runtime.host.fixes import tensorrt_fix
 from ssd_edge.runtime.tensorrt import log
 from ssd_edge.runtime.tensorrt.engine_card import read_engine_card
-from tests.export.engine.orin import DLA, GPU, JETSON, PASSING, REFUSAL, Orin
+from tests.fakes.orin import DLA, GPU, JETSON, PASSING, REFUSAL, Orin
 from tests.fakes.tensorrt import Severity
 
 

@@ -6,12 +6,13 @@ import logging
 import weakref
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.fakes.host_cuda import HostCuda
+from tests.fakes.torch_cuda import FakeGraph, FakeStream
 
 torch = pytest.importorskip("torch")
 
@@ -26,37 +27,19 @@ from ssd_edge.runtime.detector import open_detector  # noqa: E402
 from tests.detectors.tiny_detector import Tiny  # noqa: E402
 
 
-class FakeStream:
-    """A stream of PyTorch's.
-
-    Attributes:
-        waits: (waiting, awaited) handles of all of them, since the list was cleared.
-    """
-
-    waits: ClassVar[list[tuple[int, int]]] = []
-
-    def __init__(self, handle: int, device: Any = None) -> None:
-        self.cuda_stream = handle
-
-    def wait_stream(self, stream: "FakeStream") -> None:
-        self.waits.append((self.cuda_stream, stream.cuda_stream))
-
-
-class FakeGraph:
-    def replay(self) -> None:
-        pass
-
-    def reset(self) -> None:
-        pass
+@pytest.fixture
+def waits() -> list[tuple[int, int]]:
+    """Handles of the streams of PyTorch that waited, and of those they waited for."""
+    return []
 
 
 @pytest.fixture
-def host(monkeypatch: pytest.MonkeyPatch) -> HostCuda:
+def host(waits: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch) -> HostCuda:
     """PyTorch's CUDA calls do nothing, and its CPU tensors stand for those on the GPU."""
     cuda = HostCuda()
     cuda.has_graphs = False
-    monkeypatch.setattr(torch.cuda, "ExternalStream", FakeStream)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: FakeStream(0))
+    monkeypatch.setattr(torch.cuda, "ExternalStream", lambda handle, device: FakeStream(handle, waits))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: FakeStream(0, waits))
     monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
     pools = itertools.count(1)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, next(pools)))
@@ -116,11 +99,12 @@ def test_errors_of_pytorch(
             captured.launch(engine.stream)
 
 
-def test_an_engine_waits_for_its_model_to_be_on_the_gpu(tiny: Tiny, host: HostCuda) -> None:
+def test_an_engine_waits_for_its_model_to_be_on_the_gpu(
+    tiny: Tiny, host: HostCuda, waits: list[tuple[int, int]]
+) -> None:
     model, card = model_from_checkpoint(tiny.checkpoint)
-    FakeStream.waits.clear()
     with TorchEngine(model, card, cuda=host, batch=1) as engine:
-        assert FakeStream.waits == [(engine.stream.handle, 0)]
+        assert waits == [(engine.stream.handle, 0)]
 
 
 def test_closing_an_engine_lets_go_of_its_model_and_memory(tiny: Tiny, host: HostCuda) -> None:

@@ -3,8 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from ssd_edge.runtime.sinks.base import EndOfStream, Sink
 from ssd_edge.runtime.sinks.worker import Picture, SinkWorker, close_sinks
 from ssd_edge.runtime.sources.base import Frame
 from ssd_edge.runtime.stats import StreamStats
+from tests.fakes.gate_sink import Gate
 from tests.fakes.scripted_sources import wait_for
 
 
@@ -30,29 +30,6 @@ def put(worker: SinkWorker, *indexes: int, keep: bool = False) -> None:
     for index in indexes:
         one = result(index)
         worker.put(one, Picture(one, lambda _: np.full((4, 6, 3), 9, np.uint8)), keep=keep)
-
-
-class Gate(Sink):
-    """Writes down what comes; before that it waits until it is open. `act` may do more."""
-
-    needs_drawing = True
-
-    def __init__(self, act: Callable[[int], None] = lambda index: None) -> None:
-        self.open, self.waiting, self.closed = threading.Event(), threading.Event(), threading.Event()
-        self.told: list[Any] = []
-        self._act = act
-
-    def write(self, result: Result, drawn_bgr: NDArray[np.uint8]) -> None:
-        self.waiting.set()
-        self.open.wait(20)
-        self._act(result.frame.index)
-        self.told.append((result.frame.index, int(drawn_bgr.max())))
-
-    def status(self, source: str, status: str, detail: str) -> None:
-        self.told.append((source, status, detail))
-
-    def close(self) -> None:
-        self.closed.set()
 
 
 @pytest.fixture

@@ -2,23 +2,13 @@
 
 import logging
 import sys
-from dataclasses import dataclass
 from unittest.mock import Mock
 
 import pytest
 
 from ssd_edge.runtime.stats import StreamStats
 from ssd_edge.runtime.stream.meter import Meter
-
-
-@dataclass
-class FakeSource:
-    name: str
-    frame_count: int | None = None
-    status: str = "ok"
-    dropped: int = 0
-    corrupt: int = 0
-    reconnects: int = 0
+from tests.fakes.source_state import FakeSource
 
 
 @pytest.mark.parametrize("as_log", [False, True])

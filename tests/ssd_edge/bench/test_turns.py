@@ -9,36 +9,9 @@ import pytest
 from ssd_edge.bench.options import BenchOptions
 from ssd_edge.bench.power import PowerMeter
 from ssd_edge.bench.turns import LEAST_ROUNDS, REST_SECONDS, Series, Turn, TurnTimes, take_turns, time_turn
-from ssd_edge.errors import SsdEdgeError, UsageError
-
-
-class Clock:
-    """Time that passes only when somebody sleeps or works."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def pass_by(self, seconds: float) -> None:
-        self.now += seconds
-
-
-class FakeRunner:
-    """Takes `seconds` a turn, notes it, and fails in turn `fails_in`."""
-
-    def __init__(self, name: str, log: list[str], clock: Clock, seconds: float, fails_in: int | None = None) -> None:
-        self.name, self.log, self.clock, self.seconds, self.fails_in = name, log, clock, seconds, fails_in
-        self.turns: list[Turn] = []
-
-    def run(self, turn: Turn) -> TurnTimes:
-        self.turns.append(turn)
-        self.log.append(self.name)
-        self.clock.pass_by(self.seconds)
-        if len(self.turns) == self.fails_in:
-            raise SsdEdgeError("out of memory")
-        return TurnTimes((1e3 * self.seconds,), (1.0,), 2)
+from ssd_edge.errors import UsageError
+from tests.fakes.bench_runner import FakeRunner
+from tests.fakes.clock import Clock
 
 
 def turns_of(

@@ -20,6 +20,7 @@ from ssd_edge.detections import Detections
 from ssd_edge.errors import DatasetError, UsageError
 from ssd_edge.evaluation.evaluate import METRIC_NAMES, detect, evaluate, evaluate_detections
 from ssd_edge.runtime.detector import open_detector
+from tests.fakes.oracle_detector import OracleDetector
 
 CLASSES = ("cat", "dog")
 CATEGORY_IDS = (17, 3)  # gapped, and not in label order
@@ -193,21 +194,6 @@ def test_one_detections_an_image_is_asked_for() -> None:
         evaluate_detections(found()[:1], dataset(), CLASSES)
 
 
-class OracleDetector:
-    """Answers with the true boxes, in order."""
-
-    class card:
-        class_names = CLASSES
-
-    def __init__(self) -> None:
-        self.rest = found()
-        self.calls: list[int] = []
-
-    def __call__(self, frames: list[NDArray[np.uint8]]) -> list[Detections]:
-        self.calls.append(len(frames))
-        return [self.rest.pop(0) for _ in frames]
-
-
 def written_dataset(folder: Path, shades: Sequence[int] = (0, 0)) -> DetectionDataset:
     """The dataset with its images as files, one shade of grey each."""
     records: list[ImageRecord] = []
@@ -219,7 +205,7 @@ def written_dataset(folder: Path, shades: Sequence[int] = (0, 0)) -> DetectionDa
 
 
 def test_evaluate_feeds_the_images_in_batches(tmp_path: Path) -> None:
-    detector = OracleDetector()
+    detector = OracleDetector(CLASSES, found())
     result = evaluate(detector, written_dataset(tmp_path), batch=1, progress=False)  # type: ignore[arg-type]
     assert result.metrics["AP"] == pytest.approx(1)
     assert detector.calls == [1, 1]
@@ -243,7 +229,7 @@ def test_images_come_in_order_and_batches_of_any_size(batch: int, calls: list[in
 def test_a_batch_of_no_images_is_refused(tmp_path: Path) -> None:
     for measure in (detect, evaluate):
         with pytest.raises(UsageError, match="batch of 0 images; expected at least 1"):
-            measure(OracleDetector(), written_dataset(tmp_path), batch=0, progress=False)  # type: ignore[arg-type]
+            measure(OracleDetector(CLASSES, found()), written_dataset(tmp_path), batch=0, progress=False)  # type: ignore[arg-type]
 
 
 def test_at_most_one_batch_is_loaded_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

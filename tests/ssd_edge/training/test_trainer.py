@@ -2,63 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import signal
 
 import pytest
 import torch
-from torch import Tensor
 
 from ssd_edge.checkpoint import load_checkpoint
-from ssd_edge.data.augment import Sample
-from ssd_edge.data.samples import EpochBatches, ImageSamples, Key
+from ssd_edge.data.samples import EpochBatches
 from ssd_edge.errors import DatasetError, SsdEdgeError
-from ssd_edge.models.create import create_model
 from ssd_edge.models.loss import Targets
 from ssd_edge.training.config import TrainConfig
-from ssd_edge.training.distributed import Group
-from ssd_edge.training.optimisation import choose_recipe
-from ssd_edge.training.recipes import transform_of
 from ssd_edge.training.run import train, train_on
 from ssd_edge.training.trainer import Trainer
+from tests.fakes.killed_samples import KilledSamples
+from tests.fakes.noted_trainer import NotedTrainer
 from tests.ssd_edge.training.configs import changed, read_images
 from tests.ssd_edge.training.histories import epochs_in_history
 from tests.ssd_edge.training.interrupts import interrupt_at, stop_at
-
-
-class NotedTrainer(Trainer):
-    """Notes the hooks as they are called.
-
-    Args:
-        interrupted: the number of the step, from 1, in which Ctrl-C comes; 0: in none.
-    """
-
-    def __init__(self, config: TrainConfig, interrupted: int = 0) -> None:
-        model = create_model(config.model.arch, 1)
-        recipe = choose_recipe(config.optimisation, config.model, images=5)
-        samples = ImageSamples(read_images(config)[0], transform_of(recipe, model), seed=0)
-        super().__init__(model, samples, recipe, Group(0, 1, torch.device("cpu")), config.optimisation, workers=0)
-        self.interrupted = interrupted
-        self.calls: list[str] = []
-
-    def before_training(self) -> None:
-        self.calls.append("before")
-
-    def training_step(self, images: Tensor, targets: Targets) -> tuple[float, float]:
-        if self.step + 1 == self.interrupted:
-            os.kill(os.getpid(), signal.SIGINT)
-        self.calls.append(f"step {self.step}")
-        return super().training_step(images, targets)
-
-    def end_epoch(self) -> None:
-        assert self.sums.steps == 2
-        self.calls.append(f"epoch {self.epoch}")
-
-    def checkpoint(self) -> None:
-        self.calls.append("checkpoint")
-
-    def stopped(self) -> None:
-        self.calls.append("stopped")
 
 
 def test_hooks_are_called_in_their_order(config: TrainConfig) -> None:
@@ -130,15 +90,6 @@ def test_an_image_that_goes_away_is_named_and_the_steps_are_kept(config: TrainCo
     assert str(gone) in str(error.value)
     assert "Traceback" not in str(error.value)
     assert (config.run.output / "last.pt").exists()
-
-
-class KilledSamples(ImageSamples):
-    """The sixth epoch kills the process that loads its first sample, as a system out of memory would."""
-
-    def __getitem__(self, key: Key) -> Sample | DatasetError:
-        if key[0] == 5:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().__getitem__(key)
 
 
 def test_a_killed_worker_is_named_and_the_steps_are_kept(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
