@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.evidence import absent as gpu_absent
+from benchmarks.evidence import absent
 from benchmarks.evidence import run as runner
 from benchmarks.evidence.packages import Wheel
 from tests.benchmarks.evidence.script import ROOT
@@ -60,7 +60,7 @@ def dry_task(task: Callable[..., runner.Task], tmp_path: Path) -> Callable[..., 
         for name, text in {**files, "tensorrt_rtx.py": ""}.items():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_text(text)
-        hidden = gpu_absent.environment(["tqdm"], tmp_path / "hide")
+        hidden = absent.environment(["tqdm"], tmp_path / "hide")
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(root)}
         return task(root=root, environment=environment, dry_run=True, hide=lambda _: hidden)
 
@@ -106,14 +106,14 @@ def prepare(
 ) -> Callable[[int], tuple[Path, Any]]:
     """Prepare with a budget in bytes: the folder and its manifest."""
     pytest.importorskip("zxingcpp")  # renders the images
-    from benchmarks.evidence import prepare as gpu_prepare
+    from benchmarks.evidence import prepare as module
 
-    monkeypatch.setattr(gpu_prepare, "MANIFEST_BYTES", 10_000)
-    monkeypatch.setattr(gpu_prepare, "PART_BYTES", 150_000)
-    monkeypatch.setattr(gpu_prepare, "write_video", lambda path: path.write_bytes(b"v" * 100))
+    monkeypatch.setattr(module, "MANIFEST_BYTES", 10_000)
+    monkeypatch.setattr(module, "PART_BYTES", 150_000)
+    monkeypatch.setattr(module, "write_video", lambda path: path.write_bytes(b"v" * 100))
 
     def run(budget: int) -> tuple[Path, Any]:
         folder = tmp_path / "prepared"
-        return folder, gpu_prepare.prepare(folder, budget, list(wheels.values()), TARGET, images=1)
+        return folder, module.prepare(folder, budget, list(wheels.values()), TARGET, images=1)
 
     return run

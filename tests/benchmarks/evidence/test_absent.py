@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.evidence import absent as gpu_absent
+from benchmarks.evidence import absent
 
 CODE = """
 import importlib.util
@@ -28,7 +28,7 @@ print(version("numpy") == numpy.__version__)
 
 
 def test_a_hidden_package_is_as_if_it_were_not_installed(tmp_path: Path) -> None:
-    hidden = gpu_absent.environment(["tqdm"], tmp_path / "hide")
+    hidden = absent.environment(["tqdm"], tmp_path / "hide")
     for environment, status in ((hidden, 0), ({}, 1)):
         ended = subprocess.run(
             [sys.executable, "-c", CODE], env={**os.environ, **environment}, capture_output=True, text=True, timeout=60
@@ -46,5 +46,5 @@ def test_a_module_that_a_visible_package_brings_too_stays(tmp_path: Path, monkey
         with (info / "RECORD").open("a") as record:
             record.write(f"{file},,\n{info.name}/METADATA,,\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert gpu_absent.modules_to_hide(["two"]) == {"alone"}
-    assert gpu_absent.modules_to_hide(["one", "Two"]) == {"alone", "shared_name"}
+    assert absent.modules_to_hide(["two"]) == {"alone"}
+    assert absent.modules_to_hide(["one", "Two"]) == {"alone", "shared_name"}

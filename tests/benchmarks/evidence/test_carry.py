@@ -13,22 +13,20 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import pytest
 
-from benchmarks.evidence import carry as gpu_carry
-from benchmarks.evidence import have as gpu_have
-from benchmarks.evidence import packages as gpu_packages
-from benchmarks.evidence import prepare as gpu_prepare
+from benchmarks.evidence import carry, have, packages
+from benchmarks.evidence.prepare import packed
 from tests.benchmarks.evidence.wheels import TARGET
 
 
-def carry(folder: Path, tmp_path: Path, installed: dict[str, str]) -> dict[str, Any]:
+def carried(folder: Path, tmp_path: Path, installed: dict[str, str]) -> dict[str, Any]:
     work = tmp_path / "work"
     work.mkdir()
-    return gpu_carry.install(folder, tmp_path / "site", installed, TARGET.pip_options(), work)
+    return carry.install(folder, tmp_path / "site", installed, TARGET.pip_options(), work)
 
 
 def test_a_package_is_installed_without_a_network(prepare: Callable[[int], tuple[Path, Any]], tmp_path: Path) -> None:
     folder, _ = prepare(2_000_000)
-    found = carry(folder / "1", tmp_path, {"deep": "0.1", "opencv-python": "5"})
+    found = carried(folder / "1", tmp_path, {"deep": "0.1", "opencv-python": "5"})
     assert found["not_installed"] == {"deep 2.5": "deep 0.1 is here already"}
     assert set(found["installed"]) >= {"av 19.0", "plain 2.1", "tensorrt-rtx-cu13-libs 1.8"}
     assert found["failed"] == {}
@@ -51,7 +49,7 @@ def test_what_is_damaged_or_missing_does_not_keep_the_rest_out(
     next(parts.glob("av*.part01")).unlink()
     (folder / "1" / "video.mp4").unlink()
     (parts / "plain-2.1-py3-none-any.whl.xz").rename(tmp_path / "plain")
-    found = carry(folder / "1", tmp_path, {})
+    found = carried(folder / "1", tmp_path, {})
     assert found["failed"]["tensorrt-rtx-cu13-libs 1.8"].startswith("tensorrt_rtx_cu13_libs-1.8-py3-none-manylinux")
     assert "the SHA-256 is" in found["failed"]["tensorrt-rtx-cu13-libs 1.8"]
     assert found["failed"]["av 19.0"].endswith("part01 is missing")
@@ -59,23 +57,23 @@ def test_what_is_damaged_or_missing_does_not_keep_the_rest_out(
     assert found["failed"]["video"].endswith("video.mp4 is missing")
     assert "video" not in found
     assert "deep 2.5" in found["installed"]
-    with pytest.raises(gpu_carry.CarryError, match="is no package of --prepare"):
-        gpu_carry.read_manifest(tmp_path)
-    with pytest.raises(gpu_carry.CarryError, match=rf"holds them; give one of {folder}/1$"):
-        gpu_carry.read_manifest(folder)
+    with pytest.raises(carry.CarryError, match="is no package of --prepare"):
+        carry.read_manifest(tmp_path)
+    with pytest.raises(carry.CarryError, match=rf"holds them; give one of {folder}/1$"):
+        carry.read_manifest(folder)
     (tmp_path / "manifest.json").write_text('{"wheels": []}')
-    with pytest.raises(gpu_carry.CarryError, match=r"its format is None, expected 2; run --prepare again"):
-        gpu_carry.read_manifest(tmp_path)
+    with pytest.raises(carry.CarryError, match=r"its format is None, expected 2; run --prepare again"):
+        carry.read_manifest(tmp_path)
     (tmp_path / "manifest.json").write_text("[]")
-    with pytest.raises(gpu_carry.CarryError, match="is no package of --prepare"):
-        gpu_carry.read_manifest(tmp_path)
+    with pytest.raises(carry.CarryError, match="is no package of --prepare"):
+        carry.read_manifest(tmp_path)
 
 
 def test_a_python_without_lzma(prepare: Callable[[int], tuple[Path, Any]], tmp_path: Path) -> None:
     folder, _ = prepare(2_000_000)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "lzma", None)
-        found = carry(folder / "1", tmp_path, {})
+        found = carried(folder / "1", tmp_path, {})
     assert "this Python has no lzma" in found["failed"]["av 19.0"]
     assert found["installed"] == []
 
@@ -87,7 +85,7 @@ def test_a_program_in_a_wheel_stays_one(tmp_path: Path) -> None:
         entry.external_attr = 0o755 << 16
         archive.writestr(entry, b"x" * 10_000)
     (into := tmp_path / "into").mkdir()
-    wheel = gpu_prepare.packed(gpu_packages.Wheel("a", "1", path), into)
+    wheel = packed(packages.Wheel("a", "1", path), into)
     with ZipFile(io.BytesIO(lzma.decompress(wheel.path.read_bytes()))) as archive:
         (info,) = archive.infolist()
         assert (info.filename, info.external_attr >> 16, info.file_size) == ("a/tool", 0o755, 10_000)
@@ -100,12 +98,12 @@ def test_a_version_in_two_places_is_the_one_that_is_imported(tmp_path: Path, mon
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: of_nobody\nVersion: {version}\n")
     monkeypatch.syspath_prepend(tmp_path / "second")
     monkeypatch.syspath_prepend(tmp_path / "first")
-    assert gpu_have.installed()["of-nobody"] == "2"
+    assert have.installed()["of-nobody"] == "2"
 
 
 def test_a_wheel_of_another_platform_does_not_keep_the_rest_out(index: Path, tmp_path: Path) -> None:
     wheels = {name: next(index.glob(f"{name}-*")) for name in ("of_another_python", "plain")}
-    failed = gpu_carry.pip_install(wheels, tmp_path / "site", [])
+    failed = carry.pip_install(wheels, tmp_path / "site", [])
     assert list(failed) == ["of_another_python"]
     assert "is not a supported wheel on this platform" in failed["of_another_python"]
     assert (tmp_path / "site" / "plain" / "__init__.py").is_file()
@@ -133,4 +131,4 @@ def test_what_the_machine_has_is_replaced_only_if_too_old(
     name: str, replaces: str | None, at_least: str | None, installed: dict[str, str], expected: str | None
 ) -> None:
     wheel = {"name": name, "version": "1.2", "replaces": replaces, "at_least": at_least}
-    assert gpu_carry.why_not(wheel, installed) == expected
+    assert carry.why_not(wheel, installed) == expected

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.evidence import claims as gpu_claims
+from benchmarks.evidence import claims
 
 ROOT = Path(__file__).parents[3]
 
@@ -22,20 +22,20 @@ def evidence(**steps: Any) -> dict[str, Any]:
 
 def results(found: dict[str, Any] | None) -> dict[str, str]:
     """Of the claims that are not just `not measured`: the text after the bound."""
-    lines = [line.split(" | ") for line in gpu_claims.table(found).splitlines() if line.startswith("| ")][1:]
+    lines = [line.split(" | ") for line in claims.table(found).splitlines() if line.startswith("| ")][1:]
     return {claim[2:]: result[:-2] for claim, _, result in lines if result != "not measured |"}
 
 
 def test_without_evidence_nothing_is_measured() -> None:
     assert results(None) == {}
-    assert gpu_claims.table(None).count("| not measured |") == len(gpu_claims.CLAIMS)
+    assert claims.table(None).count("| not measured |") == len(claims.CLAIMS)
 
 
 def test_the_pages_show_what_the_evidence_says() -> None:
-    found = gpu_claims.read([gpu_claims.EVIDENCE] * gpu_claims.EVIDENCE.is_file())
+    found = claims.read([claims.EVIDENCE] * claims.EVIDENCE.is_file())
     for name in ("README.md", "docs/gpu.md"):
         page = (ROOT / name).read_text()
-        assert page == gpu_claims.rendered(page, found, source=name), (
+        assert page == claims.rendered(page, found, source=name), (
             f"run: python -m benchmarks.evidence.claims --write {name}"
         )
 
@@ -83,7 +83,7 @@ def test_speed_against_its_bounds() -> None:
         "batch 32: share of what a half-precision matrix product reaches": "measured: a PyTorch fp16 41 %",
         "Jetson: reading a 1920×1080 frame in place (the default), against copying it": "passed: 1.5×",
     }
-    assert gpu_claims.table(found).startswith("On NVIDIA T, driver 580.1, 2026-12-01:\n\n| claim |")
+    assert claims.table(found).startswith("On NVIDIA T, driver 580.1, 2026-12-01:\n\n| claim |")
 
 
 def test_a_row_that_failed_fails_its_claim() -> None:
@@ -227,7 +227,7 @@ def test_evidence_of_several_runs(tmp_path: Path) -> None:
     first["steps"]["nvdec"] = {"status": "skipped", "reason": "no video travelled"}
     second = evidence(nvdec={"rows": []})
     second["steps"]["tests"] = {"status": "not run: budget"}
-    both = gpu_claims.merged([first, second])
+    both = claims.merged([first, second])
     assert both is not None
     assert {name: row["status"] for name, row in both["steps"].items()} == {
         "versions": "passed",
@@ -235,10 +235,10 @@ def test_evidence_of_several_runs(tmp_path: Path) -> None:
         "nvdec": "passed",
     }
     second["steps"]["versions"]["figures"] = {"gpus": [{**GPU, "name": "NVIDIA U"}]}
-    with pytest.raises(gpu_claims.ClaimsError, match="evidence of two machines: NVIDIA T"):
-        gpu_claims.merged([first, second])
-    with pytest.raises(gpu_claims.ClaimsError, match="dry run"):
-        gpu_claims.merged([{**first, "dry_run": True}])
+    with pytest.raises(claims.ClaimsError, match="evidence of two machines: NVIDIA T"):
+        claims.merged([first, second])
+    with pytest.raises(claims.ClaimsError, match="dry run"):
+        claims.merged([{**first, "dry_run": True}])
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -246,15 +246,15 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     file.write_text(json.dumps(evidence(benchmark={"suppression": [{"batch": 1, "our_clip_nms_gpu_ms": 0.05}]})))
     page.write_text("no markers\n")
     with pytest.raises(SystemExit, match="1"):
-        gpu_claims.main([str(file), "--write", str(page)])
+        claims.main([str(file), "--write", str(page)])
     assert "has no lines <!-- gpu claims" in capsys.readouterr().err
-    page.write_text(f"before\n{gpu_claims.BEGIN}\nold\n{gpu_claims.END}\nafter\n")
-    gpu_claims.main([str(file), "--write", str(page), "--merged", str(tmp_path / "merged.json")])
+    page.write_text(f"before\n{claims.BEGIN}\nold\n{claims.END}\nafter\n")
+    claims.main([str(file), "--write", str(page), "--merged", str(tmp_path / "merged.json")])
     text = page.read_text()
-    assert text.startswith(f"before\n{gpu_claims.BEGIN}\n\nOn NVIDIA T, driver 580.1, 2026-12-01:\n\n| claim | bound |")
-    assert text.endswith(f"\n{gpu_claims.END}\nafter\n")
+    assert text.startswith(f"before\n{claims.BEGIN}\n\nOn NVIDIA T, driver 580.1, 2026-12-01:\n\n| claim | bound |")
+    assert text.endswith(f"\n{claims.END}\nafter\n")
     assert "| NMS of SSD300 | ≤ 100 µs | passed: 50 µs |" in text
     assert json.loads((tmp_path / "merged.json").read_text()) == json.loads(file.read_text())
     file.write_text("{}")
     with pytest.raises(SystemExit, match="1"):
-        gpu_claims.main([str(file)])
+        claims.main([str(file)])

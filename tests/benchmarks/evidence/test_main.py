@@ -13,23 +13,21 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.evidence import main as gpu_evidence
+from benchmarks.evidence import main, source, steps
 from benchmarks.evidence import run as runner
-from benchmarks.evidence import source as gpu_source
-from benchmarks.evidence import steps
 from tests.benchmarks.evidence.script import ROOT, is_running, script, void, written
 
 
 def test_later_steps_are_not_run_once_the_budget_is_spent(
     setup: runner.Setup, evidence: runner.Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left = iter([20.0, gpu_evidence.LEAST_S - 0.1])
-    monkeypatch.setattr(gpu_evidence, "Budget", lambda *_: SimpleNamespace(left_s=left.__next__))
+    left = iter([20.0, main.LEAST_S - 0.1])
+    monkeypatch.setattr(main, "Budget", lambda *_: SimpleNamespace(left_s=left.__next__))
     two = [
         steps.Step("slow", 60, "", lambda task: void(task.command("true"))),
         steps.Step("late", 60, "", lambda task: pytest.fail("there is no time")),
     ]
-    assert gpu_evidence.run_steps(two, setup, evidence, 9) is None
+    assert main.run_steps(two, setup, evidence, 9) is None
     found = written(tmp_path)["steps"]
     assert found["slow"]["limit_s"] == 20  # all that is left, though its own limit is longer
     assert found["late"] == {"status": "not run: budget"}
@@ -54,7 +52,7 @@ def test_a_full_disk_ends_nothing(
         task.command("true")
 
     names = {"before": lambda task: void(task.command("true")), "full": fill, "fuller": void, "room": free}
-    assert gpu_evidence.run_steps([steps.Step(n, 5, "", does) for n, does in names.items()], setup, evidence, 9) is None
+    assert main.run_steps([steps.Step(n, 5, "", does) for n, does in names.items()], setup, evidence, 9) is None
     assert {row["status"] for row in written(tmp_path)["steps"].values()} == {"passed"}
     assert list(written(tmp_path)["steps"]) == list(names)
     assert "gpu_evidence.json could not be written: [Errno 28] No space left on device" in capsys.readouterr().err
@@ -70,9 +68,9 @@ def test_evidence_that_could_not_be_written_is_no_success(tmp_path: Path, monkey
         (tmp_path / "gpu_evidence.json").mkdir()  # no file can take its place
         task.command("true")
 
-    monkeypatch.setattr(gpu_evidence, "STEPS", (steps.Step("versions", 5, "", fill),))
-    monkeypatch.setattr(gpu_evidence, "stop_on_signals", lambda: None)
-    assert gpu_evidence.take(gpu_evidence.parse_args(["--out", str(tmp_path)])) == 1
+    monkeypatch.setattr(main, "STEPS", (steps.Step("versions", 5, "", fill),))
+    monkeypatch.setattr(main, "stop_on_signals", lambda: None)
+    assert main.take(main.parse_args(["--out", str(tmp_path)])) == 1
 
 
 def test_an_error_in_a_step_does_not_end_the_others(
@@ -82,7 +80,7 @@ def test_an_error_in_a_step_does_not_end_the_others(
         steps.Step("odd", 5, "", lambda task: void(task.row["nothing"])),
         steps.Step("well", 5, "", lambda task: void(task.command("true"))),
     ]
-    gpu_evidence.run_steps(two, setup, evidence, 9)
+    main.run_steps(two, setup, evidence, 9)
     found = written(tmp_path)["steps"]
     assert (found["odd"]["status"], found["odd"]["reason"]) == ("failed", "KeyError: 'nothing'")
     assert found["well"]["status"] == "passed"
@@ -91,14 +89,14 @@ def test_an_error_in_a_step_does_not_end_the_others(
 STOPPED = """
 import sys
 sys.path.insert(0, {root!r})
-from benchmarks.evidence import main as gpu_evidence, steps
+from benchmarks.evidence import main, steps
 
 step = steps.Step
 def first(task): task.command("true")
 def second(task): task.command("sh", "-c", "touch {out}/begun; sleep 64.25")
-gpu_evidence.STEPS = tuple(step(f.__name__, 60, "", f) for f in (first, second, first))
-gpu_evidence.STEPS = gpu_evidence.STEPS[:2] + (step("third", 60, "", first),)
-sys.exit(gpu_evidence.take(gpu_evidence.parse_args(["--out", "{out}"])))
+main.STEPS = tuple(step(f.__name__, 60, "", f) for f in (first, second, first))
+main.STEPS = main.STEPS[:2] + (step("third", 60, "", first),)
+sys.exit(main.take(main.parse_args(["--out", "{out}"])))
 """
 
 
@@ -121,19 +119,19 @@ def test_what_ran_is_kept_when_a_signal_ends_the_script(number: signal.Signals, 
 
 def test_time_limits_fit_into_nine_minutes() -> None:
     everything = [steps.CARRY, *steps.STEPS]
-    assert gpu_evidence.budget_problem(everything, 9) is None
-    assert gpu_evidence.budget_problem(everything, 18) is None  # longer limits in a longer run
-    assert gpu_evidence.limit_s(steps.STEPS[1], 18) == 2 * steps.STEPS[1].timeout_s
-    problem = gpu_evidence.budget_problem(everything, 8)
+    assert main.budget_problem(everything, 9) is None
+    assert main.budget_problem(everything, 18) is None  # longer limits in a longer run
+    assert main.limit_s(steps.STEPS[1], 18) == 2 * steps.STEPS[1].timeout_s
+    problem = main.budget_problem(everything, 8)
     assert problem == "the steps may take 540 s together, the budget is 480 s: give more --minutes or fewer --steps"
 
 
 def test_time_that_earlier_steps_left_over_is_passed_on() -> None:
     one, late, last = (steps.Step(name, 100, "", print, takes_rest=name == "last") for name in ("one", "late", "last"))
     for left, limit in ((60, 60), (150, 100), (300, 100), (350, 150), (500, 200)):
-        assert gpu_evidence.limit_now_s(one, [late, last], 9, left) == limit
-        assert gpu_evidence.limit_now_s(last, [], 9, left) == left
-    assert gpu_evidence.limit_now_s(one, [late, last], 18, 700) == 300  # of 200 each
+        assert main.limit_now_s(one, [late, last], 9, left) == limit
+        assert main.limit_now_s(last, [], 9, left) == left
+    assert main.limit_now_s(one, [late, last], 18, 700) == 300  # of 200 each
 
 
 @pytest.mark.parametrize(
@@ -164,9 +162,9 @@ def test_evidence_is_not_overwritten(tmp_path: Path) -> None:
     assert (ended.returncode, file.read_text()) == (2, before)
     assert f"{file} is there already: name another folder for --out" in ended.stderr
     file.write_text("half of it")
-    assert gpu_evidence.is_taken(tmp_path)
+    assert main.is_taken(tmp_path)
     file.write_text('{"dry_run": true, "steps": {}}')
-    assert not gpu_evidence.is_taken(tmp_path)
+    assert not main.is_taken(tmp_path)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
@@ -177,7 +175,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_single_steps_come_with_the_machines_versions() -> None:
-    found = [step.name for step in gpu_evidence.chosen("ncu,tests", carry=False, dry_run=False)]
+    found = [step.name for step in main.chosen("ncu,tests", carry=False, dry_run=False)]
     assert found == ["versions", "tests", "ncu"]
 
 
@@ -190,8 +188,8 @@ def test_a_run_without_time_is_no_success(tmp_path: Path) -> None:
 def test_what_the_caller_has_on_the_path_stays(tmp_path: Path) -> None:
     """Behind the repository and what travelled."""
     callers = f"{tmp_path}/callers:{os.pathsep}relative"
-    assert gpu_evidence.python_path("") == str(ROOT)
-    assert gpu_evidence.python_path(callers) == f"{ROOT}:{tmp_path}/callers:{Path.cwd()}/relative"
+    assert main.python_path("") == str(ROOT)
+    assert main.python_path(callers) == f"{ROOT}:{tmp_path}/callers:{Path.cwd()}/relative"
 
 
 @pytest.mark.parametrize("program", ["main", "versions", "carry", "claims"])
@@ -207,7 +205,7 @@ def test_a_machine_without_a_gpu(tmp_path: Path) -> None:
         pytest.skip("there is a GPU here")
     assert (ended.returncode, ended.stderr) == (1, "")
     assert ended.stdout.endswith("nvidia-smi shows no GPU\n")
-    assert written(tmp_path / "out")["source"] == gpu_source.source(ROOT)
+    assert written(tmp_path / "out")["source"] == source.source(ROOT)
     row = written(tmp_path / "out")["steps"]["versions"]
     assert row["figures"]["gpus"] == []
     assert row["commands"][0]["command"] == "python -m benchmarks.evidence.versions -o WORK/versions.json"

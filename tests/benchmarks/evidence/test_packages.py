@@ -8,16 +8,14 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from benchmarks.evidence import have as gpu_have
-from benchmarks.evidence import main as gpu_evidence
-from benchmarks.evidence import packages as gpu_packages
-from benchmarks.evidence import prepare as gpu_prepare
+from benchmarks.evidence import main, packages, prepare
+from benchmarks.evidence.have import read_have, stands_in
 from tests.benchmarks.evidence.wheels import HAVE, PYPROJECT, ROOT, TARGET, collect
 
 
 def test_what_a_machine_has(tmp_path: Path) -> None:
     (tmp_path / "have").write_text(HAVE)
-    assert gpu_have.read_have(tmp_path / "have") == {
+    assert read_have(tmp_path / "have") == {
         "numpy": "2.5.2",
         "opencv-python-headless": None,
         "torch": "2.11.0",
@@ -29,10 +27,10 @@ def test_what_a_machine_has(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match="line 2: '<html>' is no package; expected name, name==version or name version"
     ):
-        gpu_have.read_have(tmp_path / "have")
+        read_have(tmp_path / "have")
 
 
-def test_what_is_missing_is_collected_with_what_it_needs(wheels: dict[str, gpu_packages.Wheel]) -> None:
+def test_what_is_missing_is_collected_with_what_it_needs(wheels: dict[str, packages.Wheel]) -> None:
     assert {name: wheel.version for name, wheel in wheels.items()} == {
         "plain": "2.1",
         "zxing-cpp": "3.1",
@@ -44,7 +42,7 @@ def test_what_is_missing_is_collected_with_what_it_needs(wheels: dict[str, gpu_p
         "tensorrt-rtx-cu13-libs": "1.8",
     }
     assert wheels["deep"].wanted_by == {"plain", "zxing-cpp"}
-    base, optional = gpu_prepare.units_of(list(wheels.values()))
+    base, optional = prepare.units_of(list(wheels.values()))
     assert {wheel.name for wheel in base.wheels} == {"plain", "zxing-cpp", "deep", "extra-less"}
     assert [(unit.name, unit.step, [wheel.name for wheel in unit.wheels]) for unit in optional] == [
         ("av", "nvdec", ["av"]),
@@ -55,7 +53,7 @@ def test_what_is_missing_is_collected_with_what_it_needs(wheels: dict[str, gpu_p
 
 def test_a_version_that_is_too_old_is_replaced(index: Path, tmp_path: Path) -> None:
     small = "[project]\ndependencies = []\n[project.optional-dependencies]\n"
-    small += "".join(f"{extra} = []\n" for extra in (*gpu_packages.EXTRAS, "dev"))
+    small += "".join(f"{extra} = []\n" for extra in (*packages.EXTRAS, "dev"))
     pyproject = small.replace("cuda13 = []", 'cuda13 = ["cuda-core>=1.0.1"]')
     have = "cuda-core 1.0.0\npynvvideocodec\ncuda-pathfinder 1.5\n"
     assert {name: wheel.replaces for name, wheel in collect(tmp_path, have, pyproject).items()} == {
@@ -63,7 +61,7 @@ def test_a_version_that_is_too_old_is_replaced(index: Path, tmp_path: Path) -> N
     }
     assert collect(tmp_path, have.replace("1.0.0", "1.0.1"), pyproject) == {}
     pyproject = small.replace("demo = []", 'demo = ["of-another-python"]')
-    with pytest.raises(gpu_packages.PrepareError, match=r"wheels for Python 3.12.*\n*.*of-another-python"):
+    with pytest.raises(packages.PrepareError, match=r"wheels for Python 3.12.*\n*.*of-another-python"):
         collect(tmp_path, have, pyproject)
 
 
@@ -72,15 +70,15 @@ def test_what_may_be_too_old_travels(index: Path, tmp_path: Path) -> None:
     pyproject = PYPROJECT.replace('"cuda-core>=1.0.1"', '"cuda-core>=1.0.1", "cuda-bindings>=13.0.2,<14"')
     have = HAVE.replace("cuda_core 1.0.1", "cuda_core\ncuda-bindings").replace("pytest ", "pytest\nav\n#")
     found = collect(tmp_path, have, pyproject)
-    young = {name: (found[name].version, found[name].at_least, found[name].replaces) for name in gpu_packages.YOUNG}
+    young = {name: (found[name].version, found[name].at_least, found[name].replaces) for name in packages.YOUNG}
     assert young == {
         "cuda-core": ("1.2", "1.0.1", None),
         "cuda-bindings": ("13.4", "13.0.2", None),
         "cuda-pathfinder": ("1.9", "1.4.2", None),
     }
     assert "av" not in found  # others are there without a version, too
-    base, _ = gpu_prepare.units_of(list(found.values()))
-    assert {wheel.name for wheel in base.wheels} >= set(gpu_packages.YOUNG)
+    base, _ = prepare.units_of(list(found.values()))
+    assert {wheel.name for wheel in base.wheels} >= set(packages.YOUNG)
 
 
 @pytest.mark.parametrize(
@@ -88,23 +86,23 @@ def test_what_may_be_too_old_travels(index: Path, tmp_path: Path) -> None:
     [(">=1.2,<3", "1.2"), (">=1.10,>=1.9", "1.10"), ("==12.6.*", "12.6"), ("<3", None), ("", None)],
 )
 def test_the_oldest_version_that_will_do(bounds: str, oldest: str | None) -> None:
-    assert gpu_packages.oldest(SpecifierSet(bounds)) == oldest
+    assert packages.oldest(SpecifierSet(bounds)) == oldest
 
 
 def test_pytorch_and_numpy_must_come_with_the_machine(tmp_path: Path) -> None:
-    with pytest.raises(gpu_packages.PrepareError, match=r"the machine has torch 2\.3, and torch>=2\.4 is required"):
+    with pytest.raises(packages.PrepareError, match=r"the machine has torch 2\.3, and torch>=2\.4 is required"):
         collect(tmp_path, HAVE.replace("2.11.0", "2.3"))
-    with pytest.raises(gpu_packages.PrepareError, match="the machine has no numpy"):
+    with pytest.raises(packages.PrepareError, match="the machine has no numpy"):
         collect(tmp_path, HAVE.replace("numpy==2.5.2", ""))
 
 
 def test_requirements_of_this_project_and_the_list_of_the_first_target() -> None:
-    names = {each.name for each in gpu_packages.project_requirements(ROOT / "pyproject.toml", TARGET)}
+    names = {each.name for each in packages.project_requirements(ROOT / "pyproject.toml", TARGET)}
     assert names >= {"numpy", "opencv-python", "pycocotools", "zxing-cpp", "onnxscript", "cuda-core", "av", "pytest"}
     assert "tensorrt-rtx-cu13-libs" in names
     assert not names & {"ssd-edge", "tomli", "ruff", "uvicorn"}
-    have = gpu_have.read_have(gpu_evidence.HAVE)
-    assert {name for name in names if gpu_have.stands_in(name, have) is None} == {
+    have = read_have(main.HAVE)
+    assert {name for name in names if stands_in(name, have) is None} == {
         *("pycocotools", "zxing-cpp", "av", "pynvvideocodec", "tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu13-bindings"),
     }
 
@@ -116,5 +114,5 @@ def test_markers_are_those_of_the_target() -> None:
         ("a; sys_platform == 'win32'", False),
         ("a; extra == 'b'", False),
     ):
-        assert gpu_packages.applies(Requirement(text), TARGET) == applies
-    assert gpu_packages.applies(Requirement("a; extra == 'b'"), TARGET, {"b"})
+        assert packages.applies(Requirement(text), TARGET) == applies
+    assert packages.applies(Requirement("a; extra == 'b'"), TARGET, {"b"})

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.evidence import carry as gpu_carry
-from benchmarks.evidence import packages as gpu_packages
-from benchmarks.evidence import prepare as gpu_prepare
+from benchmarks.evidence import carry, packages
+from benchmarks.evidence.prepare import commands, place, summary
 from tests.benchmarks.evidence.wheels import ROOT, files_of
 
 
@@ -31,24 +30,24 @@ from tests.benchmarks.evidence.wheels import ROOT, files_of
     ],
 )
 def test_places(budget: int, placed: list[int | None]) -> None:
-    assert gpu_prepare.place(10, 2, [30, 20, 50], budget) == placed
+    assert place(10, 2, [30, 20, 50], budget) == placed
 
 
 def test_too_small_a_budget() -> None:
-    with pytest.raises(gpu_packages.PrepareError, match=r"what all steps need takes 10.0 MiB; the budget is 9.0 MiB"):
-        gpu_prepare.place(10 << 20, 0, [], 9 << 20)
+    with pytest.raises(packages.PrepareError, match=r"what all steps need takes 10.0 MiB; the budget is 9.0 MiB"):
+        place(10 << 20, 0, [], 9 << 20)
 
 
 def test_all_in_one_package(prepare: Callable[[int], tuple[Path, Any]]) -> None:
     folder, manifest = prepare(2_000_000)
     assert [package["folder"] for package in manifest["packages"]] == ["1"]
     assert (folder / "1" / "images" / "annotations.json").is_file()
-    (command,) = gpu_prepare.commands(folder, manifest)
+    (command,) = commands(folder, manifest)
     assert command == f"bash benchmarks/gpu_evidence.sh --minutes 9 --out runs/evidence-1 --carry {folder}/1"
 
 
 def test_tensorrt_in_the_second_package(
-    prepare: Callable[[int], tuple[Path, Any]], wheels: dict[str, gpu_packages.Wheel], tmp_path: Path
+    prepare: Callable[[int], tuple[Path, Any]], wheels: dict[str, packages.Wheel], tmp_path: Path
 ) -> None:
     folder, manifest = prepare(870_000)
     assert [package["holds"] for package in manifest["packages"]] == [
@@ -59,11 +58,11 @@ def test_tensorrt_in_the_second_package(
     (rtx,) = (wheel for wheel in second["wheels"] if wheel["name"] == "tensorrt-rtx-cu13-libs")
     assert [name[-7:] for name in rtx["parts"]] == [".part01", ".part02", ".part03", ".part04"]
     assert (second["images"], second["video"]) == (None, "video.mp4")
-    assert gpu_prepare.commands(folder, manifest)[1].endswith(f"--carry {folder}/2 --steps versions,rtx")
+    assert commands(folder, manifest)[1].endswith(f"--carry {folder}/2 --steps versions,rtx")
     sizes = {each.name: sum(f.stat().st_size for f in each.rglob("*") if f.is_file()) for each in folder.glob("[12]")}
     assert sizes == {package["folder"]: package["bytes"] for package in manifest["packages"]}
     assert max(sizes.values()) <= 870_000
-    joined = gpu_carry.joined(folder / "2", rtx, tmp_path)
+    joined = carry.joined(folder / "2", rtx, tmp_path)
     assert files_of(joined) == files_of(wheels[rtx["name"]].path)
 
 
@@ -76,11 +75,11 @@ def test_decoders_meet_in_the_second_package(prepare: Callable[[int], tuple[Path
         ["TensorRT-RTX"],
     ]
     assert manifest["packages"][1]["bytes"] <= 400_000
-    assert gpu_prepare.commands(folder, manifest)[1].endswith(f"--carry {folder}/2 --steps versions,nvdec")
+    assert commands(folder, manifest)[1].endswith(f"--carry {folder}/2 --steps versions,nvdec")
 
 
 def test_what_fits_into_no_package_is_spread(
-    prepare: Callable[[int], tuple[Path, Any]], wheels: dict[str, gpu_packages.Wheel], tmp_path: Path
+    prepare: Callable[[int], tuple[Path, Any]], wheels: dict[str, packages.Wheel], tmp_path: Path
 ) -> None:
     folder, manifest = prepare(300_000)
     *others, spread = manifest["packages"]
@@ -89,24 +88,24 @@ def test_what_fits_into_no_package_is_spread(
     sizes = {each.name: sum(f.stat().st_size for f in each.rglob("*") if f.is_file()) for each in folder.glob("[34]")}
     assert sizes == {"3": spread["after"]["3"], "4": spread["bytes"]}
     assert max(sizes.values()) <= 300_000
-    text = gpu_prepare.summary(folder, manifest)
+    text = summary(folder, manifest)
     assert f"needs {folder}/3, 0.3 MiB, next to it: take that to the machine first" in text
     assert text.endswith(f"--carry {folder}/4 --steps versions,rtx")
-    (rtx,) = gpu_carry.read_manifest(folder / "4")["wheels"]
-    joined = gpu_carry.joined(folder / "4", rtx, tmp_path)
+    (rtx,) = carry.read_manifest(folder / "4")["wheels"]
+    joined = carry.joined(folder / "4", rtx, tmp_path)
     assert files_of(joined) == files_of(wheels[rtx["name"]].path)
     (folder / "3" / "wheels" / f"{rtx['file']}.xz.part01").unlink()
-    with pytest.raises(gpu_carry.CarryError, match="part01 is missing"):
-        gpu_carry.joined(folder / "4", rtx, tmp_path)
-    with pytest.raises(gpu_packages.PrepareError, match="is not empty"):
+    with pytest.raises(carry.CarryError, match="part01 is missing"):
+        carry.joined(folder / "4", rtx, tmp_path)
+    with pytest.raises(packages.PrepareError, match="is not empty"):
         prepare(300_000)
 
 
 def test_commands_are_for_the_root_of_the_repository(tmp_path: Path) -> None:
-    (command,) = gpu_prepare.commands(ROOT / "runs" / "x y", {"packages": [{"folder": "1", "steps": []}]})
+    (command,) = commands(ROOT / "runs" / "x y", {"packages": [{"folder": "1", "steps": []}]})
     assert command.endswith("--carry 'runs/x y/1'")
 
 
 def test_a_path_that_makes_the_command_too_long(tmp_path: Path) -> None:
-    with pytest.raises(gpu_packages.PrepareError, match="use a shorter path"):
-        gpu_prepare.commands(tmp_path / "x" / ("y" * 1990), {"packages": [{"folder": "1", "steps": []}]})
+    with pytest.raises(packages.PrepareError, match="use a shorter path"):
+        commands(tmp_path / "x" / ("y" * 1990), {"packages": [{"folder": "1", "steps": []}]})

@@ -10,21 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.evidence import source as gpu_source
+from benchmarks.evidence import source
 from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE
 from ssd_edge.version import __version__
 from tests.benchmarks.evidence.script import ROOT
 
 
 def test_the_source_is_named(tmp_path: Path) -> None:
-    found = gpu_source.source(ROOT)
+    found = source.source(ROOT)
     assert found["version"] == __version__
     assert found["kernels_sha256"] == hashlib.sha256(KERNEL_SOURCE.encode()).hexdigest()
     if (ROOT / ".git").exists() and shutil.which("git"):
         command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
         said = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
         assert found["commit"] == said.strip()
-    assert gpu_source.commit(tmp_path) is None
+    assert source.commit(tmp_path) is None
 
 
 @pytest.mark.parametrize("way", ["branch", "packed", "detached", "linked"])
@@ -43,7 +43,7 @@ def test_the_commit_of_a_repository(way: str, tmp_path: Path) -> None:
 
     root.mkdir()
     run_git("init", "-q", "-b", "main")
-    assert gpu_source.commit(root) is None  # there is none yet
+    assert source.commit(root) is None  # there is none yet
     run_git("commit", "-q", "--allow-empty", "-m", "one")
     expected, there = run_git("rev-parse", "HEAD"), root
     if way == "packed":
@@ -53,4 +53,4 @@ def test_the_commit_of_a_repository(way: str, tmp_path: Path) -> None:
     elif way == "linked":
         there = tmp_path / "b"
         run_git("worktree", "add", "-q", "-b", "other", str(there))
-    assert gpu_source.commit(there) == expected
+    assert source.commit(there) == expected

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.evidence import carry as gpu_carry
+from benchmarks.evidence import carry, steps
 from benchmarks.evidence import run as runner
-from benchmarks.evidence import steps
 from tests.benchmarks.evidence.script import ROOT
 
 
@@ -21,7 +20,7 @@ def test_what_travelled_comes_before_what_the_caller_has(task: Callable[..., run
     """So that it takes the place of what is too old."""
     package = tmp_path / "package"
     package.mkdir()
-    content = {"format": gpu_carry.FORMAT, "wheels": [], "images": None, "video": None, "pip_options": []}
+    content = {"format": carry.FORMAT, "wheels": [], "images": None, "video": None, "pip_options": []}
     (package / "manifest.json").write_text(json.dumps(content))
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT}:/callers"}
     one = task(environment=environment, carried={"folder": str(package)})

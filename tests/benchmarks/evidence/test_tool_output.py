@@ -2,21 +2,22 @@
 
 from pathlib import Path
 
-from benchmarks.evidence import tool_output as gpu_tool_output
+from benchmarks.evidence import tool_output
 
 JUNIT = """<?xml version="1.0" encoding="utf-8"?><testsuites><testsuite name="pytest" tests="4">
-<testcase classname="tests.runtime.test_gpu" name="test_preprocess[1]" time="0.1" />
-<testcase classname="tests.runtime.test_gpu" name="test_nms"><failure message="assert 1 == 2">line 7</failure>
+<testcase classname="tests.runtime.backends.test_gpu" name="test_preprocess[1]" time="0.1" />
+<testcase classname="tests.runtime.backends.test_gpu" name="test_nms"><failure message="assert 1 == 2">line 7</failure>
 </testcase>
-<testcase classname="tests.runtime.test_gpu" name="test_close"><error message="at teardown">lost</error></testcase>
-<testcase classname="tests.runtime.test_cuda_gpu" name="test_x[pycuda]"><skipped message="no PyCUDA">a</skipped>
+<testcase classname="tests.runtime.backends.test_gpu" name="test_close"><error message="at teardown">lost</error>
+</testcase>
+<testcase classname="tests.runtime.cuda.test_cuda_gpu" name="test_x[pycuda]"><skipped message="no PyCUDA">a</skipped>
 </testcase>
 </testsuite></testsuites>"""
 
 
 def test_junit(tmp_path: Path) -> None:
     (tmp_path / "j.xml").write_text(JUNIT)
-    assert gpu_tool_output.junit(tmp_path / "j.xml") == {
+    assert tool_output.junit(tmp_path / "j.xml") == {
         "passed": 1,
         "failed": 2,
         "skipped": 1,
@@ -35,7 +36,7 @@ def test_junit(tmp_path: Path) -> None:
 
 
 def test_tests_that_were_killed() -> None:
-    found = gpu_tool_output.outcomes(
+    found = tool_output.outcomes(
         "collecting ... collected 4 items\n\n"
         "tests/runtime/backends/test_gpu.py::test_preprocess[a b] PASSED [ 25%]\n"
         "tests/runtime/backends/test_gpu.py::test_nms FAILED [ 50%]\n"
@@ -47,10 +48,9 @@ def test_tests_that_were_killed() -> None:
     assert found["failures"] == [{"test": "test_gpu::test_nms", "message": "see the log"}]
     assert found["tests"]["test_gpu::test_preprocess[a b]"] == "passed"
     crash = "tests/runtime/backends/test_gpu.py::test_x[a b] Fatal Python error: Aborted\n"
-    assert gpu_tool_output.outcomes(crash)["running_when_killed"] == "test_gpu::test_x[a b]"
+    assert tool_output.outcomes(crash)["running_when_killed"] == "test_gpu::test_x[a b]"
     assert (
-        gpu_tool_output.outcomes("tests/runtime/backends/test_gpu.py::test_a PASSED [ 9%]\n")["running_when_killed"]
-        is None
+        tool_output.outcomes("tests/runtime/backends/test_gpu.py::test_a PASSED [ 9%]\n")["running_when_killed"] is None
     )
 
 
@@ -69,15 +69,15 @@ def test_outcomes_of_two_runs() -> None:
         "running_when_killed": "e",
         "crashed": "by 6",
     }
-    assert gpu_tool_output.added(one, killed) == both
-    assert gpu_tool_output.added(killed, one) == both
-    assert gpu_tool_output.added(killed, killed)["crashed"] == "by 6; by 6"
-    assert gpu_tool_output.added(one, one)["skips"] == {"no GPU": 2, "x": 2}
+    assert tool_output.added(one, killed) == both
+    assert tool_output.added(killed, one) == both
+    assert tool_output.added(killed, killed)["crashed"] == "by 6; by 6"
+    assert tool_output.added(one, one)["skips"] == {"no GPU": 2, "x": 2}
 
 
 def test_metrics_have_their_public_names() -> None:
     """Those of NVIDIA's documentation of Nsight Compute; one unknown name and ncu profiles nothing."""
-    assert set(gpu_tool_output.METRICS) == {
+    assert set(tool_output.METRICS) == {
         "gpu__time_duration.sum",
         "dram__throughput.avg.pct_of_peak_sustained_elapsed",
         "lts__throughput.avg.pct_of_peak_sustained_elapsed",
@@ -88,16 +88,16 @@ def test_metrics_have_their_public_names() -> None:
 
 
 def test_sanitizer() -> None:
-    assert gpu_tool_output.sanitizer("========= COMPUTE-SANITIZER\n========= ERROR SUMMARY: 0 errors\n") == {
+    assert tool_output.sanitizer("========= COMPUTE-SANITIZER\n========= ERROR SUMMARY: 0 errors\n") == {
         "summary": "ERROR SUMMARY: 0 errors",
         "clean": True,
         "messages": ["========= COMPUTE-SANITIZER", "========= ERROR SUMMARY: 0 errors"],
     }
     hazards = "========= RACECHECK SUMMARY: 1 hazard displayed (0 errors, 1 warning)"
-    found = gpu_tool_output.sanitizer(hazards)
+    found = tool_output.sanitizer(hazards)
     assert found is not None
     assert found["clean"] is False
-    assert gpu_tool_output.sanitizer("========= COMPUTE-SANITIZER\nkilled") is None
+    assert tool_output.sanitizer("========= COMPUTE-SANITIZER\nkilled") is None
 
 
 LONG = """==PROF== Connected to process 7
@@ -122,6 +122,6 @@ def test_ncu() -> None:
         "registers_per_thread": 32.0,
     }
     merge = {"kernel": "nms_merge", "grid": "(1, 1, 1)", "block": "(512, 1, 1)", "duration_ns": "n/a"}
-    assert gpu_tool_output.ncu_kernels(LONG) == [count, merge]
-    assert gpu_tool_output.ncu_kernels(WIDE) == [count]
-    assert gpu_tool_output.ncu_kernels("==ERROR== refused\n") == []
+    assert tool_output.ncu_kernels(LONG) == [count, merge]
+    assert tool_output.ncu_kernels(WIDE) == [count]
+    assert tool_output.ncu_kernels("==ERROR== refused\n") == []

@@ -8,11 +8,11 @@ from base64 import urlsafe_b64encode
 from pathlib import Path
 from zipfile import ZipFile
 
-from benchmarks.evidence import have as gpu_have
-from benchmarks.evidence import packages as gpu_packages
+from benchmarks.evidence import packages
+from benchmarks.evidence.have import read_have
 
 ROOT = Path(__file__).parents[3]
-TARGET = gpu_packages.Target()
+TARGET = packages.Target()
 NATIVE = "cp312-cp312-manylinux_2_28_x86_64"
 PYPROJECT = """
 [project]
@@ -65,12 +65,12 @@ def make_wheel(folder: Path, name: str, version: str, *needs: str, tag: str = "p
     return path
 
 
-def collect(folder: Path, have: str = HAVE, pyproject: str = PYPROJECT) -> dict[str, gpu_packages.Wheel]:
+def collect(folder: Path, have: str = HAVE, pyproject: str = PYPROJECT) -> dict[str, packages.Wheel]:
     """Wheels for a `pyproject.toml` and a list of what is there."""
     (folder / "pyproject.toml").write_text(pyproject)
     (folder / "have").write_text(have)
-    requirements = gpu_packages.project_requirements(folder / "pyproject.toml", TARGET)
-    return gpu_packages.collect(requirements, gpu_have.read_have(folder / "have"), TARGET, folder / "cache")
+    requirements = packages.project_requirements(folder / "pyproject.toml", TARGET)
+    return packages.collect(requirements, read_have(folder / "have"), TARGET, folder / "cache")
 
 
 def files_of(wheel: Path) -> dict[str, bytes]:

@@ -13,13 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks.evidence.claims import CLAIMS
-from benchmarks.gpu import bench, correctness, speed
-from benchmarks.gpu import dry_run as gpu_dry_run
-from benchmarks.gpu import inputs as gpu_inputs
-from benchmarks.gpu import measure as gpu
-from benchmarks.gpu import models as gpu_models
-from benchmarks.gpu import record as gpu_record
-from benchmarks.gpu import timing as gpu_timing
+from benchmarks.gpu import bench, correctness, dry_run, inputs, measure, models, record, speed, timing
 from benchmarks.gpu.record import Row, attempt
 from ssd_edge.errors import MissingDependencyError
 from ssd_edge.runtime.backends.gpu_detector import GpuDetector
@@ -42,7 +36,7 @@ LOST = RuntimeError("CUDA error: an illegal memory access was encountered\nCompi
     ],
 )
 def test_what_loses_the_gpu(error: Exception, lost: bool) -> None:
-    assert gpu_record.is_lost(error) == lost
+    assert record.is_lost(error) == lost
 
 
 def test_rows_that_were_measured_are_kept_when_the_gpu_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,9 +48,9 @@ def test_rows_that_were_measured_are_kept_when_the_gpu_is_lost(tmp_path: Path, m
         attempt(rows, {"row": 2}, lambda: fail(ValueError("odd")))
         attempt(rows, {"row": 3}, lambda: fail(LOST))
 
-    monkeypatch.setattr(gpu, "SECTIONS", {"first": section, "second": section})
+    monkeypatch.setattr(measure, "SECTIONS", {"first": section, "second": section})
     figures: dict[str, Any] = {}
-    gpu.run_sections(cast(Any, None), ["first", "second"], figures, tmp_path / "gpu.json")
+    measure.run_sections(cast(Any, None), ["first", "second"], figures, tmp_path / "gpu.json")
     assert figures["first"][:2] == [{"row": 1, "ms": 2.0}, {"row": 2, "failed": "ValueError: odd"}]
     assert figures["first"][2] == {"row": 3, "failed": f"RuntimeError: {LOST}"}
     assert figures["first"][3]["failed"].startswith("the GPU is lost: RuntimeError: CUDA error: an illegal")
@@ -65,7 +59,7 @@ def test_rows_that_were_measured_are_kept_when_the_gpu_is_lost(tmp_path: Path, m
 
 
 def test_the_gpu_is_busy_until_all_that_is_timed_is_queued(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_timing, "FILL_BYTES", 1000)
+    monkeypatch.setattr(timing, "FILL_BYTES", 1000)
     calls: list[str] = []
 
     def noted(name: str, real: Callable[..., None]) -> Callable[..., None]:
@@ -79,9 +73,9 @@ def test_the_gpu_is_busy_until_all_that_is_timed_is_queued(monkeypatch: pytest.M
         monkeypatch.setattr(HostStream, name, noted(name, getattr(HostStream, name)))
     cuda = HostCuda()
     with ExitStack() as stack, cuda.stream() as stream:
-        run = gpu_timing.on_the_gpu(stack, cuda, stream, lambda: calls.append("work"))
+        run = timing.on_the_gpu(stack, cuda, stream, lambda: calls.append("work"))
         assert run() >= 0
-    assert calls == ["fill"] * gpu_timing.FILLS + ["work", "record", "work", "record"]
+    assert calls == ["fill"] * timing.FILLS + ["work", "record", "work", "record"]
     assert cuda.allocated == 0
 
 
@@ -89,17 +83,17 @@ def test_without_cuda_core(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     def absent() -> None:
         raise MissingDependencyError("no cuda-core", extra="cuda13")
 
-    monkeypatch.setattr(gpu, "open_cuda", absent)
-    monkeypatch.setattr(gpu, "make_inputs", lambda *_: None)
-    monkeypatch.setattr(sys, "argv", ["gpu.py"])
+    monkeypatch.setattr(measure, "open_cuda", absent)
+    monkeypatch.setattr(measure, "make_inputs", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["measure.py"])
     with pytest.raises(SystemExit) as ended:
-        gpu.main()
+        measure.main()
     assert ended.value.code == 1
     assert capsys.readouterr().err == "no cuda-core; in the folder of ssd-edge: pip install '.[cuda13]'\n"
 
 
 def test_graphs_and_preprocessing_are_measured(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_timing, "FILL_BYTES", 1000)
+    monkeypatch.setattr(timing, "FILL_BYTES", 1000)
     with open_detector(model_path, threads=1) as cpu:
         engine = HostEngine(cpu.infer, (cpu.card.height, cpu.card.width), cuda=HostCuda(integrated=True))
         bench: Any = SimpleNamespace(cuda=engine.cuda, runs=2, frame=np.zeros((48, 64, 3), np.uint8))
@@ -127,14 +121,14 @@ def test_what_is_measured_is_on_the_disk_before_the_next_begins(
         attempt(rows, {"row": 1}, lambda: {"ms": 2.0})
         attempt(rows, {"row": 2}, look)
 
-    monkeypatch.setattr(gpu, "SECTIONS", {"first": section})
-    gpu.run_sections(cast(Any, None), ["first"], {}, tmp_path / "gpu.json")
+    monkeypatch.setattr(measure, "SECTIONS", {"first": section})
+    measure.run_sections(cast(Any, None), ["first"], {}, tmp_path / "gpu.json")
     assert json.loads(seen[0]) == {"first": [{"row": 1, "ms": 2.0}]}
     assert [path.name for path in tmp_path.iterdir()] == ["gpu.json"]
 
 
 def test_every_section_has_a_dry_run() -> None:
-    assert list(gpu_dry_run.PREPARATIONS) == list(gpu.SECTIONS)
+    assert list(dry_run.PREPARATIONS) == list(measure.SECTIONS)
 
 
 def test_a_contender_that_fails_leaves_the_others_their_figures() -> None:
@@ -151,27 +145,27 @@ def test_a_contender_that_fails_leaves_the_others_their_figures() -> None:
         return float(turns.count("one"))
 
     left_out: list[str] = []
-    found = gpu_timing.medians_ms(
+    found = timing.medians_ms(
         {"other": fails_at_the_third, "one": one}, 3, lambda name, error: left_out.append(f"{name}: {error}")
     )
     assert (found, left_out) == ({"one": 5.0}, ["other: odd"])  # of 4, 5, 6: the first three warm up
     assert turns == ["other", "one"] * 3 + ["one"] * 3
     with pytest.raises(ValueError, match="odd"):
-        gpu_timing.medians_ms({"other": lambda: (_ for _ in ()).throw(ValueError("odd"))}, 3)
+        timing.medians_ms({"other": lambda: (_ for _ in ()).throw(ValueError("odd"))}, 3)
 
 
 @pytest.fixture
 def quick_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """The benchmark on `HostCuda`, with as few launches as there can be."""
-    monkeypatch.setattr(gpu, "open_cuda", HostCuda)
+    monkeypatch.setattr(measure, "open_cuda", HostCuda)
     monkeypatch.setattr(speed, "SUPPRESSED_BATCHES", (1, 2))
-    monkeypatch.setattr(gpu_timing, "WARM_UP", 0)
-    monkeypatch.setattr(gpu_timing, "FILL_BYTES", 1000)
+    monkeypatch.setattr(timing, "WARM_UP", 0)
+    monkeypatch.setattr(timing, "FILL_BYTES", 1000)
 
 
 def run_main(monkeypatch: pytest.MonkeyPatch, output: Path, *arguments: str) -> dict[str, Any]:
-    monkeypatch.setattr(sys, "argv", ["gpu.py", "--runs", "1", "-o", str(output), *arguments])
-    gpu.main()
+    monkeypatch.setattr(sys, "argv", ["measure.py", "--runs", "1", "-o", str(output), *arguments])
+    measure.main()
     figures: dict[str, Any] = json.loads(output.read_text())
     return figures
 
@@ -186,7 +180,7 @@ def test_what_runs_on_a_jetson_without_torch(quick_host: None, monkeypatch: pyte
     without(monkeypatch, "torch", "torchvision", "safetensors", "onnx", "pycocotools", "zxingcpp")
     without(monkeypatch, "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
     figures = run_main(monkeypatch, tmp_path / "gpu.json", "--map", "bundled", str(tmp_path), "all")
-    assert list(figures)[-len(gpu.SECTIONS) :] == list(gpu.SECTIONS)
+    assert list(figures)[-len(measure.SECTIONS) :] == list(measure.SECTIONS)
     absent = "torch, torchvision, safetensors not installed"
     assert figures["absent"] == {"ssd300_vgg16": absent}
     assert "neither TensorRT nor TensorRT-RTX is installed" in figures["tensorrt"][0]["not_run"]
@@ -204,7 +198,7 @@ def test_what_runs_on_a_jetson_without_torch(quick_host: None, monkeypatch: pyte
     assert figures["suppression"][1]["not_run"] == absent
     assert figures["preprocess"][0]["gpu_ms"] > 0
     assert all("not_run" in row for name in ("whole_graph", "hardware_floor") for row in figures[name])
-    assert not any("failed" in row for name in gpu.SECTIONS for row in figures[name])
+    assert not any("failed" in row for name in measure.SECTIONS for row in figures[name])
 
 
 def claims(figures: dict[str, Any], step: str = "benchmark") -> dict[str, str]:
@@ -228,7 +222,7 @@ def test_the_claims_read_what_is_written(quick_host: None, monkeypatch: pytest.M
         raise RuntimeError("odd")
 
     monkeypatch.setattr(speed, "preprocess_bgr", fail)
-    monkeypatch.setitem(gpu.SECTIONS, "suppression", fail)
+    monkeypatch.setitem(measure.SECTIONS, "suppression", fail)
     with pytest.raises(SystemExit) as ended:
         run_main(monkeypatch, tmp_path / "failed.json", "--quick", "--sections", *sections)
     assert ended.value.code == 1
@@ -244,9 +238,9 @@ def test_the_claims_read_what_is_written(quick_host: None, monkeypatch: pytest.M
 
 def test_the_reference_where_nothing_can_be_exported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     without(monkeypatch, "onnxscript")
-    bundled = gpu_models.bundled()
+    bundled = models.bundled()
     model = replace(bundled, onnx=None)
-    bench: Any = SimpleNamespace(folder=tmp_path, frame=gpu_models.synthetic_frame())
+    bench: Any = SimpleNamespace(folder=tmp_path, frame=models.synthetic_frame())
     name, found = correctness.reference(bench, model)
     assert name.startswith("PyTorch, for want of an ONNX file: {'not_run': ")
     assert "onnxscript" in name
@@ -258,14 +252,14 @@ def test_a_section_alone(section: str, quick_host: None, monkeypatch: pytest.Mon
     """Peers that this machine cannot run leave ours their figures."""
 
     def absent(*_: Any) -> None:
-        raise gpu_record.NotRunError("left out")
+        raise record.NotRunError("left out")
 
     def open_on_host(checkpoint: Path, *, half: bool, batch: int) -> GpuDetector:
         with_model = open_detector(checkpoint.with_suffix(".onnx"), threads=1)
         engine = HostEngine(with_model.infer, (with_model.card.height, with_model.card.width), batch=(1, batch))
         return GpuDetector(engine, with_model.card, slots=1)
 
-    monkeypatch.setattr(gpu_inputs, "random_ssd300", absent)
+    monkeypatch.setattr(inputs, "random_ssd300", absent)
     for module in (bench, correctness):
         monkeypatch.setattr(module, "open_on_pytorch", open_on_host)
     without(monkeypatch, "torch", "torchvision", "safetensors")

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks.gpu import nvdec as gpu_nvdec
+from benchmarks.gpu import nvdec
 from benchmarks.gpu.record import NotRunError
 from ssd_edge.bundled import bundled_model
 from ssd_edge.runtime.backends.gpu_detector import GpuDetector
@@ -43,54 +43,54 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def decoded(video: Path, *, wrong: int = 0) -> Iterator[list[Nv12Frame]]:
     """As NVDEC would give the frames, up to four at a time; luma `wrong` levels off."""
-    _, frames = gpu_nvdec.cpu_frames(video, 100)
+    _, frames = nvdec.cpu_frames(video, 100)
     for start in range(0, len(frames), 4):
         yield [Nv12Frame(OnGpu(np.minimum(frame + np.uint8(wrong), 255))) for frame in frames[start : start + 4]]
 
 
 def test_frames_that_equal_the_cpus(video: Path) -> None:
-    row = gpu_nvdec.compare(HostCuda(), lambda: decoded(video), video)
-    assert (row["codec"], row["frames"], row["ok"]) == ("h264", gpu_nvdec.COMPARED, True)
+    row = nvdec.compare(HostCuda(), lambda: decoded(video), video)
+    assert (row["codec"], row["frames"], row["ok"]) == ("h264", nvdec.COMPARED, True)
     assert row["decoded_levels"] == 0
     assert max(row["kernel_levels"], row["input_levels"]) <= 1
 
 
 def test_frames_that_differ(video: Path) -> None:
     """The decoder is told apart from the kernel."""
-    row = gpu_nvdec.compare(HostCuda(), lambda: decoded(video, wrong=6), video)
+    row = nvdec.compare(HostCuda(), lambda: decoded(video, wrong=6), video)
     assert (row["decoded_levels"], row["ok"]) == (6, False)
     assert row["kernel_levels"] <= 1 < row["input_levels"]
 
 
 def test_a_decoder_that_gives_too_few_frames(video: Path) -> None:
-    assert not gpu_nvdec.compare(HostCuda(), lambda: iter(list(decoded(video))[:1]), video)["ok"]
-    assert not gpu_nvdec.compare(HostCuda(), lambda: iter([]), video)["ok"]
+    assert not nvdec.compare(HostCuda(), lambda: iter(list(decoded(video))[:1]), video)["ok"]
+    assert not nvdec.compare(HostCuda(), lambda: iter([]), video)["ok"]
 
 
 def test_speed_is_of_what_follows_the_first_frames(video: Path) -> None:
-    row = gpu_nvdec.speed(HostCuda(), lambda: decoded(video), 300)
+    row = nvdec.speed(HostCuda(), lambda: decoded(video), 300)
     assert row["frames"] == 16
     assert row["frames_per_second"] > 0
-    assert gpu_nvdec.speed(HostCuda(), lambda: decoded(video), 6)["frames"] == 8
+    assert nvdec.speed(HostCuda(), lambda: decoded(video), 6)["frames"] == 8
     with pytest.raises(ValueError, match="too few frames"):
-        gpu_nvdec.speed(HostCuda(), lambda: iter(list(decoded(video))[:1]), 300)
+        nvdec.speed(HostCuda(), lambda: iter(list(decoded(video))[:1]), 300)
     with pytest.raises(ValueError, match="gave no frames"):
-        gpu_nvdec.speed(HostCuda(), lambda: iter([]), 300)
+        nvdec.speed(HostCuda(), lambda: iter([]), 300)
 
 
 def test_frames_are_detected_in(video: Path) -> None:
     with open_detector(bundled_model(), threads=1) as cpu:
         engine = HostEngine(cpu.infer, (cpu.card.height, cpu.card.width))
         with GpuDetector(engine, cpu.card) as detector:
-            row = gpu_nvdec.detect(lambda: detector, lambda: decoded(video), 5)
+            row = nvdec.detect(lambda: detector, lambda: decoded(video), 5)
             assert (row["frames"], sum(engine.runs)) == (8, 12)
 
 
 def test_nv12_of_i420() -> None:
     i420 = np.arange(24, dtype=np.uint8).reshape(6, 4)  # luma 4×4, u 16 17 18 19, v 20 21 22 23
-    assert gpu_nvdec.nv12_of(i420, 4)[4:].tolist() == [[16, 20, 17, 21], [18, 22, 19, 23]]
+    assert nvdec.nv12_of(i420, 4)[4:].tolist() == [[16, 20, 17, 21], [18, 22, 19, 23]]
     random = np.random.default_rng(0).integers(0, 256, (48 * 3 // 2, 64), np.uint8)
-    nv12 = gpu_nvdec.nv12_of(random, 48)
+    nv12 = nvdec.nv12_of(random, 48)
     as_bgr = cv2.cvtColor(nv12, cv2.COLOR_YUV2BGR_NV12), cv2.cvtColor(random, cv2.COLOR_YUV2BGR_I420)
     assert np.array_equal(*as_bgr)
 
@@ -136,7 +136,7 @@ def fake_nvc(space: str, full: str) -> Any:
 def test_frames_of_pynvvideocodec(space: str, full: str, colours: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     nvc = fake_nvc(space, full)
     monkeypatch.setitem(sys.modules, "PyNvVideoCodec", nvc)
-    found = list(gpu_nvdec.pynvvideocodec_frames(Path("video.mp4")))
+    found = list(nvdec.pynvvideocodec_frames(Path("video.mp4")))
     assert [[frame.luma for frame in frames] for frames in found] == [["a", "b"], ["c"]]
     assert all(frame.colours == colours and frame.chroma is None for frames in found for frame in frames)
     assert nvc.calls == [{"gpuid": 0, "codec": "H264", "usedevicememory": True}]
@@ -147,24 +147,24 @@ def test_pyav_takes_the_accelerator(video: Path, monkeypatch: pytest.MonkeyPatch
     if find_gpu() is not None:
         pytest.skip("there is a GPU")
     with pytest.raises(OSError, match="not permitted"):
-        list(gpu_nvdec.pyav_frames(video))
+        list(nvdec.pyav_frames(video))
 
 
 def run(monkeypatch: pytest.MonkeyPatch, output: Path, video: Path) -> tuple[Any, dict[str, Any]]:
     """Exit status and figures."""
-    monkeypatch.setattr(sys, "argv", ["gpu_nvdec.py", str(video), "-o", str(output)])
+    monkeypatch.setattr(sys, "argv", ["nvdec.py", str(video), "-o", str(output)])
     with pytest.raises(SystemExit) as ended:
-        gpu_nvdec.main()
+        nvdec.main()
     return ended.value.code, json.loads(output.read_text())
 
 
 def test_what_is_absent_is_said_and_is_no_failure(video: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(gpu_nvdec, "find_gpu", lambda: None)
+    monkeypatch.setattr(nvdec, "find_gpu", lambda: None)
     status, figures = run(monkeypatch, tmp_path / "a.json", video)
     assert (status, figures["skipped"]) == (0, "there is no NVIDIA GPU, or no cuda-core")
     assert figures["rows"][0]["size"] == "64×48"
-    monkeypatch.setattr(gpu_nvdec, "find_gpu", lambda: "a GPU")
-    monkeypatch.setattr(gpu_nvdec, "NVDEC_LIBRARY", "libabsent.so.1")
+    monkeypatch.setattr(nvdec, "find_gpu", lambda: "a GPU")
+    monkeypatch.setattr(nvdec, "NVDEC_LIBRARY", "libabsent.so.1")
     status, figures = run(monkeypatch, tmp_path / "b.json", video)
     assert status == 0
     assert "no decoder in the driver: libabsent.so.1" in figures["skipped"]
@@ -184,11 +184,11 @@ def test_the_whole_program(
     def no_detector(_: Path) -> None:
         raise RuntimeError("broken") if engine == "broken" else NotRunError(engine)
 
-    monkeypatch.setattr(gpu_nvdec, "why_not", lambda: None)
-    monkeypatch.setattr(gpu_nvdec, "open_cuda", HostCuda)
-    monkeypatch.setattr(gpu_nvdec, "open_detector_on_gpu", no_detector)
+    monkeypatch.setattr(nvdec, "why_not", lambda: None)
+    monkeypatch.setattr(nvdec, "open_cuda", HostCuda)
+    monkeypatch.setattr(nvdec, "open_detector_on_gpu", no_detector)
     decoders = {"good": ("av", lambda path: decoded(path, wrong=wrong)), "other": ("of_this_name_is_nothing", decoded)}
-    monkeypatch.setattr(gpu_nvdec, "DECODERS", decoders)
+    monkeypatch.setattr(nvdec, "DECODERS", decoders)
     status, figures = run(monkeypatch, tmp_path / "nvdec.json", video)
     assert status == (1 if wrong or engine == "broken" else 0)
     rows = figures["rows"][1:]
@@ -205,13 +205,13 @@ def test_a_decoder_that_ends_the_process_is_named(video: Path, tmp_path: Path) -
     """As PyNvVideoCodec does when a call of CUDA fails."""
     code = f"""
 import os, sys
-from benchmarks.gpu import nvdec as gpu_nvdec
+from benchmarks.gpu import nvdec
 from tests.fakes.host_cuda import HostCuda
-gpu_nvdec.why_not, gpu_nvdec.open_cuda = lambda: None, HostCuda
-gpu_nvdec.open_detector_on_gpu = lambda _: gpu_nvdec.need("of_this_name_is_nothing")
-gpu_nvdec.DECODERS = {{"good": ("sys", lambda _: iter([])), "bad": ("sys", lambda _: os._exit(1))}}
-sys.argv = ["gpu_nvdec.py", {str(video)!r}, "-o", {str(tmp_path / "nvdec.json")!r}]
-gpu_nvdec.main()
+nvdec.why_not, nvdec.open_cuda = lambda: None, HostCuda
+nvdec.open_detector_on_gpu = lambda _: nvdec.need("of_this_name_is_nothing")
+nvdec.DECODERS = {{"good": ("sys", lambda _: iter([])), "bad": ("sys", lambda _: os._exit(1))}}
+sys.argv = ["nvdec.py", {str(video)!r}, "-o", {str(tmp_path / "nvdec.json")!r}]
+nvdec.main()
 """
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=300

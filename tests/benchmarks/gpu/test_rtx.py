@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from benchmarks.gpu import rtx as gpu_rtx
+from benchmarks.gpu import rtx
 from ssd_edge.bundled import bundled_model
 from ssd_edge.runtime.cuda.find import find_gpu
 
 
 def run(monkeypatch: pytest.MonkeyPatch, output: Path, *arguments: str) -> tuple[Any, dict[str, Any]]:
     """Exit status and figures."""
-    monkeypatch.setattr(sys, "argv", ["gpu_rtx.py", "-o", str(output), *arguments])
+    monkeypatch.setattr(sys, "argv", ["rtx.py", "-o", str(output), *arguments])
     try:
-        gpu_rtx.main()
+        rtx.main()
         status: Any = 0
     except SystemExit as ended:
         status = ended.code
@@ -81,9 +81,9 @@ def test_what_fails_shows_in_the_exit_status(
     rows: list[dict[str, Any]], status: int, skipped: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """But for a GPU that TensorRT-RTX does not support."""
-    monkeypatch.setattr(gpu_rtx, "load_tensorrt", lambda _: "TensorRT-RTX")
-    monkeypatch.setattr(gpu_rtx, "onnx_files", lambda *_: {str(number): row for number, row in enumerate(rows)})
-    monkeypatch.setattr(gpu_rtx, "try_stages", lambda found, trt, name, row, only_build: found.append(row))
+    monkeypatch.setattr(rtx, "load_tensorrt", lambda _: "TensorRT-RTX")
+    monkeypatch.setattr(rtx, "onnx_files", lambda *_: {str(number): row for number, row in enumerate(rows)})
+    monkeypatch.setattr(rtx, "try_stages", lambda found, trt, name, row, only_build: found.append(row))
     ended, figures = run(monkeypatch, tmp_path / "rtx.json")
     assert (ended, figures.get("skipped"), figures["stages"]) == (status, skipped, rows)
 
