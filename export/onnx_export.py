@@ -36,7 +36,7 @@ from ssd_edge.picks import spread_evenly
 from ssd_edge.runtime.backends.torch import TorchDetector
 from ssd_edge.runtime.preprocess import preprocess
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 COMPARED_IMAGES = 8
 OVERFLOW_IMAGES = 64  # of fp16, that activations beyond half are looked for on
@@ -181,7 +181,7 @@ def _finetuned(source: Source, first: Int8Result, output: Path, options: Int8Opt
     second = int8_from_float(tuned.trace(), tuned.card, again)
     assert second.recovery is not None
     if not second.recovery.better_than(first.recovery):
-        log.warning("fine-tuning did not help (%s); what giving layers back found is kept", second.recovery)
+        logger.warning("fine-tuning did not help (%s); what giving layers back found is kept", second.recovery)
         return source, first
     return tuned, replace(second, notes=(f"fine-tuned under int8 rounding: {tuned_path}", *second.notes))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ def build(onnx: Path, batch: int, folder: Path) -> tuple[Path, dict[str, Any]]:
     )
     if report.not_run is not None:
         raise RuntimeError(report.not_run)
-    layers = {name: share.__dict__ for name, share in (report.card.layers or {}).items()}
+    layers = {name: asdict(share) for name, share in (report.card.layers or {}).items()}
     tensorrt = f"{report.card.flavour} {report.card.tensorrt_version}"
     return report.path, {"tensorrt": tensorrt, "build_seconds": report.seconds, "layers": layers}
 

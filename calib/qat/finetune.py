@@ -43,7 +43,7 @@ from ssd_edge.training.recipes import Recipe, recipe_for, transform_of
 from ssd_edge.training.trainer import Trainer
 from ssd_edge.training.updater import NotFiniteError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 LR, LR_WITHOUT_NORM = 1e-4, 5e-6  # a fifth of what the preset `small` fine-tunes a trained detector with
 CALIBRATION_IMAGES = 64
@@ -210,7 +210,7 @@ class _FinetuneTrainer(Trainer):
         if self.stop:
             raise KeyboardInterrupt
         if self.val and self.best_scores["AP"] < self.scores_before["AP"]:
-            log.warning(
+            logger.warning(
                 "fine-tuning did not help: AP under fake quantisation was %.4f before and is %.4f at best; "
                 "try a lower learning rate, more epochs or more images",
                 self.scores_before["AP"],
@@ -220,7 +220,7 @@ class _FinetuneTrainer(Trainer):
     def end_epoch(self) -> None:
         """Evaluate and keep the best weights."""
         scores, loss = self._scores(), self.sums.loss
-        log.info("epoch %d of %d: loss %.4f, %s", self.epoch, self.recipe.epochs, loss, scores or "not evaluated")
+        logger.info("epoch %d of %d: loss %.4f, %s", self.epoch, self.recipe.epochs, loss, scores or "not evaluated")
         if not self.best_state or not self.val or scores["AP"] > self.best_scores["AP"]:
             self.best_scores = scores
             self.best_state = copy.deepcopy({name: value.cpu() for name, value in self.model.state_dict().items()})

@@ -25,7 +25,7 @@ from ssd_edge.runtime.tensorrt.engine_card import BatchSizes, EngineCard, check_
 from ssd_edge.runtime.tensorrt.log import UnsupportedGpuError, unsupported_remedy
 from ssd_edge.runtime.tensorrt.versions import TensorRT, load_tensorrt
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 ONE = BatchSizes(1, 1, 1)
 
@@ -73,7 +73,7 @@ def prepare_model(
             raise
         reason = f"runs on the CPU, not on the NVIDIA GPU: {error} (--backend onnxruntime chooses the CPU)"
         if on_cpu is None:
-            _log.warning("%s %s", path, reason)
+            logger.warning("%s %s", path, reason)
         else:
             on_cpu(reason)
         return path
@@ -128,13 +128,13 @@ def _good_card(engine: Path, trt: TensorRT, gpu: Gpu) -> EngineCard | None:
         card = read_engine_card(engine)
         check_fresh(engine, card, engine.read_bytes(), flavour=trt.flavour, version=trt.version, gpu=gpu)
     except (ModelFileError, OSError) as error:
-        _log.debug("%s is built again: %s", engine, error)
+        logger.debug("%s is built again: %s", engine, error)
         return None
     return card
 
 
 def _build(onnx: Path, engine: Path, trt: TensorRT, batch: BatchSizes, progress: bool) -> EngineCard:
-    _log.info("building an engine of %s for this GPU, once; it is kept in %s", onnx, engine.parent)
+    logger.info("building an engine of %s for this GPU, once; it is kept in %s", onnx, engine.parent)
     report = build_engine(onnx, engine, batch=batch, flavour=trt.flavour, must_run=True, progress=progress)
-    _log.info("%s", report)
+    logger.info("%s", report)
     return report.card

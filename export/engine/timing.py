@@ -13,7 +13,7 @@ from ssd_edge.runtime.backends.gpu_engine import Engine
 from ssd_edge.runtime.cuda.base import capturing
 from ssd_edge.runtime.cuda.errors import CudaFatalError
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 RUNS = 10  # between two events, so that the GPU has work while the processor launches the next
 WARM_UPS = 3
@@ -54,6 +54,6 @@ def _graph_or_call(engine: Engine, batch: int, stack: ExitStack) -> Callable[[],
     except CudaFatalError:
         raise
     except SsdEdgeError as error:
-        _log.debug("timed without a CUDA graph: %s", error)
+        logger.debug("timed without a CUDA graph: %s", error)
         return call
     return partial(graph.launch, engine.stream)

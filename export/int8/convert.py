@@ -26,10 +26,7 @@ from ssd_edge.export.int8.placement import Placement
 from ssd_edge.export.int8.trials import RelativeTime, ap_of, arithmetic, emulated, error_images, error_of
 from ssd_edge.onnx_graph import add_metadata
 
-log = logging.getLogger(__name__)
-
-
-LAYERS_SHOWN = 6
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ def int8_from_float(graph: onnx.ModelProto, card: ModelCard, options: Int8Option
     table = _table(graph, options, size_hw)
     notes = [f"ranges by {options.method} over {table.images} images, Q/DQ placed for {options.target}"]
     for warning in _warnings(table, graph, options, size_hw):
-        log.warning("warning: %s", warning)
+        logger.warning("warning: %s", warning)
         notes.append(f"warning: {warning}")
     placement = Placement(graph, table, options)
     recovery = None
@@ -148,7 +145,7 @@ def _recover(placement: Placement, card: ModelCard, options: Int8Options) -> Rec
         reference_ap=reference,
         floor=options.max_drop.floor(reference),
         cost_unit="time" if options.target == "cpu" else "estimated arithmetic",
-        say=log.info,
+        say=logger.info,
     )
 
 

@@ -39,7 +39,7 @@ from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS
 from ssd_edge.runtime.cuda.nms import Nms
 from ssd_edge.runtime.cuda.preprocess import preprocess_bgr, preprocess_nv12
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Frame = NDArray[np.uint8] | DeviceFrame
 ALIGNMENT = 256  # bytes, between the starts of frames in one piece of memory
@@ -250,9 +250,9 @@ class GpuDetector(Detector):
         except SsdEdgeError as error:
             self._failed_captures += 1
             if self._failed_captures < FAILED_CAPTURES and not isinstance(error, CaptureRefused):
-                _log.debug("a CUDA graph was not captured: %s", error)
+                logger.debug("a CUDA graph was not captured: %s", error)
                 return
-            _log.warning("the detector runs without a CUDA graph: %s", error)
+            logger.warning("the detector runs without a CUDA graph: %s", error)
             self.captures = False
             self._forget_graphs()
 

@@ -20,7 +20,7 @@ from ssd_edge.runtime.tensorrt.engine_card import EngineCard, check_fresh, read_
 from ssd_edge.runtime.tensorrt.log import unsupported_gpu
 from ssd_edge.runtime.tensorrt.versions import IExecutionContext, TensorRT, load_tensorrt
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class TensorRTEngine(Engine):
@@ -141,7 +141,7 @@ class TensorRTEngine(Engine):
                 with atomic_path(self._kernels) as path:
                     path.write_bytes(kernels)
             except SinkError as error:
-                _log.debug("compiled kernels are not kept: %s", error)
+                logger.debug("compiled kernels are not kept: %s", error)
 
     def _failure(self, problem: str) -> SsdEdgeError:
         """The error for a call that failed, with what TensorRT has said since the log was cleared before it."""

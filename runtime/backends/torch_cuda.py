@@ -26,7 +26,7 @@ from ssd_edge.runtime.cuda.errors import REFUSED_KERNELS, CudaError, CudaFatalEr
 from ssd_edge.runtime.cuda.find import open_cuda
 from ssd_edge.torch_device import torch_device
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 BATCH = 16  # the largest that memory is made for
 
@@ -162,7 +162,7 @@ def open_on_cuda(
     except CudaFatalError:
         raise
     except (CudaError, MissingDependencyError) as error:
-        _log.warning("only the network runs on the GPU: %s", error)
+        logger.warning("only the network runs on the GPU: %s", error)
         return TorchDetector.open(path, threads=threads, score_threshold=score_threshold, device=device)
     try:
         model, card = model_from_checkpoint(path)

@@ -12,8 +12,7 @@ from ssd_edge.packages import is_installed
 from ssd_edge.runtime.cuda.base import Cuda, Gpu
 from ssd_edge.runtime.cuda.errors import CudaError
 
-_log = logging.getLogger(__name__)
-
+logger = logging.getLogger(__name__)
 
 CUDA_VARIABLE = "SSD_EDGE_CUDA"
 IMPLEMENTATIONS = {"core": "cuda.core", "pycuda": "pycuda"}  # and the package of each
@@ -48,7 +47,7 @@ def find_gpu(device: int = 0) -> Gpu | None:
     try:
         return read_gpu(device)
     except (CudaError, MissingDependencyError) as error:
-        _log.debug("no GPU: %s", error)
+        logger.debug("no GPU: %s", error)
         return None
 
 

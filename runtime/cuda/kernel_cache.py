@@ -20,7 +20,7 @@ from ssd_edge.runtime.cuda.errors import CudaError
 from ssd_edge.runtime.host.fixes import extra_command
 from ssd_edge.runtime.host.kind import read_host
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 # Without fused multiply-add the overlap of two boxes rounds as NumPy rounds it.
 OPTIONS = ("--std=c++17", "--fmad=false")
@@ -71,7 +71,7 @@ def _write(name: str, code: bytes) -> None:
         with atomic_path(kernel_cache_folder() / name) as part:
             part.write_bytes(hashlib.sha256(code).digest() + code)
     except (SinkError, RuntimeError) as error:
-        _log.debug("compiled kernels are not kept: %s", error)
+        logger.debug("compiled kernels are not kept: %s", error)
 
 
 class Nvrtc:

@@ -19,7 +19,6 @@ from ssd_edge.runtime.sources.base import SourceInfo
 
 logger = logging.getLogger(__name__)
 
-
 VIDEO_CODES = {
     ".mp4": "mp4v",
     ".mov": "mp4v",

@@ -30,7 +30,7 @@ from ssd_edge.runtime.tensorrt.versions import (
     TensorRT,
 )
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -201,11 +201,11 @@ def _attach_timing_cache(trt: TensorRT, config: IBuilderConfig, content: bytes |
     if content is None:
         return None
     if trt.flavour == "rtx":
-        _log.warning("%s does not use timing caches; --timing-cache is left aside", trt)
+        logger.warning("%s does not use timing caches; --timing-cache is left aside", trt)
         return None
     cache = config.create_timing_cache(content)
     if cache is None or not config.set_timing_cache(cache, False):  # False: not one of another GPU
-        _log.warning("the timing cache is of another TensorRT or GPU; a new one takes its place")
+        logger.warning("the timing cache is of another TensorRT or GPU; a new one takes its place")
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, False)
     return cache

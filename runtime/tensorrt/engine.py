@@ -20,7 +20,7 @@ from ssd_edge.runtime.tensorrt.versions import (
     TensorRT,
 )
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class LoadedEngine:
         options.dynamic_shapes_kernel_specialization_strategy = api.DynamicShapesKernelSpecializationStrategy.EAGER
         cache: IRuntimeCache = options.create_runtime_cache()
         if kernels and not cache.deserialize(kernels):
-            _log.debug("%s: the kernels that were kept are of another GPU or version", self.trt)
+            logger.debug("%s: the kernels that were kept are of another GPU or version", self.trt)
         options.set_runtime_cache(cache)
         return ContextOptions(options, cache)
 

@@ -14,8 +14,7 @@ from ssd_edge.runtime.host.fixes import tensorrt_fix
 from ssd_edge.runtime.host.kind import read_host
 from ssd_edge.runtime.tensorrt.versions import MODULES, TensorRT
 
-_log = logging.getLogger(__name__)
-
+logger = logging.getLogger(__name__)
 
 QUOTED_MESSAGES = 3
 
@@ -43,7 +42,7 @@ class MessageLog:
         def log(_: Any, severity: Any, text: str) -> None:
             if severity.name != "VERBOSE":
                 messages.append(Message(severity.name, text))
-                _log.debug("%s: %s: %s", trt, severity.name, text)
+                logger.debug("%s: %s: %s", trt, severity.name, text)
 
         self.messages = messages
         self.logger = type("Logger", (base,), {"__init__": lambda logger: base.__init__(logger), "log": log})()

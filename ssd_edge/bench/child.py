@@ -17,7 +17,7 @@ from ssd_edge.bench.worker import Accuracy, Failure, Job, Opened, Prepared, serv
 from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.errors import SsdEdgeError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 10.0  # for a worker that was asked to end
 Serve = Callable[[Connection, Job], None]
@@ -118,7 +118,7 @@ class Child:
             raise ModelFailedError(_death(self._process.exitcode)) from None
         if isinstance(answer, Failure):
             if answer.trace:
-                log.debug("%s", answer.trace)
+                logger.debug("%s", answer.trace)
             raise ModelFailedError(answer.message)
         return answer
 

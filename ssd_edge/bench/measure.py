@@ -21,7 +21,7 @@ from ssd_edge.machine import describe_machine
 from ssd_edge.nvml import open_nvml
 from ssd_edge.picks import spread_evenly
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 MOST_FRAMES = 32
 MOST_FRAME_BYTES = 128 << 20  # every model's process holds all frames
@@ -63,10 +63,10 @@ def bench(
     measured = [MeasuredModel(name, job) for name, job in zip(unique_names(models), jobs, strict=True)]
     with ExitStack() as stack:
         for number, model in enumerate(measured, start=1):
-            log.info("opening %s (%d of %d)", model.figures.name, number, len(measured))
+            logger.info("opening %s (%d of %d)", model.figures.name, number, len(measured))
             stack.enter_context(model).open(dataset, nvml, run)
             if model.on_cpu not in ((), *(earlier.on_cpu for earlier in measured[: number - 1])):
-                log.warning("%s %s", model.figures.name, *model.on_cpu)
+                logger.warning("%s %s", model.figures.name, *model.on_cpu)
         opened = [model for model in measured if model.running]
         series = take_turns(opened, options, meter=meter, progress=progress)
         for model, one in zip(opened, series, strict=True):
@@ -112,7 +112,7 @@ def _measure_accuracy(models: Sequence[MeasuredModel], dataset: DetectionDataset
     """One model at a time."""
     for number, model in enumerate(models, start=1):
         if model.running:
-            log.info("accuracy of %s on %d images (%d of %d)", model.figures.name, len(dataset), number, len(models))
+            logger.info("accuracy of %s on %d images (%d of %d)", model.figures.name, len(dataset), number, len(models))
             model.measure_accuracy(dataset)
 
 

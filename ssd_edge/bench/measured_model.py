@@ -18,7 +18,7 @@ from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.errors import SsdEdgeError
 from ssd_edge.nvml import NvmlDevice
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class MeasuredModel:
@@ -130,7 +130,7 @@ class MeasuredModel:
             self._child.__exit__(kind, error, trace)
 
     def _fail(self, error: str) -> None:
-        log.debug("%s failed: %s", self.figures.name, error)
+        logger.debug("%s failed: %s", self.figures.name, error)
         self.figures = replace(self.figures, error=error)
         if self._child is not None:
             self._child.kill()

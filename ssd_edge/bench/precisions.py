@@ -19,7 +19,7 @@ from ssd_edge.errors import UsageError
 if TYPE_CHECKING:
     from ssd_edge.export.int8.options import Int8Options
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 TORCH = "torch"  # the checkpoint itself
 MEASURED = (TORCH, *PRECISIONS)
@@ -131,7 +131,7 @@ def _export(
     """Write one export, and say what it is."""
     from ssd_edge.export.onnx_export import export_onnx
 
-    log.info("exporting %s as %s", checkpoint, precision)
+    logger.info("exporting %s as %s", checkpoint, precision)
     made = int8.export_options(data) if precision == "int8" and int8 is not None else None
-    log.info("%s", export_onnx(checkpoint, output, precision=precision, data=data, int8=made))
+    logger.info("%s", export_onnx(checkpoint, output, precision=precision, data=data, int8=made))
     return output

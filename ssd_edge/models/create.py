@@ -13,7 +13,7 @@ from ssd_edge.models.default_boxes import DefaultBoxConfig
 from ssd_edge.models.ssd import SSD
 from ssd_edge.models.weights import load_published
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 COCO = "coco"  # the word for torchvision's published detectors
 IMAGENET = "imagenet"  # the word for backbones trained to classify
@@ -51,7 +51,7 @@ def create_model(
     if weights is not None:
         published = architecture.weights[weights]
         if published.rename is None and model.config.default_boxes != architecture.config.default_boxes:
-            log.warning(
+            logger.warning(
                 "weights %r of the whole detector with other default boxes: the heads were trained on the own default "
                 "boxes of %s and must learn these anew",
                 weights,

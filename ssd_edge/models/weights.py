@@ -16,7 +16,7 @@ from ssd_edge.card import file_sha256
 from ssd_edge.errors import ModelFileError
 from ssd_edge.models.architecture import PublishedWeights
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _load(model: nn.Module, file: Mapping[str, Tensor], names: Mapping[str, str 
     dropped = [name for name, ours in names.items() if ours not in own]
     report = LoadReport(tuple(kept), tuple(anew), tuple(dropped))
     if anew:
-        log.warning("%s: %s", source, report)
+        logger.warning("%s: %s", source, report)
     return report
 
 

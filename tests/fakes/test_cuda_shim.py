@@ -112,7 +112,6 @@ def source() -> str:
 LANES = np.arange(64) % 32
 WARPS = np.arange(64) // 32 * 32
 
-
 EXPRESSIONS = {
     "__shfl_sync(ALL, value, 3)": VALUES[WARPS + 3],
     "__shfl_sync(ALL, value, 31 - lane)": VALUES[WARPS + 31 - LANES],

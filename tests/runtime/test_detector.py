@@ -14,7 +14,7 @@ from ssd_edge.errors import MissingDependencyError, ModelFileError, SsdEdgeError
 from ssd_edge.images import ImageError
 from ssd_edge.runtime.detector import open_detector
 
-RED, BLUE = (0, 0, 255), (255, 0, 0)  # BGR
+RED = (0, 0, 255)  # BGR
 
 
 def frame_with_red_cell(height: int = 64, width: int = 128) -> np.ndarray:

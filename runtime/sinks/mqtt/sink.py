@@ -28,7 +28,6 @@ from ssd_edge.runtime.sinks.mqtt.connection import Connection, Message
 
 logger = logging.getLogger(__name__)
 
-
 TICK_S = 1.0  # how often keep-alive is looked after
 TELL_DROPPED_S = 5.0  # while connected, a changed count of dropped messages is told at most this often
 BACKOFF_S = (0.5, 30.0)  # first and last step

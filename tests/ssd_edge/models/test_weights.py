@@ -31,7 +31,6 @@ COCO_FILE = "ssdlite320_mobilenet_v3_large_coco-a79551df.pth"
 FULL_TAIL = "ssdlite320_mobilenet_v3_large_full_tail"
 MOBILENET_FILE = "mobilenet_v3_large-8738ca79.pth"
 
-
 OF_SOMETHING_ELSE = (
     r"resnet50-0676ba61\.pth: of 2 tensors, such as features\.0\.weight, none has the name and shape of one of the "
     r"model's, such as backbone\.features\.conv1\.weight"
