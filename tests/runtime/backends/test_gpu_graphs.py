@@ -170,3 +170,31 @@ def test_a_fatal_error_in_a_capture_is_not_passed_over(open_gpu: Callable[..., G
     engine_of(detector).fails = CudaFatalError("gone")
     with pytest.raises(CudaFatalError, match="gone"):
         detector(random_frames((48, 64)))
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_without_captures_batches_run_step_by_step(
+    slots: int, cpu: Detector, open_gpu: Callable[..., GpuDetector]
+) -> None:
+    detector = open_gpu(slots=slots)
+    engine, frames = engine_of(detector), random_frames((48, 64))
+    expected = cpu(frames)
+    for captures, captured in ((False, set()), (True, {1}), (False, {1})):
+        detector.captures = captures
+        before = engine.enqueued
+        for _ in range(3):
+            assert_all_equal(detector(frames), expected)
+        assert detector.captured == [captured] * slots
+        assert engine.enqueued - before == (slots if captures else 3)  # that of a capture, and no other
+
+
+def test_work_that_is_timed_is_that_of_a_batch(cpu: Detector, open_gpu: Callable[..., GpuDetector]) -> None:
+    cuda = LazyCuda()
+    detector = open_gpu(cuda)
+    frames = random_frames((48, 64), (30, 100))
+    work = detector.work_of(frames)
+    for _ in range(4):  # step by step, captured, replayed
+        work()
+        cuda.synchronize()
+    assert detector.captured == [{2}, set()]
+    assert_all_equal(detector(frames), cpu(frames))
