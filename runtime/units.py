@@ -6,7 +6,7 @@ import re
 
 from ssd_edge.errors import UsageError
 
-LARGEST = 1 << 50  # bytes
+LARGEST = 1 << 60  # bytes
 
 
 def size_wh(text: str) -> tuple[int, int]:
@@ -20,8 +20,11 @@ def size_wh(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def byte_size(text: str) -> int:
-    """`10GB`, `500 MiB` or `1e9` in bytes; powers of 1000, with an i of 1024.
+def byte_size(text: str, *, kilo: int = 1000) -> int:
+    """`10GB`, `500 MiB` or `1e9` in bytes.
+
+    Args:
+        kilo: what K stands for: 1000 of files, 1024 of memory. Ki is 1024 in any case.
 
     Raises:
         UsageError: it is no size, is less than one byte, or is not below `LARGEST`.
@@ -30,7 +33,7 @@ def byte_size(text: str) -> int:
     size = 0.0
     if found:
         power = "KMGT".index(found[3].upper()) + 1 if found[3] else 0
-        size = float(found[1] + (found[2] or "")) * float(1024 if found[4] else 1000) ** power
+        size = float(found[1] + (found[2] or "")) * float(1024 if found[4] else kilo) ** power
     if not 1 <= size < LARGEST:
         raise UsageError(f"got {text!r}, expected a size such as 10GB")
     return round(size)

@@ -118,8 +118,8 @@ class SinkWorker:
             self._put(_Job(partial(self._write, result, picture), keep, True))
 
     def put_status(self, source: str, status: str, detail: str) -> None:
-        """Tell the sink how a source does."""
-        if self.takes(source):
+        """Tell the sink how a source does, if it listens: else that would take a result's place in the queue."""
+        if type(self._sink).status is not Sink.status and self.takes(source):
             self._put(_Job(partial(self._sink.status, source, status, detail)))
 
     def put_stats(self, source: str, stats: StreamStats) -> None:

@@ -84,6 +84,7 @@ class Stream:
             CudaFatalError: the GPU is lost; only a new process can go on.
         """
         _check_transports(self.config)
+        _check_sinks(self._extra_sinks)
         with ExitStack() as stack:
             stack.enter_context(on_stop_signal(self._stop.request))
             stack.callback(self._close_sources)
@@ -240,6 +241,12 @@ class _Lane:
 
     def draw(self, result: Result) -> NDArray[np.uint8]:
         return draw_result(result, self._options.zones, self._options.lines)
+
+
+def _check_sinks(sinks: Sequence[Sink]) -> None:
+    for sink in sinks:
+        if not isinstance(sink, Sink):
+            raise UsageError(f"{type(sink).__name__} is no sink; derive it from ssd_edge.runtime.sinks.base.Sink")
 
 
 def _check_transports(config: StreamConfig) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -79,8 +80,8 @@ def _number(text: str, kind: type[int | float], expected: str, fits: Callable[[f
     return value
 
 
-def byte_size(text: str) -> int:
-    return _measure(text, units.byte_size, "a size such as 2G or 512M")
+def memory_size(text: str) -> int:
+    return _measure(text.strip(), partial(units.byte_size, kilo=1024), "a size such as 2G or 512M")
 
 
 def camera(text: str) -> int | str:
@@ -91,7 +92,8 @@ def host_port(text: str) -> dict[str, Any]:
     """`8080`, `0.0.0.0:8080` or `[::]:8080` as `{"port": int}`, and `"host"` where there is one."""
     host, _, port = text.rpartition(":")
     number = _number(port, int, "a port or HOST:PORT", lambda value: 0 <= value < 65536)
-    return {"port": int(number)} | ({"host": host.strip("[]")} if host else {})
+    name = host.strip("[]")
+    return {"port": int(number)} | ({"host": name} if name else {})
 
 
 def size_hw(text: str) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ssd_edge.choices import FLAVOURS
-from ssd_edge.cli.arguments import byte_size, whole_number
+from ssd_edge.cli.arguments import memory_size, whole_number
 
 SUMMARY = "build the TensorRT engine of an ONNX file, for this machine"
 
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--workspace",
-        type=byte_size,
+        type=memory_size,
         metavar="SIZE",
         help="largest scratch memory, such as 2G or 512M (TensorRT's own)",
     )

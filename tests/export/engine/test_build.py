@@ -279,7 +279,7 @@ def test_tensorrt_itself_needs_a_gpu(write_onnx: Callable[..., Path], monkeypatc
 def test_the_command(write_onnx: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     path = write_onnx()
     output = path.with_name("out") / "m.engine"
-    options = ["--batch", "2", "--workspace", "256MiB", "--tensorrt", "rtx"]
+    options = ["--batch", "2", "--workspace", "256M", "--tensorrt", "rtx"]
     assert main(["build", str(path), "-o", str(output), *options]) == 0
     assert f"{output}: " in capsys.readouterr().out
     card = json.loads(output.with_name("m.engine.json").read_text())

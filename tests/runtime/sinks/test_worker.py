@@ -205,6 +205,25 @@ def test_a_sink_that_only_writes_is_told_the_rest_to_no_effect() -> None:
     assert (written, worker.error) == ([0, 1], None)
 
 
+def test_a_status_takes_no_place_in_the_queue_of_a_sink_that_does_not_listen() -> None:
+    class WriteOnly(Sink):
+        def write(self, result: Result, drawn_bgr: NDArray[np.uint8]) -> None:
+            began.set()
+            go_on.wait(10)
+            written.append(result.frame.index)
+
+    written: list[int] = []
+    began, go_on = threading.Event(), threading.Event()
+    worker = SinkWorker(WriteOnly(), "sink")
+    put(worker, 0)
+    assert began.wait(10)
+    put(worker, *range(1, 9))  # the queue is full
+    worker.put_status("door", "reconnecting", "")
+    go_on.set()
+    end(worker)
+    assert (written, worker.dropped) == (list(range(9)), 0)
+
+
 def test_an_idle_sink_is_given_its_turn() -> None:
     class Idle(Gate):
         idle_s = 0.05

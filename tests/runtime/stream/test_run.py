@@ -210,3 +210,13 @@ def test_tracks_zones_and_lines_come_from_the_file(tmp_path: Path, model_path: P
         {"kind": "enter", "place": "left", "track": 1, "class": "red"}
     ]
     assert lines[-1]["counts"] == {"left": {"inside": 1}}
+
+
+def test_what_is_no_sink_is_refused(model_path: Path, tmp_path: Path) -> None:
+    class Print:
+        def write(self, *_: Any) -> None: ...
+
+    printer: Any = Print()
+    config = StreamConfig([SourceConfig(tmp_path / "absent.png")], model_path)
+    with pytest.raises(UsageError, match=r"Print is no sink; derive it from ssd_edge\.runtime\.sinks\.base\.Sink"):
+        run_stream(config, extra_sinks=[printer])

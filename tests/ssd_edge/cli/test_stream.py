@@ -89,6 +89,7 @@ def test_a_missing_bundled_model_says_what_to_do(
         (["--web"], WebConfig()),
         (["--web", "90"], WebConfig(port=90)),
         (["--web", ":90"], WebConfig(port=90)),
+        (["--web", "[]:90"], WebConfig(port=90)),
         (["--web", "[::]:90"], WebConfig("::", 90)),
     ],
 )
