@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,8 @@ from ssd_edge.detections import Detections
 from ssd_edge.errors import SsdEdgeError, UsageError
 from ssd_edge.runtime.backends.base import Detector, Timings, check_frame
 from ssd_edge.runtime.backends.gpu_engine import CaptureRefused, Engine
-from ssd_edge.runtime.cuda.base import Cuda, Graph, Resource, Stream, capturing
+from ssd_edge.runtime.backends.gpu_slot import Frame, Placed, Slot
+from ssd_edge.runtime.cuda.base import Graph, capturing
 from ssd_edge.runtime.cuda.device_frames import DeviceFrame, device_frame, is_device_frame
 from ssd_edge.runtime.cuda.errors import CudaError, CudaFatalError
 from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS
@@ -41,8 +42,6 @@ from ssd_edge.runtime.cuda.preprocess import preprocess_bgr, preprocess_nv12
 
 logger = logging.getLogger(__name__)
 
-Frame = NDArray[np.uint8] | DeviceFrame
-ALIGNMENT = 256  # bytes, between the starts of frames in one piece of memory
 FAILED_CAPTURES = 3  # in a row, after which captures are given up; one may fail because of another thread's work
 FRAMES_VARIABLE = "SSD_EDGE_FRAMES"
 FRAMES_MAPPED = {"": True, "mapped": True, "copied": False}  # by its value
@@ -102,7 +101,7 @@ class GpuDetector(Detector):
             self._nms = self._open.enter_context(Nms(cuda, self._kernels, *sizes))
             self._copies = engine.stream if slots == 1 else self._open.enter_context(cuda.stream())
             mapped = (_maps_frames() if mapped is None else mapped) and cuda.gpu.integrated
-            self._slots = [self._open.enter_context(_Slot(cuda, self._nms.output_bytes, mapped)) for _ in range(slots)]
+            self._slots = [self._open.enter_context(Slot(cuda, self._nms.output_bytes, mapped)) for _ in range(slots)]
         except BaseException:
             self._open.close()
             raise
@@ -112,7 +111,7 @@ class GpuDetector(Detector):
         self._met: set[int] = set()  # batch sizes that have run
         self._graphs_threshold = self.score_threshold  # that graphs were captured with
         self._free = deque(self._slots)
-        self._under_way: deque[tuple[_Slot, _Batch]] = deque()  # in the order of the engine's stream
+        self._under_way: deque[tuple[Slot, _Batch]] = deque()  # in the order of the engine's stream
         self._batches: deque[_Batch] = deque()  # in the order of `submit`
 
     def __call__(self, frames: Sequence[Any]) -> list[Detections]:
@@ -186,7 +185,7 @@ class GpuDetector(Detector):
         batch.staging_s += time.perf_counter() - begin
         self._enqueue(slot, placed)
 
-    def _enqueue(self, slot: _Slot, placed: _Placed) -> None:
+    def _enqueue(self, slot: Slot, placed: Placed) -> None:
         """Put everything from the frames to the results on the streams."""
         stream = self.engine.stream
         if placed.upload_bytes:
@@ -217,7 +216,7 @@ class GpuDetector(Detector):
             planes = *pixels, chroma, chroma_pitch
             preprocess_nv12(stream, self._kernels, *planes, frame_hw, image, size_hw, colours=colours)
 
-    def _enqueue_network(self, slot: _Slot, batch: int) -> None:
+    def _enqueue_network(self, slot: Slot, batch: int) -> None:
         """Put everything from the engine's images to the results on its stream: the content of a graph."""
         engine, stream = self.engine, self.engine.stream
         engine.enqueue(max(batch, engine.batch[0]))
@@ -225,7 +224,7 @@ class GpuDetector(Detector):
         self._nms.launch(stream, engine.boxes, engine.scores, **thresholds, batch=batch)
         stream.copy(slot.results.address, self._nms.output, self._nms.output_bytes)
 
-    def _graph(self, slot: _Slot, batch: int) -> Graph | None:
+    def _graph(self, slot: Slot, batch: int) -> Graph | None:
         """A slot's graph for a batch size, captured where there is none; None: this batch runs step by step.
 
         TensorRT and PyTorch must have run a batch size once before it can be captured.
@@ -239,7 +238,7 @@ class GpuDetector(Detector):
             self._capture(slot, batch)
         return slot.graphs.get(batch)
 
-    def _capture(self, slot: _Slot, batch: int) -> None:
+    def _capture(self, slot: Slot, batch: int) -> None:
         """Make a graph. If that fails, try again when the batch size occurs next, or give up captures altogether."""
         try:
             with capturing:
@@ -296,13 +295,6 @@ class GpuDetector(Detector):
         self._open.close()
 
 
-class _Placed(NamedTuple):
-    """Frames where the GPU will find them, and how many bytes of them are still to be uploaded."""
-
-    frames: Sequence[DeviceFrame]
-    upload_bytes: int
-
-
 @dataclass
 class _Batch:
     """What was submitted at once: its parts that are under way, and the detections of those that are done."""
@@ -319,82 +311,9 @@ class _Batch:
         return Timings(1e3 * self.staging_s, 1e3 * between_s, 1e3 * self.reading_s)
 
 
-class _Slot(Resource):
-    """What one part of a batch uses alone while it is under way: memory, events and graphs.
-
-    Attributes:
-        frames: held until the GPU has read them.
-        results: pinned memory that results are copied to.
-        uploaded, done: events.
-        graphs: by batch size.
-
-    Args:
-        mapped: the GPU reads frames in the pinned memory itself.
-    """
-
-    def __init__(self, cuda: Cuda, results_bytes: int, mapped: bool) -> None:
-        self._cuda = cuda
-        self._mapped = mapped
-        self._open, self._staged = ExitStack(), ExitStack()
-        self._capacity = 0  # bytes of frames
-        self.frames: Sequence[DeviceFrame] = ()
-        self.graphs: dict[int, Graph] = {}
-        self.results = self._open.enter_context(cuda.host_memory(results_bytes))
-        self.uploaded = self._open.enter_context(cuda.event())
-        self.done = self._open.enter_context(cuda.event())
-
-    @property
-    def sizes_hw(self) -> list[tuple[int, int]]:
-        return [(frame.height, frame.width) for frame in self.frames]
-
-    def place(self, frames: Sequence[Frame]) -> _Placed:
-        """Copy those in the processor's memory into pinned memory."""
-        self._reserve(sum(_aligned(frame.nbytes) for frame in frames if isinstance(frame, np.ndarray)))
-        placed, end = [], 0
-        for frame in frames:
-            if isinstance(frame, np.ndarray):
-                height, width = frame.shape[:2]
-                np.copyto(self._staging.array[end : end + frame.nbytes].reshape(frame.shape), frame)
-                address, device = self._frames_address + end, self._cuda.ordinal
-                end += _aligned(frame.nbytes)
-                frame = DeviceFrame(address, 3 * width, height, width, device, owner=None)
-            placed.append(frame)
-        self.frames = placed
-        return _Placed(placed, 0 if self._mapped else end)
-
-    def upload(self, stream: Stream, size: int) -> None:
-        """Put the copy of the first bytes of pinned memory to the GPU on a stream."""
-        stream.copy(self._frames_address, self._staging.address, size)
-
-    def forget_graphs(self) -> None:
-        """Free them; none may be running."""
-        while self.graphs:
-            self.graphs.popitem()[1].close()
-
-    def close(self) -> None:
-        self.forget_graphs()
-        self._staged.close()
-        self._open.close()
-
-    def _reserve(self, size: int) -> None:
-        """Make memory for so many bytes of frames."""
-        if size <= self._capacity:
-            return
-        self._staged.close()
-        self._capacity = 0  # until all of it is there
-        self._staging = self._staged.enter_context(self._cuda.host_memory(size, mapped=self._mapped))
-        on_gpu = self._staging if self._mapped else self._staged.enter_context(self._cuda.memory(size))
-        self._frames_address = on_gpu.address
-        self._capacity = size
-
-
 def _maps_frames() -> bool:
     """What the environment says."""
     value = os.environ.get(FRAMES_VARIABLE, "")
     if value not in FRAMES_MAPPED:
         raise UsageError(f"{FRAMES_VARIABLE}={value}: expected mapped or copied, or nothing")
     return FRAMES_MAPPED[value]
-
-
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
