@@ -129,8 +129,7 @@ class BenchReport:
             if options.threads is None
             else f"{options.threads} thread{'s' if options.threads > 1 else ''}"
         )
-        if options.spin:
-            threads += " that spin"
+        threads += " that spin" if options.spin else " that sleep while they wait"
         machine = " · ".join(str(self.machine[key]) for key in ("board", "processor", "gpu") if key in self.machine)
         lines = [
             f"FPS and latency: frame in memory → resize → network → suppression → detections above {score}; "

@@ -14,7 +14,7 @@ def test_the_table() -> None:
     lines = REPORT.table().splitlines()
     text = " ".join(line.strip() for line in lines)
     assert "suppression → detections above 0.01; without decoding of files, drawing and output" in text
-    assert "batch 1, 2 threads, 32 distinct frames of 640×480" in text
+    assert "batch 1, 2 threads that sleep while they wait, 32 distinct frames of 640×480" in text
     spinning = replace(REPORT, options=BenchOptions(threads=2, spin=True)).table()
     assert "batch 1, 2 threads that spin, 32 distinct frames" in " ".join(spinning.split())
     assert "turns of 0.5 s in random order, 20 rounds" in text
