@@ -11,7 +11,7 @@ demo: $(VENV)/.demo  ## a light install (no torch), then ten seconds of codes th
 	$(BIN)/ssd-edge demo -o demo-output
 
 test: $(VENV)/.dev lint  ## lint, format check, types, the whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

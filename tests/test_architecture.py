@@ -51,7 +51,7 @@ def imported_names(tree: ast.Module) -> Iterator[tuple[str, str | None]]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
             yield from ((node.module or "", alias.name) for alias in node.names)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and node.args:
+        elif isinstance(node, ast.Call) and "import_module" in vars(node.func).values() and node.args:
             text = re.match(r"f?['\"]([\w.]+)", ast.unparse(node.args[0]))
             if text and text[1].startswith("ssd_edge."):
                 yield text[1].rstrip("."), None
@@ -197,7 +197,7 @@ def private_uses(tree: ast.Module) -> list[str]:
         elif isinstance(node, ast.ImportFrom) and not is_ours(node.module or ""):
             foreign |= {a.asname or a.name for a in node.names}
         elif isinstance(node, ast.Attribute) and is_private(node.attr):
-            root = ast.unparse(node.value).partition(".")[0]
+            root = root_of(node)
             if root in ("self", "cls", "super()") and isinstance(node.ctx, ast.Store):
                 own.add(node.attr)
             attributes.append((root, node))
@@ -206,6 +206,13 @@ def private_uses(tree: ast.Module) -> list[str]:
         for root, node in attributes
         if node.attr not in own | NO_SECRETS and root not in foreign and root not in ("self", "cls", "super()")
     ]
+
+
+def root_of(node: ast.expr) -> str:
+    """`a` of `a.b.c`; of other expressions their text."""
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ast.unparse(node)
 
 
 def is_private(name: str) -> bool:
