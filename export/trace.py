@@ -7,7 +7,7 @@ The graph is the trace of `Predictor`:
     scores  float32 [batch, anchors, classes]    softmax with the background column dropped
 
 It comes from PyTorch's `torch.export`-based exporter. The TorchScript one gives an equally fast graph, but it
-is deprecated, and it derives the batch size anew in front of every reshape (12 Shape-Gather-Concat chains).
+is deprecated, and it recomputes the batch size before every reshape (12 Shape-Gather-Concat chains).
 """
 
 from __future__ import annotations

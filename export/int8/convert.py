@@ -1,7 +1,7 @@
 """INT8 in the graph: calibrate, place Q/DQ for the target, and give back what accuracy needs.
 
-One table of ranges serves both targets. For `tensorrt` what stays float is half, as on a GPU nobody wants float32; for
-`cpu` it is float32, as ONNX Runtime's CPU kernels have no other.
+One table of ranges serves both targets. For `tensorrt` what stays float is half, as a GPU computes it faster than
+float32; for `cpu` it is float32, as ONNX Runtime's CPU kernels have no other.
 """
 
 from __future__ import annotations

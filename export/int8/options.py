@@ -31,7 +31,7 @@ class Int8Options:
         target: `tensorrt` or `cpu`: whose kernels the Q/DQ pairs are placed for.
         int8_heads: for `tensorrt`, quantise the heads' convolutions too; for `cpu` they are quantised anyway.
         method: how a range follows from what was seen, one of `METHODS`.
-        table: file of the ranges, made anew or used again.
+        table: JSON file of the ranges: read if it is there, else written.
         settings: of the ranges.
         max_drop: how much mAP may be lost; None: it is not measured.
         validation: labelled images to measure mAP on, and to compare ranges with.

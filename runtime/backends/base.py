@@ -192,7 +192,7 @@ class Detector(ABC):
 
 
 def _nobody() -> None:
-    """Nobody wants to know."""
+    """Default no-op callback."""
 
 
 def check_frame(index: int, frame: object) -> None:

@@ -2,7 +2,7 @@
 
 Each command is one module, whose `run` alone imports what is heavy, so that help and usage errors come at once.
 
-Exit status: 0 done, 1 an error the user can mend, 2 wrong usage, 3 a gate failed, 130 interrupted. Messages go
+Exit status: 0 done, 1 an error the user can fix, 2 wrong usage, 3 a gate failed, 130 interrupted. Messages go
 to standard error, results to standard output; no traceback without --debug.
 """
 
