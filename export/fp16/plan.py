@@ -25,7 +25,8 @@ Tile Transpose Unsqueeze
 HALF_OPERATORS = frozenset(_HALF_OPERATORS.split())
 NORMALISATION = frozenset(("Add", "Cast", "Div", "Mul", "Sub", "Transpose"))
 DECODING = frozenset(("Add", "Clip", "Concat", "Div", "Exp", "Mul", "Slice", "Softmax", "Sub"))
-L2_NORM = frozenset(("Clip", "Div", "Expand", "ReduceL2"))  # torch.nn.functional.normalize; Div is its end
+# torch.nn.functional.normalize, or amdegroot/ssd.pytorch with an Add for the Clip; Div is its end
+L2_NORM = frozenset(("Add", "Clip", "Div", "Expand", "ReduceL2"))
 TYPE_FREE = frozenset(("Shape", "Size"))  # look at no value
 QUANTISE, DEQUANTISE = "QuantizeLinear", "DequantizeLinear"
 
@@ -152,7 +153,7 @@ def _behind_the_network(index: GraphIndex) -> set[str]:
 
 
 def _l2_norms(nodes: Iterable[onnx.NodeProto]) -> set[str]:
-    """x / max(|x|, ε) over channels: hundreds, squared and summed, overflow; ε of 1e-12 is 0 in half."""
+    """x / max(|x|, ε) or x / (|x| + ε) over channels: hundreds, squared and summed, overflow; ε is 0 in half."""
     reached: set[str] = set()
     ended: set[str] = set()
     for node in nodes:

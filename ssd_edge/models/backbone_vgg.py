@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -20,10 +20,25 @@ from ssd_edge.models.head import ssd_head
 from ssd_edge.models.init import kaiming_init, xavier_init
 from ssd_edge.models.ssd import SSDConfig
 
-# Positions of the pooling layers in torchvision's vgg16().features, and their number with the last one
-POOL1, POOL2, POOL3, POOL4, POOL5 = 4, 9, 16, 23, 30
+POOL4 = 23  # its position in torchvision's vgg16().features; conv4_3 ends before it
 L2_NORM_SCALE = 20.0  # start of the learnt scale on conv4_3; section 3.1 and the prototxt's conv4_3_norm
-L2_NORM_EPS = 1e-12
+
+
+@dataclass(frozen=True)
+class L2Norm:
+    """What conv4_3 is divided by: max(|x|, eps) as in torchvision's `F.normalize`, or |x| + eps with `added`."""
+
+    eps: float = 1e-12
+    added: bool = False
+
+    def divisor(self, x: Tensor) -> Tensor:
+        """[batch, channels, rows, columns] -> [batch, 1, rows, columns]."""
+        length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        return length + self.eps if self.added else length.clamp_min(self.eps)
+
+
+TORCHVISION_NORM = L2Norm()
+AMDEGROOT_NORM = L2Norm(eps=1e-10, added=True)  # amdegroot/ssd.pytorch, layers/modules/l2norm.py, lines 18-21
 
 
 class ExtraBlock(NamedTuple):
@@ -59,16 +74,27 @@ class VGGFeatures(Backbone):
 
     With `SSD300_EXTRAS` 300×300 images give 38, 19, 10, 5, 3 and 1 cells, with `SSD512_EXTRAS` 512×512 images 64, 32,
     16, 8, 4, 2 and 1. Parameter names are those of torchvision's `SSDFeatureExtractorVGG`.
+
+    Args:
+        batch_norm: use the layers of torchvision's `vgg16_bn` up to conv5_3.
     """
 
-    def __init__(self, extras: Sequence[ExtraBlock] = SSD300_EXTRAS) -> None:
+    def __init__(
+        self,
+        extras: Sequence[ExtraBlock] = SSD300_EXTRAS,
+        l2_norm: L2Norm = TORCHVISION_NORM,
+        batch_norm: bool = False,
+    ) -> None:
         super().__init__()
-        layers = make_layers(cfgs["D"], batch_norm=False)  # those of torchvision's vgg16
+        layers = make_layers(cfgs["D"], batch_norm)  # those of torchvision's vgg16
         kaiming_init(layers)
-        layers[POOL3].ceil_mode = True  # 75 -> 38 cells, as Caffe's pooling rounds
+        pool1, pool2, pool3, pool4, pool5 = (k for k, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d))
+        layers[pool3].ceil_mode = True  # 75 -> 38 cells, as Caffe's pooling rounds
+        self._stage_ends = (pool1, pool2, pool3, pool4, pool5)
+        self._l2_norm = l2_norm
         self.channels = (512, 1024, *(block.out for block in extras))
         self.scale_weight = nn.Parameter(torch.full((512,), L2_NORM_SCALE))
-        self.features = nn.Sequential(*layers[:POOL4])  # until conv4_3
+        self.features = nn.Sequential(*layers[:pool4])  # until conv4_3
         fc = nn.Sequential(
             nn.MaxPool2d(kernel_size=3, stride=1, padding=1),  # pool5 keeps the resolution
             nn.Conv2d(512, 1024, kernel_size=3, padding=6, dilation=6),  # fc6, atrous
@@ -76,7 +102,7 @@ class VGGFeatures(Backbone):
             nn.Conv2d(1024, 1024, kernel_size=1),  # fc7
             nn.ReLU(inplace=True),
         )
-        conv5_fc7 = nn.Sequential(*layers[POOL4:POOL5], fc)
+        conv5_fc7 = nn.Sequential(*layers[pool4:pool5], fc)
         self.extra = nn.ModuleList([conv5_fc7])
         for channels, block in zip(self.channels[1:], extras, strict=False):
             self.extra.append(_extra_block(channels, block))
@@ -85,8 +111,8 @@ class VGGFeatures(Backbone):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.features(x)
-        # As F.normalize, whose `expand` would stand as a node of its own in an exported graph
-        length = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(L2_NORM_EPS)
+        # Not F.normalize, whose `expand` would be a separate node in an exported graph
+        length = self._l2_norm.divisor(x)
         outputs = [self.scale_weight[:, None, None] * (x / length)]
         for block in self.extra:
             x = block(x)
@@ -95,8 +121,8 @@ class VGGFeatures(Backbone):
 
     def stages(self) -> list[list[nn.Module]]:
         """Five, between the pooling layers, as torchvision's `_vgg_extractor` cuts them; fc6 and fc7 are in none."""
-        layers = [*self.features, *self.extra[0].children()][:POOL5]
-        ends = (POOL1, POOL2, POOL3, POOL4, POOL5)
+        layers = [*self.features, *self.extra[0].children()]
+        ends = self._stage_ends
         return [layers[start:end] for start, end in zip((0, *ends[:-1]), ends, strict=True)]
 
 
@@ -149,3 +175,18 @@ register_architecture(
 register_architecture(
     Architecture(SSD512_VGG16, partial(VGGFeatures, SSD512_EXTRAS), ssd_head, weights={"imagenet": IMAGENET})
 )
+# The VGG of amdegroot/ssd.pytorch and of PyPI's pytorch-ssd; the latter's VGG300BN and VGG512BN have batch norms. They
+# come in through `ssd-edge import`, whose card has their default boxes and numbers.
+for _base, _extras in ((SSD300_VGG16, SSD300_EXTRAS), (SSD512_VGG16, SSD512_EXTRAS)):
+    register_architecture(
+        Architecture(
+            replace(_base, arch=f"{_base.arch}_amdegroot"), partial(VGGFeatures, _extras, AMDEGROOT_NORM), ssd_head
+        )
+    )
+    register_architecture(
+        Architecture(
+            replace(_base, arch=f"{_base.arch}_bn"),
+            partial(VGGFeatures, _extras, AMDEGROOT_NORM, batch_norm=True),
+            ssd_head,
+        )
+    )
