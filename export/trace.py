@@ -20,7 +20,6 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import onnx
 import torch
@@ -31,9 +30,8 @@ from ssd_edge.checkpoint import model_from_checkpoint
 from ssd_edge.errors import MissingDependencyError
 from ssd_edge.models.predict import Predictor
 from ssd_edge.models.ssd import SSD
+from ssd_edge.onnx_graph import IR_VERSION, OPSET, without_notes
 
-OPSET = 18
-IR_VERSION = 8  # the one that came with opset 18, so that runtimes from 2023 on load the file
 TORCH_NEEDED = (2, 6)  # the first with torch.onnx.export(dynamo=True, dynamic_shapes=...) as used here
 
 
@@ -101,7 +99,9 @@ def onnx_from_predictor(predictor: Predictor, size_hw: tuple[int, int]) -> onnx.
             verbose=False,
         )
     assert program is not None  # it is None only when the exporter writes a file itself
-    return _cleaned(program.model_proto)
+    graph = without_notes(program.model_proto)
+    graph.ir_version = IR_VERSION
+    return graph
 
 
 class _SpatialMean(nn.Module):
@@ -117,17 +117,6 @@ def _pool_by_mean(module: nn.Module) -> None:
             setattr(module, name, _SpatialMean())
         else:
             _pool_by_mean(child)
-
-
-def _cleaned(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph without what only its maker needs: stack traces with local paths, graph signatures."""
-    holders: list[Any] = [graph, graph.graph, *graph.graph.node, *graph.graph.initializer]
-    holders += [*graph.graph.value_info, *graph.graph.input, *graph.graph.output]
-    for holder in holders:
-        del holder.metadata_props[:]
-        holder.doc_string = ""
-    graph.ir_version = IR_VERSION
-    return graph
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+OPSET = 18  # of the files that ssd-edge writes
+IR_VERSION = 8  # the one that came with opset 18, so that runtimes from 2023 on load the file
 LARGEST_SHAPE = 64  # values of a constant that a shape can depend on, such as those of a Reshape
 
 
@@ -86,6 +88,21 @@ def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
 def add_metadata(model: onnx.ModelProto, values: Mapping[str, str]) -> None:
     """Set entries of a model's metadata; others stay."""
     helper.set_model_props(model, metadata_of(model) | dict(values))
+
+
+def own_opset(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that a model uses; 0 where it names none."""
+    return next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+
+
+def without_notes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model, changed in place, without what only its maker needs: stack traces with local paths, signatures."""
+    holders: list[Any] = [model, model.graph, *model.graph.node, *model.graph.initializer]
+    holders += [*model.graph.value_info, *model.graph.input, *model.graph.output]
+    for holder in holders:
+        del holder.metadata_props[:]
+        holder.doc_string = ""
+    return model
 
 
 def node_attribute(node: onnx.NodeProto, name: str, default: object) -> object:
