@@ -1,4 +1,4 @@
-"""How far an exported file is from PyTorch, how far it may be, and the refusal of what is further."""
+"""How far an exported file is from its source, how far it may be, and the refusal of what is further."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ INT8_SCORE, INT8_TOLERANCE, INT8_FOUND = 0.4, 0.1, 0.5
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far a file is from PyTorch on some images.
+    """How far a file is from its source, PyTorch or an fp32 file, on some images.
 
     Attributes:
         precision: of the file.
         images: how many.
         boxes_difference: largest over all anchors, as a fraction of the image (relative above 1).
         scores_difference: largest over all anchors and classes.
-        detections: what PyTorch detects on the images; for int8 with scores above `INT8_SCORE` alone.
+        detections: what the source detects on the images; for int8 with scores above `INT8_SCORE` alone.
         detections_equal: how many of them the file detects too, within the tolerance. The rest sit on the
             edge of a threshold, where the last bit decides.
     """
@@ -57,7 +57,7 @@ class Comparison:
                 f"(within {INT8_TOLERANCE} of the score and of the image's size)"
             )
         return (
-            f"against PyTorch on {self.images} images: boxes differ by at most {self.boxes_difference:.1e}, "
+            f"against the source on {self.images} images: boxes differ by at most {self.boxes_difference:.1e}, "
             f"scores by {self.scores_difference:.1e}; {equal}"
         )
 
@@ -77,31 +77,33 @@ class Comparison:
         if not (self.boxes_difference <= tolerance and self.scores_difference <= tolerance):  # NaN is refused too
             raise GateFailedError(
                 f"{output} is not written: its boxes differ by {self.boxes_difference:.1e} and its scores by "
-                f"{self.scores_difference:.1e} from PyTorch's, more than {tolerance:.0e}; a "
+                f"{self.scores_difference:.1e} from its source's, more than {tolerance:.0e}; a "
                 "checkpoint that diverged in training does this, else please report it"
             )
 
     def _check_detections(self, output: Path) -> None:
         if self.detections_equal < INT8_FOUND * self.detections:
             raise GateFailedError(
-                f"{output} is not written: of {self.detections} objects that PyTorch finds on {self.images} images "
+                f"{output} is not written: of {self.detections} objects that its source finds on {self.images} images "
                 f"with scores above {INT8_SCORE} it finds {self.detections_equal}; calibrate on images such as the "
                 "model will see, try another --method, or give --max-drop, which leaves layers in float until mAP holds"
             )
 
 
-def compare(reference: Detector, path: Path, graph: onnx.ModelProto, images: Sequence[NDArray[np.uint8]]) -> Comparison:
-    """Run a file and PyTorch on the same images.
+def compare(
+    reference: Detector, path: Path, graph: onnx.ModelProto, images: Sequence[NDArray[np.uint8]], precision: str
+) -> Comparison:
+    """Run a file and its source on the same images.
 
     Half precision is compared as a GPU computes it, each activation rounded; ONNX Runtime on the CPU does not round.
 
     Args:
-        reference: PyTorch, with the card of the file.
+        reference: what the file was made from: PyTorch, or an fp32 ONNX file.
         path: the file.
         graph: what it holds.
         images: uint8 [height, width, 3] BGR each.
+        precision: of the file.
     """
-    precision = reference.card.precision
     with _open_exported(path, graph, precision) as exported:
         boxes_difference, scores_difference = _raw_differences(reference, exported, images)
         pairs = list(zip(reference(images), exported(images), strict=True))

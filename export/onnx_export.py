@@ -1,8 +1,8 @@
-"""Checkpoint to ONNX: one self-contained file that obeys the ONNX contract, compared with PyTorch.
+"""Checkpoint or fp32 file to ONNX: one self-contained file that obeys the ONNX contract, compared with its source.
 
-The graph is traced (`ssd_edge.export.trace`), brought into its precision (`ssd_edge.export.fp16`,
-`ssd_edge.export.int8`), compared with PyTorch (`ssd_edge.export.compare`) and written, each once; int8 alone may trace
-a second checkpoint, one that it has fine-tuned.
+The graph of a checkpoint is traced (`ssd_edge.export.trace`), brought into its precision (`ssd_edge.export.fp16`,
+`ssd_edge.export.int8`), compared with its source (`ssd_edge.export.compare`) and written, each once; int8 alone may
+trace a second checkpoint, one that it has fine-tuned.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from ssd_edge.files import atomic_path, check_folder
 from ssd_edge.images import load_image
 from ssd_edge.onnx_graph import add_metadata
 from ssd_edge.picks import spread_evenly
-from ssd_edge.runtime.backends.torch import TorchDetector
 from ssd_edge.runtime.preprocess import preprocess
 
 logger = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ OVERFLOW_IMAGES = 64  # of fp16, that activations beyond half are looked for on
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written, and how far it is from PyTorch on the compared images.
+    """What was written, and how far it is from its source on the compared images.
 
     Attributes:
         notes: what was decided on the way.
@@ -71,10 +70,11 @@ def export_onnx(
     data: DetectionDataset | None = None,
     int8: Int8Options | None = None,
 ) -> ExportReport:
-    """Write the ONNX file of a checkpoint, after comparing it with PyTorch.
+    """Write the ONNX file of a checkpoint or of an fp32 file, after comparing it with that.
 
     Args:
-        checkpoint: a `.pt` or `.safetensors` file of ssd-edge.
+        checkpoint: a `.pt` or `.safetensors` file of ssd-edge; for fp16 and int8 also an fp32 `.onnx` file, such as one
+            that was imported.
         output: the `.onnx` file; an old one stays until the new one has passed.
         precision: `fp32`, `fp16` or `int8`.
         data: images to compare on, up to `COMPARED_IMAGES`, and to look for overflow on, up to `OVERFLOW_IMAGES`;
@@ -84,14 +84,17 @@ def export_onnx(
 
     Raises:
         ModelFileError: no such checkpoint, or not one.
-        UsageError: `output` does not end in .onnx; no such precision; int8 without its options.
-        GateFailedError: the outputs depart from PyTorch's by more than the precision's tolerance, or an activation is
+        UsageError: `output` does not end in .onnx; no such precision; int8 without its options; what an ONNX file
+            cannot be exported to: fp32, or fine-tuned int8.
+        GateFailedError: the outputs depart from the source's by more than the precision's tolerance, or an activation is
             not finite; nothing is written.
         SinkError: `output` cannot be written.
         MissingDependencyError: PyTorch is too old.
     """
     _check_request(output, precision, int8)
     source = Source.read(checkpoint, precision)
+    if source.model is None and int8 is not None and int8.qat is not None:
+        raise UsageError(f"--qat fine-tunes a checkpoint, which {checkpoint} is not; leave it out")
     images = _images(data, COMPARED_IMAGES) if data or not int8 else _load(int8.images.paths[:COMPARED_IMAGES])
     built = _build(source, output, data, int8)
     comparison = _write(output, built, images)
@@ -175,7 +178,7 @@ def _finetuned(source: Source, first: Int8Result, output: Path, options: Int8Opt
     The first one again where that does not hold the bound either, or costs no less.
     """
     assert first.recovery is not None  # which asks for fine-tuning
-    tuned_path = finetuned_checkpoint(source.checkpoint, output.with_suffix(".qat.pt"), first.placement, options)
+    tuned_path = finetuned_checkpoint(source.path, output.with_suffix(".qat.pt"), first.placement, options)
     tuned = Source.read(tuned_path, source.card.precision)
     again = replace(options, qat=None, table=None, reference_ap=first.recovery.reference_ap)
     second = int8_from_float(tuned.trace(), tuned.card, again)
@@ -187,7 +190,7 @@ def _finetuned(source: Source, first: Int8Result, output: Path, options: Int8Opt
 
 
 def _write(output: Path, built: _Built, images: Sequence[NDArray[np.uint8]]) -> Comparison:
-    """Write the file, unless it departs from PyTorch.
+    """Write the file, unless it departs from its source.
 
     Raises:
         GateFailedError: it does.
@@ -197,7 +200,7 @@ def _write(output: Path, built: _Built, images: Sequence[NDArray[np.uint8]]) -> 
     onnx.checker.check_model(built.graph, full_check=True)
     with atomic_path(output) as part:
         part.write_bytes(built.graph.SerializeToString())
-        with TorchDetector(built.source.model, built.source.card) as reference:
-            comparison = compare(reference, part, built.graph, images)
+        with built.source.reference() as reference:
+            comparison = compare(reference, part, built.graph, images, built.source.card.precision)
         comparison.check(output)
     return comparison

@@ -1,4 +1,4 @@
-"""A checkpoint traced into an ONNX graph that every back-end runs.
+"""What is exported, as a float32 ONNX graph that every back-end runs: a checkpoint, traced; or such a graph itself.
 
 The graph is the trace of `Predictor`:
 
@@ -27,10 +27,13 @@ from torch import Tensor, nn
 
 from ssd_edge.card import ModelCard, file_sha256
 from ssd_edge.checkpoint import model_from_checkpoint
-from ssd_edge.errors import MissingDependencyError
+from ssd_edge.errors import MissingDependencyError, ModelFileError, UsageError
 from ssd_edge.models.predict import Predictor
 from ssd_edge.models.ssd import SSD
 from ssd_edge.onnx_graph import IR_VERSION, OPSET, without_notes
+from ssd_edge.runtime.backends.base import Detector
+from ssd_edge.runtime.backends.onnxruntime import OnnxDetector
+from ssd_edge.runtime.backends.torch import TorchDetector
 
 TORCH_NEEDED = (2, 6)  # the first with torch.onnx.export(dynamo=True, dynamic_shapes=...) as used here
 
@@ -40,23 +43,30 @@ class Source:
     """What is exported.
 
     Attributes:
-        checkpoint: its file.
-        card: of the ONNX file: the checkpoint's, with the precision and the parent's fingerprint.
+        path: its file.
+        model: of a checkpoint; None for an fp32 ONNX file.
+        card: of the file to be written: the source's, with the precision and the parent's fingerprint.
     """
 
-    checkpoint: Path
-    model: SSD
+    path: Path
+    model: SSD | None
     card: ModelCard
 
     @classmethod
-    def read(cls, checkpoint: Path, precision: str) -> Source:
-        """Read a `.pt` or `.safetensors` file of ssd-edge, to be exported in this precision.
+    def read(cls, path: Path, precision: str) -> Source:
+        """Read a checkpoint, or an fp32 ONNX file of ssd-edge, to be exported in this precision.
 
         Raises:
-            ModelFileError: no such checkpoint, or not one.
+            ModelFileError: no such file, or neither of them.
+            UsageError: an ONNX file is to be exported in fp32, which it is.
         """
-        model, card = model_from_checkpoint(checkpoint)
-        return cls(checkpoint, model, replace(card, precision=precision, parent_sha256=file_sha256(checkpoint)))
+        if path.suffix == ".onnx":
+            model, card = None, _card_of_float_file(path)
+            if precision == "fp32":
+                raise UsageError(f"{path} is an fp32 ONNX file already; give --precision fp16 or int8")
+        else:
+            model, card = model_from_checkpoint(path)
+        return cls(path, model, replace(card, precision=precision, parent_sha256=file_sha256(path)))
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -69,7 +79,32 @@ class Source:
         Raises:
             MissingDependencyError: PyTorch is too old.
         """
+        if self.model is None:
+            graph = onnx.load(self.path)
+            del graph.metadata_props[:]
+            return graph
         return onnx_from_predictor(Predictor(self.model).eval(), self.size_hw)
+
+    def reference(self) -> Detector:
+        """Detects as the source does: what a file that is made of it is compared with."""
+        if self.model is None:
+            return OnnxDetector(self.path)
+        return TorchDetector(self.model, self.card)
+
+
+def _card_of_float_file(path: Path) -> ModelCard:
+    """The card of an ONNX file, after it was opened as every command does.
+
+    Raises:
+        ModelFileError: as `OnnxDetector`; it is not fp32.
+    """
+    if not path.is_file():
+        raise ModelFileError(f"no model file {path}; check the path")
+    with OnnxDetector(path) as detector:
+        card = detector.card
+    if card.precision != "fp32":
+        raise ModelFileError(f"{path} is {card.precision}; expected a checkpoint or an fp32 file to export from")
+    return card
 
 
 def onnx_from_predictor(predictor: Predictor, size_hw: tuple[int, int]) -> onnx.ModelProto:

@@ -156,7 +156,13 @@ class _Placement:
 
     def _store(self, tensor: str, storage: Storage | None = None) -> None:
         if tensor not in self.storages:
-            self.storages[tensor] = storage or uint8_storage(*self.range_of(tensor))
+            self.storages[tensor] = storage or uint8_storage(*self._range(tensor))
+
+    def _range(self, tensor: str) -> tuple[float, float]:
+        if tensor in self.graph.constants:  # one factor per channel, say
+            values = self.graph.floats(tensor)
+            return float(values.min()), float(values.max())
+        return self.range_of(tensor)
 
     def _store_result(self, node: onnx.NodeProto) -> None:
         """What an integer convolution stores: the result of the activation behind it, where storing includes that."""

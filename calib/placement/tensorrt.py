@@ -33,7 +33,6 @@ from ssd_edge.calib.placement.qdq import Storage, insert_pairs, store_constant, 
 from ssd_edge.calib.placement.residual import ResidualSum, residual_sums
 
 LIMIT = 127  # int8 without −128, as TensorRT's own quantisation has it
-HEAD = "model.head."  # what the exporter's names of an SSD's head weights begin with
 ONE_SCALE = ("MaxPool", "Concat")
 BEFORE_Q = ("Relu", "Clip", "HardSwish", "MaxPool")  # what may be between a sum and the Q that fuses with it
 # Why a convolution stays float
@@ -71,13 +70,36 @@ def place_for_tensorrt(
 
 def float_layers_for_tensorrt(graph: Graph, *, int8_heads: bool = False) -> dict[str, str]:
     """The convolutions that stay float, by the names of their outputs, and why; all others become int8."""
-    reasons = {node.name: _why_float(graph, node, int8_heads) for node in graph.of("Conv")}
+    heads = set() if int8_heads else _head_convolutions(graph)
+    reasons = {node.name: _why_float(graph, node, heads) for node in graph.of("Conv")}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
-def _why_float(graph: Graph, node: onnx.NodeProto, int8_heads: bool) -> str | None:
+def _head_convolutions(graph: Graph) -> set[str]:
+    """Names of the convolutions that boxes or scores alone depend on, or that no convolution follows.
+
+    What both depend on belongs to the backbone, whatever the exporter calls it.
+    """
+    if graph.outputs != {"boxes", "scores"}:
+        return set()
+    ends: dict[str, set[str]] = {name: {name} for name in graph.outputs}
+    followed: set[str] = set()
+    heads = set()
+    for node in reversed(graph.nodes):
+        of_node = set().union(*(ends.get(name, ()) for name in node.output))
+        behind = not followed.isdisjoint(node.output)
+        if node.op_type == "Conv" and (len(of_node) == 1 or not behind):
+            heads.add(node.name)
+        for name in node.input:
+            ends.setdefault(name, set()).update(of_node)
+            if behind or node.op_type == "Conv":
+                followed.add(name)
+    return heads
+
+
+def _why_float(graph: Graph, node: onnx.NodeProto, heads: Collection[str]) -> str | None:
     """Why a convolution stays float; None where it becomes int8."""
-    if node.input[1].startswith(HEAD) and not int8_heads:
+    if node.name in heads:
         return OF_THE_HEADS
     if graph.is_depthwise(node):
         return DEPTHWISE

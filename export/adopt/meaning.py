@@ -21,8 +21,7 @@ Outputs = Mapping[str, NDArray[np.float32]]  # by name, [images, anchors, column
 EXPECTED = "expected boxes [batch, anchors, 4] as corners, and scores [batch, anchors, classes]"
 SUM_TOLERANCE = 1e-2  # of the probabilities of an anchor, which half may round
 ORDERED = 0.999  # share of boxes whose corners are in order; the rest may be rounded
-SWEEP = 1.5  # times as far: how much further the slower coordinate goes, over the anchors in their order
-CHUNKS = 16
+ROUGHER = 2.0  # times: how much more x changes along the anchors than y
 
 
 class Columns(NamedTuple):
@@ -161,8 +160,8 @@ def box_form(values: NDArray[np.float32], size_wh: tuple[int, int]) -> BoxForm |
         if (size >= -1e-6 * np.abs(values).max()).mean() < ORDERED:
             continue
         median = np.median(middle, axis=(0, 1))  # of x and y, or y and x
-        sweep = _sweep(middle)
-        rows_first = bool(sweep[0] > SWEEP * sweep[1])
+        rough = _roughness(middle)
+        rows_first = bool(rough[1] > ROUGHER * rough[0])
         for pixels in (False, True):
             sides = np.array(size_wh if pixels else (1, 1))[:: -1 if rows_first else 1]
             share, typical = median / sides, np.median(size, axis=(0, 1)) / sides
@@ -171,11 +170,14 @@ def box_form(values: NDArray[np.float32], size_wh: tuple[int, int]) -> BoxForm |
     return None
 
 
-def _sweep(middle: NDArray[np.floating]) -> NDArray[np.float64]:
-    """How far each coordinate [images, anchors, 2] goes, averaged over some consecutive anchors each: [2]."""
-    chunks = np.array_split(middle.mean(axis=0), CHUNKS)
-    means = np.stack([chunk.mean(axis=0) for chunk in chunks if len(chunk)]).astype(np.float64)
-    return means.std(axis=0)
+def _roughness(middle: NDArray[np.floating]) -> NDArray[np.float64]:
+    """How much each coordinate [images, anchors, 2] differs from that of anchors somewhat further on: [2].
+
+    Along a row x goes on and y does not. Several distances, as one may be the length of a row.
+    """
+    path = middle.mean(axis=0).astype(np.float64)
+    steps = {max(1, len(path) // part) for part in (64, 50, 40)}
+    return np.sum([((path[step:] - path[:-step]) ** 2).mean(axis=0) for step in steps], axis=0)
 
 
 def _score_function(values: NDArray[np.float32]) -> tuple[str, bool]:

@@ -24,7 +24,9 @@ Tile Transpose Unsqueeze
 """
 HALF_OPERATORS = frozenset(_HALF_OPERATORS.split())
 NORMALISATION = frozenset(("Add", "Cast", "Div", "Mul", "Sub", "Transpose"))
-DECODING = frozenset(("Add", "Clip", "Concat", "Div", "Exp", "Mul", "Slice", "Softmax", "Sub"))
+WEIGHTED = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
+# What passes the results of the last convolutions on as they are, up to the concatenation of all levels.
+MOVING = frozenset(("Concat", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"))
 # torch.nn.functional.normalize, or amdegroot/ssd.pytorch with an Add for the Clip; Div is its end
 L2_NORM = frozenset(("Add", "Clip", "Div", "Expand", "ReduceL2"))
 TYPE_FREE = frozenset(("Shape", "Size"))  # look at no value
@@ -137,19 +139,20 @@ def _before_the_network(index: GraphIndex) -> set[str]:
 
 
 def _behind_the_network(index: GraphIndex) -> set[str]:
-    """Box decoding and softmax, back to the tensors of all offsets and all logits."""
-    found: set[str] = set()
-    names = list(index.outputs)
-    while names:
-        node = index.producer.get(names.pop())
-        if node is not None and node.op_type in DECODING and node.output[0] not in found:
-            found.add(node.output[0])
-            names += node.input
-    for node in index.nodes:  # one Cast behind the levels' concatenation, not one a level
-        made = [index.producer[name].output[0] for name in node.input if name in index.producer]
-        if node.op_type == "Concat" and made and not found & set(made):
-            found.discard(node.output[0])
-    return found
+    """Box decoding and scores: what follows the last convolutions, from where their results are moved together on."""
+    before: set[str] = set()  # what convolutions are computed from
+    for node in reversed(index.nodes):
+        if node.op_type in WEIGHTED or not before.isdisjoint(node.output):
+            before.update(node.input)
+    moved: set[str] = set()
+    behind: set[str] = set()
+    for node in index.nodes:
+        read = node.input if node.op_type == "Concat" else node.input[:1]
+        if node.op_type in WEIGHTED or (node.op_type in MOVING and moved.issuperset(read)):
+            moved.update(node.output)
+        elif before.isdisjoint(node.output) and not (moved | behind).isdisjoint(node.input):
+            behind.update(node.output)
+    return behind
 
 
 def _l2_norms(nodes: Iterable[onnx.NodeProto]) -> set[str]:

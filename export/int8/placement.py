@@ -12,6 +12,7 @@ from ssd_edge.calib.placement.cpu import float_layers_for_cpu, place_for_cpu
 from ssd_edge.calib.placement.graph import Graph
 from ssd_edge.calib.placement.tensorrt import OF_THE_HEADS, float_layers_for_tensorrt, place_for_tensorrt
 from ssd_edge.calib.table import CalibrationTable
+from ssd_edge.errors import ModelFileError
 from ssd_edge.export.fp16.convert import half_from_float
 from ssd_edge.export.int8.options import Int8Options
 from ssd_edge.images import load_image
@@ -26,11 +27,17 @@ class Placement:
 
     Attributes:
         layers: convolutions that the target runs in int8, in graph order.
+
+    Raises:
+        ModelFileError: a convolution's weights are no constants.
     """
 
     def __init__(self, graph: onnx.ModelProto, table: CalibrationTable, options: Int8Options) -> None:
         self.graph, self._table, self._options = graph, table, options
         index = Graph(graph)
+        for node in index.of("Conv"):
+            if node.input[1] not in index.constants:
+                raise ModelFileError(f"convolution {node.name!r:.100} computes its weights, so there is no int8 for it")
         if options.target == "cpu":
             self._why_float = float_layers_for_cpu(index)
             self._place = place_for_cpu
@@ -39,7 +46,10 @@ class Placement:
             self._place = partial(place_for_tensorrt, int8_heads=options.int8_heads)
         convolutions = index.of("Conv")
         self._multiplications = {node.name: index.multiplications(node) for node in convolutions}
-        self._nodes = {_layer_name(node): node for node in convolutions if node.name not in self._why_float}
+        self._nodes: dict[str, list[onnx.NodeProto]] = {}  # several where they share their weights
+        for node in convolutions:
+            if node.name not in self._why_float:
+                self._nodes.setdefault(_layer_name(node), []).append(node)
         self.layers = tuple(self._nodes)
 
     def ranges(self) -> dict[str, tuple[float, float]]:
@@ -87,7 +97,7 @@ class Placement:
         return "; ".join([text, *([f"not {', '.join(others)}"] if others else [])])
 
     def _outputs(self, layers: Collection[str]) -> list[str]:
-        return [self._nodes[name].output[0] for name in layers]
+        return [node.output[0] for name in layers for node in self._nodes[name]]
 
 
 def _layer_name(node: onnx.NodeProto) -> str:

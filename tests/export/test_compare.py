@@ -1,4 +1,4 @@
-"""What may depart from PyTorch, and what is refused."""
+"""What may depart from the source, and what is refused."""
 
 from pathlib import Path
 
@@ -27,13 +27,13 @@ def test_raw_outputs_may_differ_by_the_tolerance_of_the_precision(precision: str
 def test_int8_has_to_find_half_of_the_detections() -> None:
     Comparison("int8", 8, 1.0, 1.0, 10, 5).check(OUTPUT)
     Comparison("int8", 8, 1.0, 1.0, 0, 0).check(OUTPUT)
-    with pytest.raises(GateFailedError, match=r"of 10 objects that PyTorch finds on 8 images .* it finds 4;"):
+    with pytest.raises(GateFailedError, match=r"of 10 objects that its source finds on 8 images .* it finds 4;"):
         Comparison("int8", 8, 0.0, 0.0, 10, 4).check(OUTPUT)
 
 
 def test_a_file_is_equal_to_itself(tiny: Tiny, frames: list[NDArray[np.uint8]]) -> None:
     with OnnxDetector(tiny.onnx) as reference:
-        found = compare(reference, tiny.onnx, onnx.load(tiny.onnx), frames)
+        found = compare(reference, tiny.onnx, onnx.load(tiny.onnx), frames, "fp32")
     assert (found.precision, found.images) == ("fp32", len(frames))
     assert (found.boxes_difference, found.scores_difference) == (0, 0)
     assert found.detections_equal == found.detections > 0
@@ -54,7 +54,7 @@ def test_outputs_that_are_no_numbers_are_refused(
 
     with OnnxDetector(tiny.onnx) as reference:
         monkeypatch.setattr(OnnxDetector, "infer", spoiled)
-        found = compare(reference, tiny.onnx, onnx.load(tiny.onnx), frames)
+        found = compare(reference, tiny.onnx, onnx.load(tiny.onnx), frames, "fp32")
     with pytest.raises(GateFailedError, match="is not written"):
         found.check(OUTPUT)
 

@@ -39,13 +39,15 @@ def network() -> onnx.ModelProto:
         node("Conv", "a w4 b4", "c4"),
         node("Conv", "c4 model.head.weight", "logits"),
         node("Mul", "logits centre", "shift"),
-        node("Add", "logits shift", "y"),
+        node("Add", "logits shift", "boxes"),
+        node("Relu", "c4", "scores"),
     ]
     values = {f"w{i}": np.random.default_rng(i).normal(0, 0.3, (8, 8, 1, 1)).astype(np.float32) for i in range(5)}
     values |= {"b0": np.full(8, 0.1, np.float32), "b4": np.zeros(8, np.float32), "axes": np.array([2, 3], np.int64)}
     values["model.head.weight"] = values["w0"]
     values["centre"] = np.array(0.5, np.float32)
-    return make_model(nodes, {"x": ["batch", 8, 8, 8]}, {"y": ["batch", 8, 4, 4]}, values)
+    outputs = {name: ["batch", 8, 4, 4] for name in ("boxes", "scores")}
+    return make_model(nodes, {"x": ["batch", 8, 8, 8]}, outputs, values)
 
 
 RANGES = {
@@ -68,7 +70,7 @@ def test_the_pairs_are_in_front_of_convolutions_and_on_the_residual_of_sums() ->
         data, weights = made[name].input[:2]
         assert (made[data].op_type, made[weights].op_type) == ("DequantizeLinear", "DequantizeLinear")
     assert list(made["a"].input) == ["c3", "p_dequantized"]  # nothing between the branch's convolution and the sum
-    assert [list(made[name].input) for name in ("c2", "logits", "y")] == [
+    assert [list(made[name].input) for name in ("c2", "logits", "boxes")] == [
         ["m", "w2"],
         ["c4", "model.head.weight"],
         ["logits", "shift"],
@@ -132,8 +134,8 @@ def test_it_computes_what_it_did() -> None:
     with_all.graph.output.extend(onnx.helper.make_tensor_value_info(name, 1, None) for name in names)
     values = {"x": x, **{name: run(with_all, name, x=x) for name in names}}
     model = place_for_tensorrt(float_model, lambda name: (float(values[name].min()), float(values[name].max())))
-    expected = run(float_model, "y", x=x)
-    error = run(model, "y", x=x) - expected
+    expected = run(float_model, "boxes", x=x)
+    error = run(model, "boxes", x=x) - expected
     assert 0 < np.sqrt(np.mean(error**2)) < 0.02 * expected.std()
 
 

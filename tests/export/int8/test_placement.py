@@ -19,11 +19,12 @@ def layers() -> onnx.ModelProto:
         node("Conv", "x model.stem.weight", "a"),
         node("Conv", "a model.depthwise.weight", "b", group=4),
         node("Conv", "b model.point.weight", "c"),
-        node("Conv", "c model.head.weight", "y"),
+        node("Conv", "c model.head.weight", "scores"),
+        node("Relu", "c", "boxes"),
     ]
     shapes = {"stem": (4, 3, 1, 1), "depthwise": (4, 1, 1, 1), "point": (4, 4, 1, 1), "head": (8, 4, 1, 1)}
     constants = {f"model.{name}.weight": np.ones(shape, np.float32) for name, shape in shapes.items()}
-    return make_model(nodes, {"x": [1, 3, 8, 8]}, {"y": [1, 8, 8, 8]}, constants)
+    return make_model(nodes, {"x": [1, 3, 8, 8]}, {"scores": [1, 8, 8, 8], "boxes": [1, 4, 8, 8]}, constants)
 
 
 def placement(**options: Any) -> Placement:
