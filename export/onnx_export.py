@@ -86,8 +86,8 @@ def export_onnx(
         ModelFileError: no such checkpoint, or not one.
         UsageError: `output` does not end in .onnx; no such precision; int8 without its options; what an ONNX file
             cannot be exported to: fp32, or fine-tuned int8.
-        GateFailedError: the outputs depart from the source's by more than the precision's tolerance, or an activation is
-            not finite; nothing is written.
+        GateFailedError: the outputs depart from the source's by more than the precision allows, or an activation is not
+            finite; nothing is written.
         SinkError: `output` cannot be written.
         MissingDependencyError: PyTorch is too old.
     """

@@ -46,7 +46,7 @@ def network() -> onnx.ModelProto:
     values |= {"b0": np.full(8, 0.1, np.float32), "b4": np.zeros(8, np.float32), "axes": np.array([2, 3], np.int64)}
     values["model.head.weight"] = values["w0"]
     values["centre"] = np.array(0.5, np.float32)
-    outputs = {name: ["batch", 8, 4, 4] for name in ("boxes", "scores")}
+    outputs: dict[str, list[int | str]] = {name: ["batch", 8, 4, 4] for name in ("boxes", "scores")}
     return make_model(nodes, {"x": ["batch", 8, 8, 8]}, outputs, values)
 
 
