@@ -36,6 +36,8 @@ MAX_CHANNELS = 1 << 14
 MAX_SIDE = 1 << 10  # of kernels, strides, dilations and padding
 MAX_PARAMETERS = 1 << 28  # 1 GB; VGG SSD512 has 27 million
 
+_EMPTY = nn.ModuleDict()  # whose attributes cannot be names of layers
+
 Fits = Callable[[Any], bool]
 
 
@@ -286,7 +288,7 @@ def _check_fields(layer: Mapping[str, Any], common: set[str]) -> Op:
 
 def is_name(name: str) -> bool:
     """Whether a layer can have the name: as modules of PyTorch are named, and by no name that they have already."""
-    return re.fullmatch(r"\w{1,100}", name, re.ASCII) is not None and not hasattr(nn.ModuleDict, name)
+    return re.fullmatch(r"\w{1,100}", name, re.ASCII) is not None and not hasattr(_EMPTY, name)
 
 
 def _check_level(level: Mapping[str, Any], channels: Mapping[str, int]) -> None:
