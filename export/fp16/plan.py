@@ -27,8 +27,8 @@ NORMALISATION = frozenset(("Add", "Cast", "Div", "Mul", "Sub", "Transpose"))
 WEIGHTED = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 # What passes the results of the last convolutions on as they are, up to the concatenation of all levels.
 MOVING = frozenset(("Concat", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"))
-# torch.nn.functional.normalize, or amdegroot/ssd.pytorch with an Add for the Clip; Div is its end
-L2_NORM = frozenset(("Add", "Clip", "Div", "Expand", "ReduceL2"))
+# torch.nn.functional.normalize; amdegroot/ssd.pytorch, with an Add for the Clip; Caffe, with √(|x|² + ε). Div ends it.
+L2_NORM = frozenset(("Add", "Clip", "Div", "Expand", "Mul", "ReduceL2", "Sqrt"))
 TYPE_FREE = frozenset(("Shape", "Size"))  # look at no value
 QUANTISE, DEQUANTISE = "QuantizeLinear", "DequantizeLinear"
 
@@ -146,9 +146,13 @@ def _behind_the_network(index: GraphIndex) -> set[str]:
             before.update(node.input)
     moved: set[str] = set()
     behind: set[str] = set()
+    fixed = {"", *index.constants}
     for node in index.nodes:
         read = node.input if node.op_type == "Concat" else node.input[:1]
-        if node.op_type in WEIGHTED or (node.op_type in MOVING and moved.issuperset(read)):
+        if fixed.issuperset(node.input) and before.isdisjoint(node.output):  # parts of the default boxes
+            fixed.update(node.output)
+            behind.update(node.output)
+        elif node.op_type in WEIGHTED or (node.op_type in MOVING and moved.issuperset(read)):
             moved.update(node.output)
         elif before.isdisjoint(node.output) and not (moved | behind).isdisjoint(node.input):
             behind.update(node.output)
@@ -156,7 +160,7 @@ def _behind_the_network(index: GraphIndex) -> set[str]:
 
 
 def _l2_norms(nodes: Iterable[onnx.NodeProto]) -> set[str]:
-    """x / max(|x|, ε) or x / (|x| + ε) over channels: hundreds, squared and summed, overflow; ε is 0 in half."""
+    """x / max(|x|, ε) and the like over channels: hundreds, squared and summed, overflow; ε is 0 in half."""
     reached: set[str] = set()
     ended: set[str] = set()
     for node in nodes:

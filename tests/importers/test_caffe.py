@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from onnx import TensorProto
 
+from ssd_edge.export.fp16.convert import half_graph
+from ssd_edge.export.fp16.plan import known_types
+from ssd_edge.export.trace import onnx_from_predictor
 from ssd_edge.importers.caffe import COCO_CLASSES, Caffe, CaffeModel
 from ssd_edge.importers.caffe_head import default_boxes_of
 from ssd_edge.importers.caffe_schema import NetParameter, read_weights
@@ -87,7 +91,8 @@ def assert_same_detections(
         detections=config.detections,
     )
     assert len(found) >= len(expected)
-    rows = np.concatenate((found.labels[:, None] + 1, found.scores[:, None], found.boxes_xyxy), axis=1)
+    labels = found.labels[:, None].astype(np.float32) + 1
+    rows = np.concatenate((labels, found.scores[:, None], found.boxes_xyxy), axis=1, dtype=np.float32)
     for row in expected:
         same = (np.abs(rows[:, 1] - row[1]) < 1e-5) & (rows[:, 0] == row[0])
         assert np.abs(rows[same, 2:] - row[2:]).max(axis=1).min(initial=np.inf) < 1e-4
@@ -218,3 +223,17 @@ def test_other_classes_change_the_last_class_layers_alone(tmp_path: Path) -> Non
     assert {name.rpartition(".")[0] for name in changed} == {
         f"head.classification_head.module_list.{level}" for level in range(2)
     }
+
+
+def test_half_precision_keeps_default_boxes_and_norm_in_float(tmp_path: Path) -> None:
+    """What is computed of constants alone, as parts of the default boxes are, and |x|² with its ε."""
+    float_graph = onnx_from_predictor(Predictor(imported(*write(tmp_path, small())).model).eval(), (96, 160))
+    half = half_graph(float_graph)
+    types = known_types(half)
+    boxes = next(name for name in types if name.endswith("default_boxes_xyxy"))
+    for node in half.graph.node:
+        if boxes in node.input or node.op_type in ("ReduceL2", "Sqrt", "Exp", "Softmax"):
+            assert types[node.output[0]] == TensorProto.FLOAT
+    lengths = {node.output[0] for node in half.graph.node if node.op_type == "ReduceL2"}
+    squares = [node for node in half.graph.node if lengths & set(node.input)]
+    assert [types[node.output[0]] for node in squares] == [TensorProto.FLOAT]
