@@ -10,12 +10,14 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ssd_edge.box_coding import BoxCoding
 from ssd_edge.errors import ModelFileError
 from ssd_edge.option_checks import is_number, is_text, is_whole
 
 CARD_VERSION = 1
 ONNX_METADATA_KEY = "ssd_edge_card"  # in the ONNX file's metadata_props
 CALIBRATION_METADATA_KEY = "ssd_edge_calibration"  # there too, of an int8 file: fingerprint of the table of ranges
+SOFTMAX, SIGMOID = SCORE_FUNCTIONS = ("softmax", "sigmoid")
 INT8_METADATA_KEY = "ssd_edge_int8"  # there too, of an int8 file: JSON with the target that it was made for, and how
 
 
@@ -37,8 +39,16 @@ class ModelCard:
         parent_sha256: SHA-256 of the file this one was made from, or None.
         training_data: fingerprint of the training data, or None.
         metrics: measured figures by name, such as `val_AP`.
-        default_boxes: None for the architecture's own; else a JSON object with `aspect_ratios`, `scales`, `steps` and
-            `clip`, as `ssd_edge.models.default_boxes.DefaultBoxConfig` reads it.
+        default_boxes: None for the architecture's own; else a JSON object, as
+            `ssd_edge.models.default_boxes.DefaultBoxConfig` reads it.
+        box_coding: None for the paper's variances and torchvision's limit; else a JSON object, as
+            `ssd_edge.box_coding.BoxCoding` reads it.
+        score_function: how logits become scores, `softmax` or `sigmoid`; either way the first column, the background,
+            is dropped.
+        clip_before_nms: boxes are clipped to the image before the suppression, as torchvision does; if not, only what
+            is kept is, as in most other SSDs.
+        network: of an architecture that is described and not registered, its layers, as
+            `ssd_edge.models.layer_graph` reads them.
 
     Raises:
         ModelFileError: a value is of another type, or values do not fit together.
@@ -60,6 +70,10 @@ class ModelCard:
     training_data: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     default_boxes: dict[str, Any] | None = None
+    box_coding: dict[str, Any] | None = None
+    score_function: str = SOFTMAX
+    clip_before_nms: bool = True
+    network: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         wrong = [
@@ -87,14 +101,17 @@ class ModelCard:
             problems.append(f"score_threshold {self.score_threshold} or nms_iou {self.nms_iou} out of range")
         if self.candidates < 1 or self.detections < 1:
             problems.append("candidates and detections must be at least 1")
+        if self.score_function not in SCORE_FUNCTIONS:
+            problems.append(f"score_function {self.score_function!r} is not {' or '.join(SCORE_FUNCTIONS)}")
         if problems:
             raise ModelFileError("the model card is not valid: " + "; ".join(problems))
 
     def to_json(self) -> str:
         """The card as JSON text, with its version."""
         values = asdict(self)
-        if self.default_boxes is None:  # left out, so that readers from before it came read the card too
-            del values["default_boxes"]
+        for name in _ADDED:  # left out, so that readers from before they came read the card too
+            if values[name] == _DEFAULTS[name]:
+                del values[name]
         return json.dumps({"card_version": CARD_VERSION, **values}, ensure_ascii=False)
 
     @classmethod
@@ -143,17 +160,28 @@ def _is_default_boxes(value: Any) -> bool:
     numbers = _is_list_of(_is_finite)
     return (
         isinstance(value, dict)
-        and value.keys() == {"aspect_ratios", "scales", "steps", "clip"}
+        and value.keys() - {"shapes", "offset"} == {"aspect_ratios", "scales", "steps", "clip"}
         and _is_list_of(numbers)(value["aspect_ratios"])
         and numbers(value["scales"])
         and (value["steps"] is None or numbers(value["steps"]))
-        and isinstance(value["clip"], bool)
+        and isinstance(value["clip"], (bool, str))
+        and _is_list_of(_is_list_of(numbers))(value.get("shapes", []))
+        and _is_finite(value.get("offset", 0.5))
     )
+
+
+def _is_box_coding(value: Any) -> bool:
+    try:
+        BoxCoding.from_dict(value)
+    except ModelFileError:
+        return False
+    return True
 
 
 # A card comes out of a file, where any value can have any type: (what is expected, its test, the fields).
 _TYPES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
-    ("text", is_text, ("arch", "precision")),
+    ("text", is_text, ("arch", "precision", "score_function")),
+    ("true or false", lambda value: isinstance(value, bool), ("clip_before_nms",)),
     ("text or null", lambda value: value is None or is_text(value), ("parent_sha256", "training_data")),
     ("a whole number", is_whole, ("height", "width", "candidates", "detections")),
     ("a finite number", _is_finite, ("score_threshold", "nms_iou")),
@@ -166,7 +194,12 @@ _TYPES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         lambda value: value is None or _is_default_boxes(value),
         ("default_boxes",),
     ),
+    ("null or an object with variances and limits", _is_box_coding, ("box_coding",)),
+    ("null or an object", lambda value: value is None or isinstance(value, dict), ("network",)),
 )
+# Fields that came later than version 1 of the card
+_ADDED = ("default_boxes", "box_coding", "score_function", "clip_before_nms", "network")
+_DEFAULTS = {field.name: field.default for field in fields(ModelCard)}
 
 
 def int8_target(metadata: Mapping[str, str]) -> str | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import logging
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -14,11 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ssd_edge.card import ModelCard
-from ssd_edge.errors import ModelFileError, UsageError, reason
+from ssd_edge.errors import ModelFileError, reason
 from ssd_edge.files import atomic_path
-from ssd_edge.models.create import create_model
-from ssd_edge.models.default_boxes import DefaultBoxConfig
+from ssd_edge.importers.importing import import_model
+from ssd_edge.models.create import create_from_card
 from ssd_edge.models.ssd import SSD
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "ssd-edge checkpoint"
 CARD_KEY = "card"
@@ -62,8 +66,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             raise OSError(f"torch could not write it ({reason(error)})") from error
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint, onto the CPU.
+def load_checkpoint(path: Path, *, class_names: tuple[str, ...] | None = None) -> Checkpoint:
+    """Read a checkpoint, onto the CPU: ours, or a detector of another project of which nothing has to be asked.
+
+    Args:
+        class_names: those of a detector of another project, where its file has none and as many classes.
 
     Raises:
         ModelFileError: no such file, no checkpoint of ssd-edge, or one that only pickle could load.
@@ -71,9 +78,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():
         raise ModelFileError(f"no checkpoint at {path}")
     if path.suffix == ".safetensors":
-        return _load_safetensors(path)
+        return _load_safetensors(path, class_names)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # options, in the files of other projects
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if not _begins_as_zip(path):
             raise ModelFileError(
@@ -86,10 +94,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except Exception as error:  # torch fails on foreign bytes with a dozen kinds of error
         raise ModelFileError(f"{path} is not a readable PyTorch checkpoint ({reason(error)})") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ModelFileError(
-            f"{path} is a PyTorch file but not a checkpoint of ssd-edge: it has no model card. "
-            "Load a plain state_dict with ssd_edge.create_model(...).load_state_dict, then save_checkpoint"
-        )
+        return _from_another_project(path, class_names)
     card, model, training = content.get(CARD_KEY), content.get("model"), content.get("training", {})
     if not isinstance(card, str) or not _is_state_dict(model) or not isinstance(training, dict):
         raise ModelFileError(
@@ -97,6 +102,27 @@ def load_checkpoint(path: Path) -> Checkpoint:
             "a dictionary; write it with save_checkpoint"
         )
     return Checkpoint(ModelCard.from_json(card, source=str(path)), model, training)
+
+
+def _from_another_project(path: Path, class_names: tuple[str, ...] | None) -> Checkpoint:
+    """A detector of another project, where nothing has to be asked.
+
+    Raises:
+        ModelFileError: it is none that is known, or its class names are not.
+    """
+    imported = import_model([path])
+    count = len(imported.card.class_names)
+    if not imported.named and class_names is not None and len(class_names) == count:
+        logger.info("%s: class names are not in the file; taken as %s, in this order", path, ", ".join(class_names))
+        imported = replace(imported, card=replace(imported.card, class_names=class_names), named=True)
+    if not imported.named:
+        raise ModelFileError(
+            f"{path} is {imported.family}'s {imported.variant} with {count} classes, whose "
+            f"names are not in the file; run ssd-edge import {path} -o model.pt --classes NAMES, and take model.pt"
+        )
+    for assumption in imported.assumptions:
+        logger.info("%s: %s", path, assumption)
+    return Checkpoint(imported.card, imported.state_dict)
 
 
 def _begins_as_zip(path: Path) -> bool:
@@ -109,7 +135,7 @@ def _is_state_dict(value: Any) -> TypeGuard[dict[str, Tensor]]:
     return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
 
 
-def _load_safetensors(path: Path) -> Checkpoint:
+def _load_safetensors(path: Path, class_names: tuple[str, ...] | None) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -117,7 +143,7 @@ def _load_safetensors(path: Path) -> Checkpoint:
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise ModelFileError(f"{path} is not a readable safetensors file ({error})") from error
     if CARD_KEY not in metadata:
-        raise ModelFileError(f"{path} has no model card; expected a .safetensors file that ssd-edge wrote")
+        return _from_another_project(path, class_names)
     return Checkpoint(ModelCard.from_json(metadata[CARD_KEY], source=str(path)), state)
 
 
@@ -138,13 +164,7 @@ def model_from(checkpoint: Checkpoint, *, source: str) -> SSD:
         ModelFileError: the card's architecture is unknown, or it or its default boxes do not fit the weights.
     """
     card = checkpoint.card
-    default_boxes = None
-    if card.default_boxes is not None:
-        default_boxes = DefaultBoxConfig.from_dict(card.default_boxes, source=source)
-    try:
-        model = create_model(card.arch, len(card.class_names), default_boxes=default_boxes)
-    except UsageError as error:  # here it is the file that is wrong, not what the user typed
-        raise ModelFileError(f"{source}: {error}") from error
+    model = create_from_card(card, source=source)
     try:
         model.load_state_dict(
             {
@@ -157,10 +177,4 @@ def model_from(checkpoint: Checkpoint, *, source: str) -> SSD:
             f"{source}: the weights do not fit the card ({card.arch}, {len(card.class_names)} classes): "
             f"{str(error).splitlines()[-1].strip()}"
         ) from error
-    config = model.config
-    if (card.height, card.width) != config.size_hw or card.mean != config.mean or card.std != config.std:
-        raise ModelFileError(
-            f"{source}: the card says {card.height}×{card.width}, mean {card.mean}, std {card.std}; "
-            f"{card.arch} has {config.size_hw[0]}×{config.size_hw[1]}, {config.mean}, {config.std}"
-        )
     return model.eval()

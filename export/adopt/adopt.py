@@ -95,22 +95,15 @@ def adopt(path: Path, output: Path, facts: Facts) -> AdoptReport:
     plain = simplified(model, taken, path, fixed=True)
     preparation = find_preparation(plain, file, taken, facts)
     images = probe_images(taken.height, taken.width)
-    original = Original(path, taken, preparation)
-    outputs = original.run(images)
+    outputs = Original(path, taken, preparation).run(images)
     meaning = find_meaning(path, outputs, (taken.width, taken.height))
     classes = find_classes(path, meaning, outputs, facts)
     card = _card(path, taken, preparation, classes, facts)
 
     def contract(network: onnx.ModelProto) -> onnx.ModelProto:
-        return under_contract(
-            network,
-            taken,
-            meaning,
-            preparation.normalisation,
-            bgr=preparation.bgr,
-            classes=classes.columns,
-            anchors=meaning.boxes.of(outputs).shape[1],
-        )
+        anchors = meaning.boxes.of(outputs).shape[1]
+        prepared = {"bgr": preparation.bgr, "classes": classes.columns, "anchors": anchors}
+        return under_contract(network, taken, meaning, preparation.normalisation, **prepared)
 
     adopted = _run_in_batches(contract(with_dynamic_batch(plain)), images)
     if adopted.problem and taken.batch is None:  # what depends on the batch is more than shapes: as the file has it
@@ -121,7 +114,6 @@ def adopt(path: Path, output: Path, facts: Facts) -> AdoptReport:
             "with a dynamic batch (dynamic_axes)"
         )
     boxes, scores = meaning.read(outputs)
-    expected = boxes, scores[..., slice(*classes.columns)]
     report = AdoptReport(
         path=output,
         card=card,
@@ -129,8 +121,8 @@ def adopt(path: Path, output: Path, facts: Facts) -> AdoptReport:
         nodes=len(adopted.model.graph.node),
         opset=own_opset(adopted.model),
         images=len(images),
-        boxes_difference=_apart(adopted.boxes, expected[0]),
-        scores_difference=_apart(adopted.scores, expected[1]),
+        boxes_difference=_apart(adopted.boxes, boxes),
+        scores_difference=_apart(adopted.scores, scores[..., slice(*classes.columns)]),
         batch_difference=adopted.difference,
         assumptions=(*preparation.assumptions, *classes.assumptions),
         notes=_notes(meaning, classes, half=half),

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
-from ssd_edge.cli import bench, boxes, build, codes, demo, doctor, eval, export, parity, stream, train
+from ssd_edge.cli import bench, boxes, build, codes, demo, doctor, eval, export, import_model, parity, stream, train
 from ssd_edge.cli.errors import INTERRUPTED, complain, explain
 from ssd_edge.cpus import be_a_good_neighbour
 from ssd_edge.version import __version__
@@ -35,6 +35,7 @@ COMMANDS: dict[str, Command] = {  # in the order of `--help`
     "demo": demo,
     "codes": codes,
     "train": train,
+    "import": import_model,
     "boxes": boxes,
     "eval": eval,
     "export": export,

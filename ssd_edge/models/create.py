@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
-from ssd_edge.errors import UsageError
+from ssd_edge.box_coding import BoxCoding
+from ssd_edge.card import ModelCard
+from ssd_edge.errors import ModelFileError, UsageError
 
 # The backbones register their architectures when they are imported.
-from ssd_edge.models import backbone_mobilenet, backbone_resnet, backbone_vgg  # noqa: F401
-from ssd_edge.models.architecture import find_architecture
+from ssd_edge.models import backbone_mobilenet, backbone_resnet, backbone_vgg, layer_graph  # noqa: F401
+from ssd_edge.models.architecture import Architecture, find_architecture
 from ssd_edge.models.default_boxes import DefaultBoxConfig
-from ssd_edge.models.ssd import SSD
+from ssd_edge.models.ssd import SSD, SSDConfig
 from ssd_edge.models.weights import load_published
 
 logger = logging.getLogger(__name__)
@@ -59,3 +62,54 @@ def create_model(
             )
         load_published(model, published)
     return model
+
+
+def create_from_card(
+    card: ModelCard,
+    *,
+    num_classes: int | None = None,
+    default_boxes: DefaultBoxConfig | None = None,
+    source: str = "model card",
+) -> SSD:
+    """The detector that a card describes, with random weights; input size, normalisation and all else as it says.
+
+    Args:
+        num_classes: None for as many as the card names.
+        default_boxes: None for the card's.
+        source: names the card in messages.
+
+    Raises:
+        ModelFileError: an unknown architecture, a network that makes no detector, or default boxes that do not fit.
+    """
+    if default_boxes is None and card.default_boxes is not None:
+        default_boxes = DefaultBoxConfig.from_dict(card.default_boxes, source=source)
+    try:
+        architecture = _architecture_of(card, default_boxes, source)
+        return architecture.make(len(card.class_names) if num_classes is None else num_classes, default_boxes)
+    except UsageError as error:  # here it is the file that is wrong, not what the user typed
+        raise ModelFileError(f"{source}: {error}") from error
+
+
+def _architecture_of(card: ModelCard, default_boxes: DefaultBoxConfig | None, source: str) -> Architecture:
+    registered = None if card.network is not None else find_architecture(card.arch)
+    own_boxes = registered.config.default_boxes if registered else default_boxes
+    if own_boxes is None:
+        raise ModelFileError(f"{source}: a network without default_boxes; import the model again")
+    config = SSDConfig(
+        arch=card.arch,
+        size_hw=(card.height, card.width),
+        default_boxes=own_boxes,
+        mean=card.mean,
+        std=card.std,
+        score_threshold=card.score_threshold,
+        nms_iou=card.nms_iou,
+        candidates=card.candidates,
+        detections=card.detections,
+        box_coding=BoxCoding.from_dict(card.box_coding, source=source),
+        score_function=card.score_function,
+        clip_before_nms=card.clip_before_nms,
+        network=card.network,
+    )
+    if registered:
+        return replace(registered, config=config)
+    return layer_graph.architecture_of(card.arch, card.network or {}, config)

@@ -72,10 +72,8 @@ def best_ious(
         if config.steps is not None:
             cells_wide = torch.tensor([size_hw[1], size_hw[0]]) / config.steps[level]
         nearest = torch.minimum((centre * cells_wide).floor().clamp(min=0), cells - 1)
-        distance = (centre - (nearest + 0.5) / cells_wide).abs()[:, None]  # [n, 1, 2]
-        shapes = torch.tensor(sizes_wh(config, level))  # [shapes, 2]
-        if config.clip:
-            shapes = shapes.clamp(max=1)
+        distance = (centre - (nearest + config.offset) / cells_wide).abs()[:, None]  # [n, 1, 2]
+        shapes = sizes_wh(config, level)  # [shapes, 2]
         reach = 0.5 * (wh[:, None] + shapes) - distance  # overlap of two intervals that lie apart or askew …
         overlap_wh = torch.minimum(reach, torch.minimum(wh[:, None], shapes)).clamp(min=0)  # … or one in the other
         overlap = overlap_wh.prod(2)  # [n, shapes]

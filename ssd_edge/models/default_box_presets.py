@@ -29,6 +29,11 @@ SSD512_COCO = DefaultBoxConfig(
     _SSD512_RATIOS, (0.04, 0.1, 0.26, 0.42, 0.58, 0.74, 0.9, 1.06), _SSD512_STEPS, clip=False
 )
 SSD512_VOC = DefaultBoxConfig(_SSD512_RATIOS, (0.07, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05), _SSD512_STEPS, clip=False)
+# qfgaohao/pytorch-ssd's vision/ssd/config/mobilenetv1_ssd_config.py: 60, 105, 150, 195, 240, 285 and 330 pixels. Its
+# `ratio` loop gives the same order of shapes, and `generate_ssd_priors` limits centres and sizes.
+MOBILENET300 = DefaultBoxConfig(
+    ((2, 3),) * 6, (0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 1.1), (16, 32, 64, 100, 150, 300), clip="centres"
+)
 SSDLITE320 = DefaultBoxConfig(((2, 3),) * 6, linear_scales(0.2, 0.95, levels=6))  # torchvision's ssdlite.py
 
 PRESETS = {

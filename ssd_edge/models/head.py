@@ -49,14 +49,48 @@ def ssdlite_predict(channels: int, outputs: int, norm: Callable[..., nn.Module])
     )
 
 
+def separable_conv(channels: int, outputs: int, stride: int = 1, padding: int = 1) -> nn.Module:
+    """Depthwise 3×3 with biases, ReLU, pointwise: `SeperableConv2d` of mobilenetv1_ssd_lite.py there."""
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, kernel_size=3, stride=stride, padding=padding, groups=channels),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(channels, outputs, kernel_size=1),
+    )
+
+
+def separable_norm_conv(channels: int, outputs: int) -> nn.Module:
+    """The same with a batch norm and ReLU6: `SeperableConv2d` of mobilenet_v2_ssd_lite.py there."""
+    return nn.Sequential(
+        *Conv2dNormActivation(channels, channels, groups=channels, activation_layer=nn.ReLU6, bias=True),
+        nn.Conv2d(channels, outputs, kernel_size=1),
+    )
+
+
+def separable_head(
+    channels: Sequence[int], boxes_per_cell: Sequence[int], logits: int, conv: Predict = separable_conv
+) -> SSDHead:
+    """The light head of qfgaohao/pytorch-ssd: a plain 1×1 convolution on the last map. Xavier weights, zero biases.
+
+    Args:
+        channels, boxes_per_cell, logits: as `SSDHead` takes them.
+        conv: what predicts on the other maps: `separable_conv` or `separable_norm_conv`.
+    """
+    levels = [conv] * (len(channels) - 1)
+    head = SSDHead(channels, boxes_per_cell, logits, predict=[*levels, partial(nn.Conv2d, kernel_size=1)])
+    xavier_init(head)
+    return head
+
+
 class _LevelPredictions(nn.Module):
     """One prediction module a level; their outputs laid out anchor by anchor."""
 
-    def __init__(self, channels: Sequence[int], boxes_per_cell: Sequence[int], columns: int, predict: Predict):
+    def __init__(
+        self, channels: Sequence[int], boxes_per_cell: Sequence[int], columns: int, predict: Sequence[Predict]
+    ):
         super().__init__()
         self.columns = columns
         self.module_list = nn.ModuleList(
-            predict(c, boxes * columns) for c, boxes in zip(channels, boxes_per_cell, strict=True)
+            make(c, boxes * columns) for make, c, boxes in zip(predict, channels, boxes_per_cell, strict=True)
         )
 
     def forward(self, features: list[Tensor]) -> Tensor:
@@ -75,13 +109,23 @@ class SSDHead(nn.Module):
         channels: channels of each feature map.
         boxes_per_cell: default boxes at each position of each feature map.
         logits: class columns, background included.
-        predict: makes the module of one level.
+        predict: makes the module of one level; or one for each level.
+        predict_boxes: the same for the offsets of each level; None where `predict` makes both.
     """
 
-    def __init__(self, channels: Sequence[int], boxes_per_cell: Sequence[int], logits: int, predict: Predict):
+    def __init__(
+        self,
+        channels: Sequence[int],
+        boxes_per_cell: Sequence[int],
+        logits: int,
+        predict: Predict | Sequence[Predict],
+        predict_boxes: Sequence[Predict] | None = None,
+    ):
         super().__init__()
+        if callable(predict):
+            predict = [predict] * len(channels)
         self.classification_head = _LevelPredictions(channels, boxes_per_cell, logits, predict)
-        self.regression_head = _LevelPredictions(channels, boxes_per_cell, 4, predict)
+        self.regression_head = _LevelPredictions(channels, boxes_per_cell, 4, predict_boxes or predict)
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Returns (class logits [batch, anchors, logits], offsets [batch, anchors, 4])."""

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssd_edge.box_coding import BoxCoding
 from ssd_edge.models.box_coder import encode_boxes
 from ssd_edge.models.matcher import match
 
@@ -59,6 +60,7 @@ def multibox_loss(
     iou_threshold: float = 0.5,
     *,
     negatives_per_positive: float = NEGATIVES_PER_POSITIVE,
+    coding: BoxCoding | None = None,
     matched: Tensor | None = None,
     divisor: Tensor | None = None,
 ) -> MultiboxLoss:
@@ -73,6 +75,7 @@ def multibox_loss(
         default_boxes: [anchors, 4] x0 y0 x1 y1, same unit as `targets.boxes_xyxy`.
         negatives_per_positive: negatives that count for each positive of the same image, rounded up in the image's
             sum; torchvision's `positive_fraction` p is (1 - p) / p of them.
+        coding: the model's variances; None for the paper's.
         matched: [batch, anchors] from `match`, where that is known already.
         divisor: matched default boxes to divide by, where this is part of a larger batch; None: those of this batch.
     """
@@ -86,7 +89,7 @@ def multibox_loss(
     divisor = divisor.clamp(min=1)
     flat = image * len(default_boxes) + anchor  # row of a positive among those of all images
 
-    wanted = encode_boxes(targets.boxes_xyxy[image, number], default_boxes[anchor])
+    wanted = encode_boxes(targets.boxes_xyxy[image, number], default_boxes[anchor], coding)
     offsets = bbox_regression.flatten(0, 1).index_select(0, flat).float()  # [positives, 4]
     localisation = F.smooth_l1_loss(offsets, wanted, reduction="sum")
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ssd_edge.card import ModelCard
+from ssd_edge.box_coding import BoxCoding
+from ssd_edge.card import SOFTMAX, ModelCard
 from ssd_edge.errors import UsageError
 from ssd_edge.models.backbone import Backbone
 from ssd_edge.models.default_boxes import DefaultBoxConfig, default_boxes_xyxy
@@ -29,6 +30,10 @@ class SSDConfig:
     nms_iou: float
     candidates: int
     detections: int
+    box_coding: BoxCoding = field(default_factory=BoxCoding)
+    score_function: str = SOFTMAX
+    clip_before_nms: bool = True
+    network: dict[str, Any] | None = None
 
 
 class RawOutputs(NamedTuple):
@@ -110,21 +115,44 @@ class SSD(nn.Module):
 
     def make_card(self, class_names: tuple[str, ...], category_ids: tuple[int, ...]) -> ModelCard:
         """The card of this model for a dataset's classes."""
-        c = self.config
-        return ModelCard(
-            arch=c.arch,
-            height=c.size_hw[0],
-            width=c.size_hw[1],
-            class_names=class_names,
-            category_ids=category_ids,
-            mean=c.mean,
-            std=c.std,
-            score_threshold=c.score_threshold,
-            nms_iou=c.nms_iou,
-            candidates=c.candidates,
-            detections=c.detections,
-            default_boxes=None if c.default_boxes == self._own_default_boxes else c.default_boxes.to_dict(),
-        )
+        # A described network has no default boxes that are registered.
+        own_boxes = self._own_default_boxes if self.config.network is None else None
+        return card_of(self.config, class_names, category_ids, own_boxes)
+
+
+def card_of(
+    config: SSDConfig,
+    class_names: tuple[str, ...],
+    category_ids: tuple[int, ...],
+    own_boxes: DefaultBoxConfig | None = None,
+) -> ModelCard:
+    """The card of a model with these settings.
+
+    Args:
+        own_boxes: default boxes that the architecture's name stands for, so that the card need not hold them.
+
+    Raises:
+        ModelFileError: values do not fit together.
+    """
+    boxes, coding = config.default_boxes, config.box_coding
+    return ModelCard(
+        arch=config.arch,
+        height=config.size_hw[0],
+        width=config.size_hw[1],
+        class_names=class_names,
+        category_ids=category_ids,
+        mean=config.mean,
+        std=config.std,
+        score_threshold=config.score_threshold,
+        nms_iou=config.nms_iou,
+        candidates=config.candidates,
+        detections=config.detections,
+        default_boxes=None if boxes == own_boxes else boxes.to_dict(),
+        box_coding=None if coding == BoxCoding() else coding.to_dict(),
+        score_function=config.score_function,
+        clip_before_nms=config.clip_before_nms,
+        network=config.network,
+    )
 
 
 def feature_channels(backbone: Backbone, config: SSDConfig) -> tuple[int, ...]:
@@ -192,7 +220,12 @@ def _run_without_numbers(backbone: Backbone, config: SSDConfig) -> Any:
 
 
 def _check_steps(config: SSDConfig, grid_sizes_hw: list[tuple[int, int]]) -> None:
-    """Default boxes whose steps are those of other feature maps would leave a part of the image without any."""
+    """Default boxes whose steps are those of other feature maps would leave a part of the image without any.
+
+    Those of another project are taken as they are: squeezenet's at qfgaohao/pytorch-ssd do leave one.
+    """
+    if config.default_boxes.shapes is not None:
+        return
     for level, (step, grid_hw) in enumerate(zip(config.default_boxes.steps or (), grid_sizes_hw, strict=False)):
         for name, cells, size in zip(("rows", "columns"), grid_hw, config.size_hw, strict=True):
             if abs(step * cells - size) >= step:

@@ -82,7 +82,7 @@ def start_model(
         ModelFileError: the weights to start from are not there, or of another architecture.
     """
     classes = val_set.class_names
-    detector = _trained_detector(settings)
+    detector = _trained_detector(settings, classes)
     boxes = _named_boxes(settings, detector)
     model = create_model(settings.arch, len(classes), default_boxes=boxes)
     # The scenes of `codes` are endless; those to evaluate on stand for them.
@@ -173,7 +173,7 @@ def _with_columns(own: Tensor, old: Tensor, columns: list[tuple[int, int]], new_
     return mine.flatten(0, 1)
 
 
-def _trained_detector(settings: ModelSettings) -> TrainedDetector | None:
+def _trained_detector(settings: ModelSettings, classes: tuple[str, ...]) -> TrainedDetector | None:
     """The detector to start from, published or from a checkpoint; None: random weights, or a backbone's.
 
     Raises:
@@ -184,7 +184,7 @@ def _trained_detector(settings: ModelSettings) -> TrainedDetector | None:
     published = ARCHITECTURES[settings.arch].weights.get(str(settings.weights))
     if published:
         return TrainedDetector(fetch_weights(published), published.class_names or ())
-    start = load_checkpoint(Path(str(settings.weights)))
+    start = load_checkpoint(Path(str(settings.weights)), class_names=classes)
     if start.card.arch != settings.arch:
         raise ModelFileError(
             f"{settings.weights} is of another architecture, {start.card.arch}; expected {settings.arch}: "

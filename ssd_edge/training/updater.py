@@ -132,6 +132,7 @@ class Updater:
                     raw.bbox_regression,
                     self._anchors,
                     Targets(pixels.boxes_xyxy[part], pixels.labels[part]),
+                    coding=self.model.config.box_coding,
                     matched=matched[part],
                     divisor=matches,
                 )

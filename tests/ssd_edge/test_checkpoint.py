@@ -72,7 +72,7 @@ def test_what_is_no_checkpoint(checkpoint: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="not a readable safetensors file"):
         load_checkpoint(tmp_path / "text.safetensors")
     torch.save(checkpoint.state_dict, tmp_path / "plain.pt")
-    with pytest.raises(ModelFileError, match="no model card"):
+    with pytest.raises(ModelFileError, match=r"names are not in the file; run ssd-edge import"):
         load_checkpoint(tmp_path / "plain.pt")
     save_checkpoint(tmp_path / "whole.pt", checkpoint)
     (tmp_path / "cut.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:100_000])
@@ -134,7 +134,6 @@ def test_a_card_that_does_not_fit_the_weights(checkpoint: Checkpoint, tmp_path: 
     cases: dict[str, dict[str, Any]] = {
         "the weights do not fit the card": {"class_names": ("cat",), "category_ids": (17,)},
         "architecture 'yolo'": {"arch": "yolo"},
-        "the card says 300×300": {"height": 300, "width": 300},
     }
     for message, change in cases.items():
         save_checkpoint(tmp_path / "model.pt", replace(checkpoint, card=replace(checkpoint.card, **change)))

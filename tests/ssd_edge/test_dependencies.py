@@ -42,6 +42,7 @@ NEEDS = {
     "export": (
         *("ssd_edge.calib.activations", "ssd_edge.calib.calibrate", "ssd_edge.calib.placement", "ssd_edge.calib.qat"),
         *("ssd_edge.export.compare", "ssd_edge.export.fp16", "ssd_edge.export.int8", "ssd_edge.export.onnx_export"),
+        "ssd_edge.export.adopt",
         *("ssd_edge.export.trace", "ssd_edge.onnx_graph", "ssd_edge.parity.taps_onnx"),
     ),
     "mqtt": ("ssd_edge.runtime.sinks.mqtt.connection", "ssd_edge.runtime.sinks.mqtt.sink"),
@@ -51,6 +52,8 @@ NEEDS = {
     ),
     "train": (
         *("ssd_edge.checkpoint", "ssd_edge.data.augment", "ssd_edge.data.samples", "ssd_edge.models"),
+        *(f"ssd_edge.importers.{name}" for name in ("caffe", "caffe_head", "caffe_layers", "conversions", "family")),
+        *(f"ssd_edge.importers.{name}" for name in ("importing", "state_dicts", "torchvision")),
         *("ssd_edge.parity.taps_torch", "ssd_edge.runtime.backends.torch", "ssd_edge.runtime.backends.torch_cuda"),
         *("ssd_edge.torch_device", "ssd_edge.training"),
     ),

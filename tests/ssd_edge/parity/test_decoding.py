@@ -3,14 +3,14 @@
 import numpy as np
 import torch
 
+from ssd_edge.box_coding import BoxCoding
 from ssd_edge.models import box_coder
 from ssd_edge.parity import decoding
 
 
 def test_decoding_is_that_of_the_models() -> None:
-    assert box_coder.VARIANCE_CENTRE == decoding.VARIANCE_CENTRE
-    assert box_coder.VARIANCE_SIZE == decoding.VARIANCE_SIZE
-    assert box_coder.LARGEST_LOG_SCALE == decoding.LARGEST_LOG_SCALE
+    centre, size = decoding.VARIANCE_CENTRE, decoding.VARIANCE_SIZE
+    assert BoxCoding() == BoxCoding((centre, centre, size, size), None, decoding.LARGEST_LOG_SCALE)
     random = np.random.default_rng(0)
     default_cxcywh = random.uniform(0.1, 0.9, (50, 4)).astype(np.float32)
     corners = [default_cxcywh[:, :2] - default_cxcywh[:, 2:] / 2, default_cxcywh[:, :2] + default_cxcywh[:, 2:] / 2]
