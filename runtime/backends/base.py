@@ -163,9 +163,8 @@ class Detector(ABC):
     def _postprocess(
         self, boxes: NDArray[np.float32], scores: NDArray[np.float32], size_hw: tuple[int, int]
     ) -> Detections:
-        """Boxes are clipped to the image before the suppression, as torchvision's SSD does."""
         found = nms(
-            np.clip(boxes, 0, 1),
+            np.clip(boxes, 0, 1) if self.card.clip_before_nms else boxes,
             scores,
             score_threshold=self.score_threshold,
             iou_threshold=self.card.nms_iou,
@@ -174,7 +173,7 @@ class Detector(ABC):
         )
         height, width = size_hw
         scale = np.array([width, height, width, height], np.float32)
-        return Detections(found.boxes_xyxy * scale, found.scores, found.labels)
+        return Detections(found.boxes_xyxy.clip(0, 1) * scale, found.scores, found.labels)
 
     def close(self) -> None:
         """Free the model; a call after it raises `SsdEdgeError`. Closing twice does no harm."""
