@@ -53,7 +53,10 @@ NEEDS = {
     "train": (
         *("ssd_edge.checkpoint", "ssd_edge.data.augment", "ssd_edge.data.samples", "ssd_edge.models"),
         *(f"ssd_edge.importers.{name}" for name in ("caffe", "caffe_head", "caffe_layers", "conversions", "family")),
-        *(f"ssd_edge.importers.{name}" for name in ("amdegroot", "importing", "state_dicts", "torchvision", "vgg")),
+        *(
+            f"ssd_edge.importers.{name}"
+            for name in ("amdegroot", "importing", "pytorch_ssd_lightning", "state_dicts", "torchvision", "vgg")
+        ),
         *("ssd_edge.parity.taps_torch", "ssd_edge.runtime.backends.torch", "ssd_edge.runtime.backends.torch_cuda"),
         *("ssd_edge.torch_device", "ssd_edge.training"),
     ),
