@@ -21,6 +21,7 @@ def nms(
     iou_threshold: float,
     candidates: int,
     detections: int,
+    iou_epsilon: float = 0.0,
 ) -> Detections:
     """The best boxes of one image, no two of a class overlapping by more than `iou_threshold`.
 
@@ -29,8 +30,8 @@ def nms(
     Equal scores are ordered by lower class, then lower anchor. An anchor with a NaN in its box, and a score
     that is NaN, take no part. As torchvision's `SSD.postprocess_detections`, up to the order of equal scores.
 
-    IoU is intersection / (area + area - intersection) in float32, in that order, and both thresholds are
-    rounded to float32; a pair whose union is empty does not overlap.
+    IoU is intersection / (area + area - intersection + `iou_epsilon`) in float32, in that order, and both thresholds
+    are rounded to float32; a pair whose union is empty does not overlap.
 
     The classes are not looped over: boxes are taken best first over all of them, a block at a time, until
     `detections` are kept. What is kept never depends on a worse box, so the rest need not be looked at.
@@ -38,6 +39,7 @@ def nms(
     Args:
         boxes: float32 [anchors, 4], x0 y0 x1 y1.
         scores: float32 [anchors, classes].
+        iou_epsilon: in the unit of `boxes`, squared.
 
     Returns:
         `Detections` with boxes as given, best first.
@@ -45,6 +47,7 @@ def nms(
     boxes, scores = np.asarray(boxes, np.float32), np.asarray(scores, np.float32)
     if np.isnan(boxes).any():
         scores = np.where(np.isnan(boxes).any(axis=1, keepdims=True), np.float32(np.nan), scores)
+    limits = np.float32(iou_threshold), np.float32(iou_epsilon)
     seen = np.zeros(scores.shape[1], np.int64)  # candidates of each class met so far
     anchors, labels = np.zeros(0, np.int64), np.zeros(0, np.int64)  # what is kept, best first
     for new_anchors, new_labels in best_first(scores, np.float32(score_threshold), 6 * detections):
@@ -56,7 +59,7 @@ def nms(
             kept = len(labels)
             anchors = np.concatenate([anchors, new_anchors[start : start + BLOCK]])
             labels = np.concatenate([labels, new_labels[start : start + BLOCK]])
-            keep = _greedy_keep(boxes[anchors], labels, kept, np.float32(iou_threshold))[:detections]
+            keep = _greedy_keep(boxes[anchors], labels, kept, limits)[:detections]
             anchors, labels = anchors[keep], labels[keep]
             if len(labels) == detections:
                 return Detections(boxes[anchors], scores[anchors, labels], labels)
@@ -108,16 +111,16 @@ def _rank_in_class(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _greedy_keep(
-    boxes: NDArray[np.float32], labels: NDArray[np.int64], kept: int, threshold: np.float32
+    boxes: NDArray[np.float32], labels: NDArray[np.int64], kept: int, limits: tuple[np.float32, np.float32]
 ) -> NDArray[np.int64]:
     """Indexes of what greedy suppression within each class keeps of boxes given best first; the first `kept` stay.
 
     A box is kept when no kept better box overlaps it. Starting from "all are kept", applying that rule to all boxes at
     once settles: after n rounds the first n boxes are final, in practice after a few.
     """
-    suppressed = _overlaps(boxes[:kept], labels[:kept], boxes[kept:], labels[kept:], threshold).any(axis=0)
+    suppressed = _overlaps(boxes[:kept], labels[:kept], boxes[kept:], labels[kept:], limits).any(axis=0)
     free = kept + np.flatnonzero(~suppressed)
-    better, worse = np.nonzero(_overlaps(boxes[free], labels[free], boxes[free], labels[free], threshold))
+    better, worse = np.nonzero(_overlaps(boxes[free], labels[free], boxes[free], labels[free], limits))
     in_order = better < worse
     better, worse = better[in_order], worse[in_order]
     keep = np.ones(len(free), np.bool_)
@@ -134,9 +137,14 @@ def _overlaps(
     labels_a: NDArray[np.int64],
     boxes_b: NDArray[np.float32],
     labels_b: NDArray[np.int64],
-    threshold: np.float32,
+    limits: tuple[np.float32, np.float32],
 ) -> NDArray[np.bool_]:
-    """Which pairs are of one class and have an IoU above the threshold: bool [a, b]."""
+    """Which pairs are of one class and have an IoU above the threshold: bool [a, b].
+
+    Args:
+        limits: the threshold, and what is added to each union.
+    """
+    threshold, epsilon = limits
     low_a, high_a = np.ascontiguousarray(boxes_a.T).reshape(2, 2, -1, 1)  # each [xy, a, 1]
     low_b, high_b = np.ascontiguousarray(boxes_b.T).reshape(2, 2, 1, -1)  # each [xy, 1, b]
     # An empty union, or boxes too large for float32, end in a NaN or a 0, which are above nothing.
@@ -148,6 +156,7 @@ def _overlaps(
         area_a, area_b = (high_a - low_a).prod(axis=0), (high_b - low_b).prod(axis=0)
         union = np.add(area_a, area_b, out=sides[1])
         union -= intersection
+        union += epsilon
         iou = np.divide(intersection, union, out=union)
     above: NDArray[np.bool_] = iou > threshold
     above &= labels_a[:, None] == labels_b

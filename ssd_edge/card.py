@@ -47,6 +47,7 @@ class ModelCard:
             is dropped.
         clip_before_nms: boxes are clipped to the image before the suppression, as torchvision does; if not, only what
             is kept is, as in most other SSDs.
+        iou_epsilon: what is added to the union of two boxes when their IoU is taken, as a fraction of the image's area.
         network: of an architecture that is described and not registered, its layers, as
             `ssd_edge.models.layer_graph` reads them.
 
@@ -73,6 +74,7 @@ class ModelCard:
     box_coding: dict[str, Any] | None = None
     score_function: str = SOFTMAX
     clip_before_nms: bool = True
+    iou_epsilon: float = 0.0
     network: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -99,6 +101,8 @@ class ModelCard:
             problems.append("std must be positive")
         if not 0 <= self.score_threshold < 1 or not 0 < self.nms_iou <= 1:
             problems.append(f"score_threshold {self.score_threshold} or nms_iou {self.nms_iou} out of range")
+        if self.iou_epsilon < 0:
+            problems.append(f"iou_epsilon {self.iou_epsilon} is negative")
         if self.candidates < 1 or self.detections < 1:
             problems.append("candidates and detections must be at least 1")
         if self.score_function not in SCORE_FUNCTIONS:
@@ -184,7 +188,7 @@ _TYPES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     ("true or false", lambda value: isinstance(value, bool), ("clip_before_nms",)),
     ("text or null", lambda value: value is None or is_text(value), ("parent_sha256", "training_data")),
     ("a whole number", is_whole, ("height", "width", "candidates", "detections")),
-    ("a finite number", _is_finite, ("score_threshold", "nms_iou")),
+    ("a finite number", _is_finite, ("score_threshold", "nms_iou", "iou_epsilon")),
     ("a list of names", _is_list_of(is_text), ("class_names",)),
     ("a list of whole numbers", _is_list_of(is_whole), ("category_ids",)),
     ("three finite numbers", lambda value: _is_list_of(_is_finite)(value) and len(value) == 3, ("mean", "std")),
@@ -198,7 +202,7 @@ _TYPES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     ("null or an object", lambda value: value is None or isinstance(value, dict), ("network",)),
 )
 # Fields that came later than version 1 of the card
-_ADDED = ("default_boxes", "box_coding", "score_function", "clip_before_nms", "network")
+_ADDED = ("default_boxes", "box_coding", "score_function", "clip_before_nms", "iou_epsilon", "network")
 _DEFAULTS = {field.name: field.default for field in fields(ModelCard)}
 
 

@@ -1,4 +1,4 @@
-"""Half precision taken out of a graph: our fp32 files are float32, and `export --precision fp16` decides anew."""
+"""Half precision taken out of a graph: our fp32 files are float32; `export --precision fp16` makes halves again."""
 
 from __future__ import annotations
 

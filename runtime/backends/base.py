@@ -170,6 +170,7 @@ class Detector(ABC):
             iou_threshold=self.card.nms_iou,
             candidates=self.card.candidates,
             detections=self.card.detections,
+            iou_epsilon=self.card.iou_epsilon,
         )
         height, width = size_hw
         scale = np.array([width, height, width, height], np.float32)

@@ -220,8 +220,16 @@ class GpuDetector(Detector):
         """Put everything from the engine's images to the results on its stream: the content of a graph."""
         engine, stream = self.engine, self.engine.stream
         engine.enqueue(max(batch, engine.batch[0]))
-        thresholds = {"score_threshold": self.score_threshold, "iou_threshold": self.card.nms_iou}
-        self._nms.launch(stream, engine.boxes, engine.scores, **thresholds, batch=batch)
+        self._nms.launch(
+            stream,
+            engine.boxes,
+            engine.scores,
+            score_threshold=self.score_threshold,
+            iou_threshold=self.card.nms_iou,
+            iou_epsilon=self.card.iou_epsilon,
+            clip_first=self.card.clip_before_nms,
+            batch=batch,
+        )
         stream.copy(slot.results.address, self._nms.output, self._nms.output_bytes)
 
     def _graph(self, slot: Slot, batch: int) -> Graph | None:

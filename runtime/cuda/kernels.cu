@@ -199,8 +199,10 @@ __device__ float score_of(Key key) { return __uint_as_float((unsigned)(key >> 32
 __device__ unsigned class_anchor_of(Key key) { return ~(unsigned)key; }
 
 // To the image. No box with a NaN gets here.
-__device__ float clip(float value) { return value < 0 ? 0 : value > 1 ? 1 : value; }
-__device__ float4 clip(float4 box) { return make_float4(clip(box.x), clip(box.y), clip(box.z), clip(box.w)); }
+__device__ float clip(float value, float low, float high) { return value < low ? low : value > high ? high : value; }
+__device__ float4 clip(float4 box, float low = 0, float high = 1) {
+    return make_float4(clip(box.x, low, high), clip(box.y, low, high), clip(box.z, low, high), clip(box.w, low, high));
+}
 
 const int QUAD = 4;  // scores that a thread reads at once, at an address that is a multiple of 16
 
@@ -403,24 +405,26 @@ __device__ unsigned best_first(const Key* keys, unsigned count, unsigned limit, 
 
 __device__ float area(float4 box) { return __fmul_rn(__fsub_rn(box.z, box.x), __fsub_rn(box.w, box.y)); }
 
-__device__ bool overlap(float4 a, float4 b, float iou_threshold) {
+__device__ bool overlap(float4 a, float4 b, float iou_threshold, float iou_epsilon) {
     const float width = max(__fsub_rn(min(a.z, b.z), max(a.x, b.x)), 0.0f);
     const float height = max(__fsub_rn(min(a.w, b.w), max(a.y, b.y)), 0.0f);
     const float intersection = __fmul_rn(width, height);
     if (!(intersection > 0)) return false;  // most pairs; the thresholds are not below 0
-    const float both = __fsub_rn(__fadd_rn(area(a), area(b)), intersection);
+    const float both = __fadd_rn(__fsub_rn(__fadd_rn(area(a), area(b)), intersection), iou_epsilon);
     return __fdiv_rn(intersection, both) > iou_threshold;
 }
 
 extern __shared__ float4 shared_memory[];
 
 // A block a class and image: grid [classes, batch].
+//   low, high: what corners are limited to before boxes are compared.
 //   counts, keys: of nms_collect; kept_counts [batch], zero before;
 //   kept [batch, kept_capacity], of which the first `kept_counts` of an image are set.
 // Shared memory: nms.py, `Nms`.
 extern "C" __global__ void __launch_bounds__(1024) nms_suppress(
     const float4* __restrict__ boxes, unsigned anchors, unsigned candidates, unsigned kept_capacity,
-    unsigned detections, float iou_threshold, const unsigned* counts, const Key* keys, unsigned* kept_counts, Key* kept
+    unsigned detections, float iou_threshold, float iou_epsilon, float low, float high, const unsigned* counts,
+    const Key* keys, unsigned* kept_counts, Key* kept
 ) {
     const unsigned label = blockIdx.x, classes = gridDim.x, image = blockIdx.y, row = image * classes + label;
     const unsigned lane = threadIdx.x % WARP;
@@ -434,7 +438,7 @@ extern "C" __global__ void __launch_bounds__(1024) nms_suppress(
     kept += (Size)image * kept_capacity;
     const unsigned count = best_first(keys, counts[row], candidates, selection);
     for (unsigned i = threadIdx.x; i < count; i += blockDim.x) {
-        box[i] = clip(boxes[class_anchor_of(selection.sorted[i]) % anchors]);
+        box[i] = clip(boxes[class_anchor_of(selection.sorted[i]) % anchors], low, high);
         dropped[i] = 0;
     }
     __syncthreads();
@@ -448,7 +452,7 @@ extern "C" __global__ void __launch_bounds__(1024) nms_suppress(
         const float4 mine = open ? box[tile + lane] : make_float4(0, 0, 0, 0);
         for (unsigned worse = threadIdx.x / WARP; worse < WARP; worse += blockDim.x / WARP) {
             if (!(stays >> worse & 1)) continue;
-            const bool over = open && lane < worse && overlap(mine, box[tile + worse], iou_threshold);
+            const bool over = open && lane < worse && overlap(mine, box[tile + worse], iou_threshold, iou_epsilon);
             const unsigned bits = __ballot_sync(ALL, over);
             if (lane == 0) overlaps[worse] = bits;
         }
@@ -466,7 +470,7 @@ extern "C" __global__ void __launch_bounds__(1024) nms_suppress(
         for (unsigned i = tile + WARP + threadIdx.x; i < count; i += blockDim.x) {
             bool drop = dropped[i];
             for (unsigned left = stays; left != 0 && !drop; left &= left - 1)
-                drop = overlap(box[tile + __ffs(left) - 1], box[i], iou_threshold);
+                drop = overlap(box[tile + __ffs(left) - 1], box[i], iou_threshold, iou_epsilon);
             dropped[i] = drop;
         }
         kept_of_class += __popc(stays);

@@ -24,7 +24,7 @@ SCORES_PER_THREAD = 4  # `QUAD` of kernels.cu
 
 
 class Nms(Resource):
-    """`runtime.nms.nms` on the GPU for a batch, with equal results; boxes are clipped to the image before it.
+    """`runtime.nms.nms` on the GPU for a batch, with equal results; boxes are clipped to the image.
 
     Three launches, for sizes that never change; kernels.cu says how they work. The results are one block of memory, so
     that one copy brings them to the processor: boxes float32 [batch, detections, 4] in fractions of the image, scores
@@ -103,6 +103,8 @@ class Nms(Resource):
         *,
         score_threshold: float,
         iou_threshold: float,
+        iou_epsilon: float = 0.0,
+        clip_first: bool = True,
         batch: int | None = None,
     ) -> None:
         """Put it on a stream.
@@ -110,6 +112,7 @@ class Nms(Resource):
         Args:
             boxes: address of float32 [batch, anchors, 4], x0 y0 x1 y1 as fractions of the image; a multiple of 16.
             scores: address of float32 [batch, anchors, classes]; a multiple of 4.
+            clip_first: boxes are clipped before they are compared; else only those that are kept.
             batch: how many images there are, where fewer than at most; the results of the others are not to be read.
 
         Raises:
@@ -136,7 +139,8 @@ class Nms(Resource):
             block,
             [boxes_at, np.uint64(scores), anchors, classes, np.float32(score_threshold), counts, keys],
         )
-        limits = [candidates, kept_capacity, detections, np.float32(iou_threshold)]
+        corners = (0.0, 1.0) if clip_first else (-np.inf, np.inf)
+        limits = [candidates, kept_capacity, detections, *map(np.float32, (iou_threshold, iou_epsilon, *corners))]
         stream.launch(
             self._kernels["nms_suppress"],
             (self._classes, batch, 1),

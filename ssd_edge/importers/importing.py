@@ -18,13 +18,14 @@ from ssd_edge.importers.caffe import Caffe
 from ssd_edge.importers.conversions import background_first, rgb_from_bgr
 from ssd_edge.importers.family import Assumption, Facts, Family, Files, Normalisation, Settings
 from ssd_edge.importers.labels import made_up, read_labels, without_background
+from ssd_edge.importers.pytorch_ssd import PyTorchSSD
 from ssd_edge.importers.pytorch_ssd_lightning import PyTorchSSDLightning
 from ssd_edge.importers.torchvision import Torchvision
 from ssd_edge.models.create import create_from_card
 from ssd_edge.models.default_box_presets import PRESETS
 from ssd_edge.models.ssd import SSD, card_of
 
-FAMILIES: tuple[Family[Any], ...] = (Torchvision(), Amdegroot(), PyTorchSSDLightning(), Caffe())
+FAMILIES: tuple[Family[Any], ...] = (Torchvision(), PyTorchSSD(), Amdegroot(), PyTorchSSDLightning(), Caffe())
 SHOWN_NAMES = 3  # of tensors, in a message
 
 

@@ -1,7 +1,7 @@
 """PyPI's pytorch-ssd (1.8.0), which trains with PyTorch Lightning; no relative of qfgaohao's repository of that name.
 
-- Images: `data/datasets/*.py` divide RGB by 255, `data/transforms.py`, line 113, normalises them with ImageNet's mean and
-  std (`modeling/backbones/base.py`, lines 11-12).
+- Images: `data/datasets/*.py` divide RGB by 255, `data/transforms.py`, line 113, normalises them with ImageNet's mean
+  and std (`modeling/backbones/base.py`, lines 11-12).
 - Default boxes: those of COCO whatever the dataset (`modeling/backbones/vgg.py`, lines 192 and 235), centres and sizes
   limited to the image (`data/priors.py`, line 177).
 - Detections (`modeling/model.py`, lines 87-89 and 452-519): score above 0.8, IoU 0.45, 100 an image; boxes are not

@@ -13,9 +13,10 @@ from torchvision.models import VGG16_Weights
 from torchvision.models.detection import SSD300_VGG16_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
+from ssd_edge.box_coding import BoxCoding
 from ssd_edge.models.architecture import Architecture, PublishedWeights, register_architecture
 from ssd_edge.models.backbone import Backbone
-from ssd_edge.models.default_box_presets import SSD300_COCO, SSD512_COCO
+from ssd_edge.models.default_box_presets import SSD300_COCO, SSD300_VOC, SSD512_COCO
 from ssd_edge.models.head import ssd_head
 from ssd_edge.models.init import kaiming_init, xavier_init
 from ssd_edge.models.ssd import SSDConfig
@@ -76,13 +77,14 @@ class VGGFeatures(Backbone):
     16, 8, 4, 2 and 1. Parameter names are those of torchvision's `SSDFeatureExtractorVGG`.
 
     Args:
+        l2_norm: of conv4_3; None puts a batch norm in its place, as qfgaohao/pytorch-ssd does (vision/ssd/vgg_ssd.py).
         batch_norm: use the layers of torchvision's `vgg16_bn` up to conv5_3.
     """
 
     def __init__(
         self,
         extras: Sequence[ExtraBlock] = SSD300_EXTRAS,
-        l2_norm: L2Norm = TORCHVISION_NORM,
+        l2_norm: L2Norm | None = TORCHVISION_NORM,
         batch_norm: bool = False,
     ) -> None:
         super().__init__()
@@ -93,7 +95,10 @@ class VGGFeatures(Backbone):
         self._stage_ends = (pool1, pool2, pool3, pool4, pool5)
         self._l2_norm = l2_norm
         self.channels = (512, 1024, *(block.out for block in extras))
-        self.scale_weight = nn.Parameter(torch.full((512,), L2_NORM_SCALE))
+        if l2_norm:
+            self.scale_weight = nn.Parameter(torch.full((512,), L2_NORM_SCALE))
+        else:
+            self.norm = nn.BatchNorm2d(512)
         self.features = nn.Sequential(*layers[:pool4])  # until conv4_3
         fc = nn.Sequential(
             nn.MaxPool2d(kernel_size=3, stride=1, padding=1),  # pool5 keeps the resolution
@@ -111,13 +116,17 @@ class VGGFeatures(Backbone):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.features(x)
-        # Not F.normalize, whose `expand` would be a separate node in an exported graph
-        length = self._l2_norm.divisor(x)
-        outputs = [self.scale_weight[:, None, None] * (x / length)]
+        outputs = [self._normalised(x)]
         for block in self.extra:
             x = block(x)
             outputs.append(x)
         return outputs
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        if self._l2_norm is None:
+            return self.norm(x)
+        # Not F.normalize, whose `expand` would be a separate node in an exported graph
+        return self.scale_weight[:, None, None] * (x / self._l2_norm.divisor(x))
 
     def stages(self) -> list[list[nn.Module]]:
         """Five, between the pooling layers, as torchvision's `_vgg_extractor` cuts them; fc6 and fc7 are in none."""
@@ -190,3 +199,20 @@ for _base, _extras in ((SSD300_VGG16, SSD300_EXTRAS), (SSD512_VGG16, SSD512_EXTR
             ssd_head,
         )
     )
+# qfgaohao/pytorch-ssd's vision/ssd/vgg_ssd.py with its config/vgg_ssd_config.py; `vgg16-ssd` of jetson-inference.
+register_architecture(
+    Architecture(
+        replace(
+            SSD300_VGG16,
+            arch="ssd300_vgg16_batchnorm",
+            default_boxes=replace(SSD300_VOC, clip="centres"),
+            mean=(123.0, 117.0, 104.0),
+            candidates=200,
+            box_coding=BoxCoding(max_log_scale=None),
+            clip_before_nms=False,
+        ),
+        partial(VGGFeatures, l2_norm=None),
+        ssd_head,
+        weights={"imagenet": IMAGENET},
+    )
+)

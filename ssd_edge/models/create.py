@@ -10,7 +10,15 @@ from ssd_edge.card import ModelCard
 from ssd_edge.errors import ModelFileError, UsageError
 
 # The backbones register their architectures when they are imported.
-from ssd_edge.models import backbone_mobilenet, backbone_resnet, backbone_vgg, layer_graph  # noqa: F401
+from ssd_edge.models import (  # noqa: F401
+    backbone_mobilenet,
+    backbone_mobilenet_v1,
+    backbone_mobilenet_v2,
+    backbone_resnet,
+    backbone_squeezenet,
+    backbone_vgg,
+    layer_graph,
+)
 from ssd_edge.models.architecture import Architecture, find_architecture
 from ssd_edge.models.default_boxes import DefaultBoxConfig
 from ssd_edge.models.ssd import SSD, SSDConfig
@@ -108,6 +116,7 @@ def _architecture_of(card: ModelCard, default_boxes: DefaultBoxConfig | None, so
         box_coding=BoxCoding.from_dict(card.box_coding, source=source),
         score_function=card.score_function,
         clip_before_nms=card.clip_before_nms,
+        iou_epsilon=card.iou_epsilon,
         network=card.network,
     )
     if registered:

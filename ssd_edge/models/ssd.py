@@ -33,6 +33,7 @@ class SSDConfig:
     box_coding: BoxCoding = field(default_factory=BoxCoding)
     score_function: str = SOFTMAX
     clip_before_nms: bool = True
+    iou_epsilon: float = 0.0
     network: dict[str, Any] | None = None
 
 
@@ -151,6 +152,7 @@ def card_of(
         box_coding=None if coding == BoxCoding() else coding.to_dict(),
         score_function=config.score_function,
         clip_before_nms=config.clip_before_nms,
+        iou_epsilon=config.iou_epsilon,
         network=config.network,
     )
 

@@ -16,9 +16,13 @@ CAUSES = {
     "mean": "preprocess: pixels are normalised differently",
     "std": "preprocess: pixels are normalised differently",
     "default_boxes": "decoding: other default boxes",
+    "box_coding": "decoding: other variances or limits",
+    "score_function": "decoding: softmax or sigmoid",
     "category_ids": "labels: other category ids",
     "score_threshold": "suppression: another score threshold",
     "nms_iou": "suppression: another IoU",
+    "clip_before_nms": "suppression: boxes are clipped before it, or behind it",
+    "iou_epsilon": "suppression: another denominator of the IoU",
     "candidates": "suppression: another number of candidates",
     "detections": "suppression: another number of detections",
 }

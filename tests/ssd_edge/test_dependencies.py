@@ -52,11 +52,11 @@ NEEDS = {
     ),
     "train": (
         *("ssd_edge.checkpoint", "ssd_edge.data.augment", "ssd_edge.data.samples", "ssd_edge.models"),
-        *(f"ssd_edge.importers.{name}" for name in ("caffe", "caffe_head", "caffe_layers", "conversions", "family")),
-        *(
-            f"ssd_edge.importers.{name}"
-            for name in ("amdegroot", "importing", "pytorch_ssd_lightning", "state_dicts", "torchvision", "vgg")
-        ),
+        *("ssd_edge.importers.amdegroot", "ssd_edge.importers.caffe", "ssd_edge.importers.caffe_head"),
+        *("ssd_edge.importers.caffe_layers", "ssd_edge.importers.conversions", "ssd_edge.importers.family"),
+        *("ssd_edge.importers.importing", "ssd_edge.importers.pytorch_ssd"),
+        *("ssd_edge.importers.pytorch_ssd_lightning", "ssd_edge.importers.state_dicts"),
+        *("ssd_edge.importers.torchvision", "ssd_edge.importers.vgg"),
         *("ssd_edge.parity.taps_torch", "ssd_edge.runtime.backends.torch", "ssd_edge.runtime.backends.torch_cuda"),
         *("ssd_edge.torch_device", "ssd_edge.training"),
     ),

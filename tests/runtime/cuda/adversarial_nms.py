@@ -56,5 +56,7 @@ def adversarial_batch(seed: int, batch: int = 8) -> tuple[np.ndarray, np.ndarray
         "iou_threshold": float(rng.choice([0.0, 0.2, 0.25, 1 / 3, 0.5, 1.0])),
         "candidates": int(rng.choice([1, 3, 33, 1000])),
         "detections": int(rng.choice([1, 7, 40, 1000])),
+        "iou_epsilon": float(rng.choice([0.0, 0.0, 0.0, 0.0, 1e-5, 0.02])),
+        "clip_first": bool(rng.integers(4)),
     }
     return np.stack(boxes), np.stack(scores), settings

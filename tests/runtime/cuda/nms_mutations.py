@@ -19,5 +19,7 @@ MUTATIONS = {
     "boxes of later tiles": [("drop = overlap(box[tile + __ffs(left) - 1]", "drop = overlap(box[tile]")],
     "lanes of one class": [("first_lane = lane == __ffs(lanes[k]) - 1", "first_lane = lane == 0")],
     "NaN in a box": [(" || box.w != box.w", "")],
-    "boxes beyond the image": [("value > 1 ? 1 : value", "value")],
+    "boxes beyond the image": [("value > high ? high : value", "value")],
+    "boxes clipped behind it": [("% anchors], low, high)", "% anchors], 0, 1)")],
+    "more union": [("intersection), iou_epsilon)", "intersection), 0.0f)")],
 }

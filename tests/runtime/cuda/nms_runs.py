@@ -27,6 +27,8 @@ def run_nms(
     iou_threshold: float,
     candidates: int,
     detections: int,
+    iou_epsilon: float = 0.0,
+    clip_first: bool = True,
 ) -> list[Detections]:
     """Of float32 [batch, anchors, 4] and [batch, anchors, classes]; in fractions of the image.
 
@@ -46,7 +48,8 @@ def run_nms(
         batch, anchors, classes = scores.shape
         sizes = batch, anchors, classes, candidates, detections
         nms = stack.enter_context(Nms(cuda, kernels, *sizes, threads=threads))
-        nms.launch(stream, *addresses, score_threshold=score_threshold, iou_threshold=iou_threshold)
+        limits = {"score_threshold": score_threshold, "iou_threshold": iou_threshold, "iou_epsilon": iou_epsilon}
+        nms.launch(stream, *addresses, **limits, clip_first=clip_first)
         return nms.read(downloaded(nms, stream), [(1, 1)] * len(boxes))
 
 
@@ -57,6 +60,8 @@ def downloaded(nms: Nms, stream: Stream) -> np.ndarray:
     return output
 
 
-def references(boxes: np.ndarray, scores: np.ndarray, **settings: Any) -> list[Detections]:
-    """What `nms` finds in each image; the kernels clip boxes to the image first."""
-    return [nms(np.clip(boxes, 0, 1), scores, **settings) for boxes, scores in zip(boxes, scores, strict=True)]
+def references(boxes: np.ndarray, scores: np.ndarray, *, clip_first: bool = True, **settings: Any) -> list[Detections]:
+    """What `nms` finds in each image, with boxes clipped to the image before it or behind it."""
+    compared = np.clip(boxes, 0, 1) if clip_first else boxes
+    found = [nms(boxes, scores, **settings) for boxes, scores in zip(compared, scores, strict=True)]
+    return [Detections(each.boxes_xyxy.clip(0, 1), each.scores, each.labels) for each in found]

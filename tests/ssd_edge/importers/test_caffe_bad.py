@@ -11,7 +11,7 @@ from ssd_edge.importers import caffe_schema
 from ssd_edge.importers.caffe import Caffe
 from ssd_edge.importers.caffe_schema import NetParameter
 from ssd_edge.importers.family import Facts, Files
-from tests.importers.caffe_networks import VGG_OUTPUT, fill_weights, small
+from tests.ssd_edge.importers.caffe_networks import VGG_OUTPUT, fill_weights, small
 
 
 @pytest.fixture

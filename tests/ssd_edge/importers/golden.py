@@ -19,7 +19,7 @@ from ssd_edge.checkpoint import model_from_checkpoint
 from ssd_edge.detections import Detections
 from ssd_edge.models.predict import Predictor
 from ssd_edge.runtime.detector import open_detector
-from tests.importers.filling import fill, gain_of, images
+from tests.ssd_edge.importers.filling import fill, gain_of, images
 
 Floats = NDArray[np.float32]
 GOLDENS = Path(__file__).with_name("goldens")

@@ -1,6 +1,6 @@
-"""Make `caffe_*.npz`: what OpenCV 4's `dnn` makes of the networks of `tests/importers/caffe_networks.py`.
+"""Make `caffe_*.npz`: what OpenCV 4's `dnn` makes of the networks of `tests/ssd_edge/importers/caffe_networks.py`.
 
-    python -m tests.importers.goldens.make_caffe PYTHON [NETWORK…]
+    python -m tests.ssd_edge.importers.goldens.make_caffe PYTHON [NETWORK…]
 
 PYTHON is the interpreter of an environment with opencv-python-headless 4 (OpenCV 5 reads no Caffe) and NumPy.
 """
@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.importers.caffe_networks import NETWORKS, fill_weights
-from tests.importers.filling import images
+from tests.ssd_edge.importers.caffe_networks import NETWORKS, fill_weights
+from tests.ssd_edge.importers.filling import images
 
 FOLDER = Path(__file__).parent
 KEPT = 200  # default boxes of which boxes and scores are kept

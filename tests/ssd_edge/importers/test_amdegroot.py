@@ -14,7 +14,7 @@ from ssd_edge.checkpoint import Checkpoint, save_checkpoint
 from ssd_edge.errors import ModelFileError
 from ssd_edge.importers.importing import Imported, import_model
 from ssd_edge.models.default_boxes import DefaultBoxConfig
-from tests.importers.golden import Golden
+from tests.ssd_edge.importers.golden import Golden
 
 BOXES = (4, 6, 6, 6, 4, 4)  # default boxes a cell of each level
 

@@ -24,9 +24,9 @@ from ssd_edge.models.layer_graph import architecture_of
 from ssd_edge.models.predict import Predictor
 from ssd_edge.models.ssd import SSD
 from ssd_edge.runtime.nms import nms
-from tests.importers.caffe_import import imported, opened, write
-from tests.importers.caffe_networks import NETWORKS, VGG_OUTPUT, fill_weights, small
-from tests.importers.filling import images
+from tests.ssd_edge.importers.caffe_import import imported, opened, write
+from tests.ssd_edge.importers.caffe_networks import NETWORKS, VGG_OUTPUT, fill_weights, small
+from tests.ssd_edge.importers.filling import images
 
 GOLDENS = Path(__file__).parent / "goldens"
 LARGEST_DIFFERENCE = 1e-5  # of a tensor's largest magnitude

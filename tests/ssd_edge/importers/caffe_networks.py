@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_edge.importers.caffe_schema import NetParameter, read_network
-from tests.importers.filling import fill
+from tests.ssd_edge.importers.filling import fill
 
 COLUMNS = 4  # classes with the background
 FACTOR = 2.5  # third blob of a BatchNorm: its statistics are multiples of it

@@ -1,4 +1,4 @@
-"""Write goldens/lightning_*.npz: what PyPI's pytorch-ssd makes of `tests/importers/filling.py`.
+"""Write goldens/lightning_*.npz: what PyPI's pytorch-ssd makes of `tests/ssd_edge/importers/filling.py`.
 
     PYTHONPATH=REPOSITORY python make_pytorch_ssd_lightning.py PACKAGE
 
@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from tests.importers.filling import images
-from tests.importers.golden import GOLDENS, Found, anchors_of, filled, save_golden
+from tests.ssd_edge.importers.filling import images
+from tests.ssd_edge.importers.golden import GOLDENS, Found, anchors_of, filled, save_golden
 
 VERSION = "PyPI pytorch-ssd 1.8.0"
 COLUMNS = 4

@@ -11,7 +11,7 @@ from torch import Tensor
 from ssd_edge.checkpoint import Checkpoint, save_checkpoint
 from ssd_edge.errors import ModelFileError
 from ssd_edge.importers.importing import Imported, import_model
-from tests.importers.golden import Golden
+from tests.ssd_edge.importers.golden import Golden
 
 PARAMETERS = {"dataset_name": "COCO", "backbone_name": "VGG300", "image_size": [300, 300], "n_classes": 4}
 
@@ -40,5 +40,5 @@ def test_what_it_assumes(tmp_path: Path) -> None:
 
 def test_other_backbones_are_named(tmp_path: Path) -> None:
     state = {name: torch.zeros(1) for name in ("backbone.backbone.0.weight", "predictor.cls_headers.0.weight")}
-    with pytest.raises(ModelFileError, match="VGGLite, MobileNetV2 or ResNeXt, by its names; .* VGG300, VGG512"):
+    with pytest.raises(ModelFileError, match=r"VGGLite, MobileNetV2 or ResNeXt, by its names; .* VGG300, VGG512"):
         imported(state, tmp_path)

@@ -1,4 +1,4 @@
-"""Write goldens/amdegroot_*.npz: what the original ssd.pytorch makes of `tests/importers/filling.py`.
+"""Write goldens/amdegroot_*.npz: what the original ssd.pytorch makes of `tests/ssd_edge/importers/filling.py`.
 
     PYTHONPATH=REPOSITORY HOME=HOME python make_amdegroot.py ORIGINAL COMMIT
 
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tests.importers.filling import images
-from tests.importers.golden import GOLDENS, Found, anchors_of, filled, save_golden
+from tests.ssd_edge.importers.filling import images
+from tests.ssd_edge.importers.golden import GOLDENS, Found, anchors_of, filled, save_golden
 
 # The code takes VOC's default boxes for 21 columns and COCO's for any other number, so that 4 stand for COCO's 201.
 COLUMNS = {"voc": 21, "coco": 4}

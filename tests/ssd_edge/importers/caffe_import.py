@@ -10,7 +10,7 @@ from ssd_edge.importers.caffe import Caffe, CaffeModel
 from ssd_edge.importers.family import Facts, Files
 from ssd_edge.models.layer_graph import architecture_of
 from ssd_edge.models.ssd import SSD
-from tests.importers.caffe_networks import fill_weights
+from tests.ssd_edge.importers.caffe_networks import fill_weights
 
 
 @dataclass(frozen=True)
