@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ssd_edge.box_coding import BoxCoding
 from ssd_edge.card import ModelCard
 from ssd_edge.detections import Detections
 from ssd_edge.parity.compare_cards import CardDifference, card_differences
@@ -99,6 +100,8 @@ class RunningComparison:
 
     def __init__(self, reference: ModelCard, model: ModelCard, *, score: float) -> None:
         self._card = card_differences(reference, model)
+        self._coding = BoxCoding.from_dict(reference.box_coding)  # what the model should do
+        self._score_function = reference.score_function
         self._tolerance = tolerance_of(reference.precision, model.precision)
         self._score = score
         sides = (model.width, model.height)
@@ -163,12 +166,13 @@ class RunningComparison:
 
     def _redecode(self, reference: RawTensors, model: RawTensors) -> None:
         if model.logits is not None:
-            self._redecoded["scores"].update(scores_of(model.logits), model.scores)
+            self._redecoded["scores"].update(scores_of(model.logits, self._score_function), model.scores)
         if reference.offsets is None or model.offsets is None or reference.offsets.shape != model.offsets.shape:
             return
         if self._default_boxes is None:
-            self._default_boxes = default_boxes_of(reference.boxes[0], reference.offsets[0])
-        self._redecoded["boxes"].update(decode(model.offsets[0], self._default_boxes)[None], model.boxes)
+            self._default_boxes = default_boxes_of(reference.boxes[0], reference.offsets[0], self._coding)
+        decoded = decode(model.offsets[0], self._default_boxes, self._coding)
+        self._redecoded["boxes"].update(decoded[None], model.boxes)
 
     def _card_stage(self) -> Stage:
         found = "; ".join(map(str, self._card)) or "the same"

@@ -48,8 +48,14 @@ def run_nms(
         batch, anchors, classes = scores.shape
         sizes = batch, anchors, classes, candidates, detections
         nms = stack.enter_context(Nms(cuda, kernels, *sizes, threads=threads))
-        limits = {"score_threshold": score_threshold, "iou_threshold": iou_threshold, "iou_epsilon": iou_epsilon}
-        nms.launch(stream, *addresses, **limits, clip_first=clip_first)
+        nms.launch(
+            stream,
+            *addresses,
+            score_threshold=score_threshold,
+            iou_threshold=iou_threshold,
+            iou_epsilon=iou_epsilon,
+            clip_first=clip_first,
+        )
         return nms.read(downloaded(nms, stream), [(1, 1)] * len(boxes))
 
 
