@@ -38,4 +38,4 @@ def test_scores_are_the_softmax_without_background() -> None:
 
 def test_scores_by_sigmoid_without_background() -> None:
     logits = np.array([[9, 0, np.log(3)], [9, -1000, 1000]], np.float32)
-    np.testing.assert_allclose(decoding.scores_of(logits, SIGMOID), [[0.5, 0.75], [0, 1]], atol=1e-6)
+    np.testing.assert_allclose(decoding.scores_of(logits, SIGMOID), [[0.5, 0.75], [0.0, 1.0]], atol=1e-6)
