@@ -118,13 +118,12 @@ class Nms(Resource):
         Raises:
             UsageError: a threshold below 0, an address that the kernels cannot read, or too many images.
         """
-        if not (score_threshold >= 0 and iou_threshold >= 0):
-            raise UsageError(f"thresholds {score_threshold} (score) and {iou_threshold} (IoU); expected 0 or above")
         batch = self._batch if batch is None else batch
         self._check_input(boxes, scores, batch)
+        _check_thresholds(score_threshold, iou_threshold)
         boxes_at, anchors, classes = np.uint64(boxes), np.uint32(self._anchors), np.uint32(self._classes)
-        candidates, detections = np.uint32(self._candidates), np.uint32(self._detections)
-        kept_capacity = np.uint32(self._kept_capacity)
+        limits = self._candidates, self._kept_capacity, self._detections
+        candidates, kept_capacity, detections = map(np.uint32, limits)
         counts, keys, kept = u64(self._counts.address, self._keys.address, self._kept.address)
         kept_counts = np.uint64(self._counts.address + 4 * self._batch * self._classes)
         out = u64(*(self.output + offset for offset in self._offsets))
@@ -140,12 +139,12 @@ class Nms(Resource):
             [boxes_at, np.uint64(scores), anchors, classes, np.float32(score_threshold), counts, keys],
         )
         corners = (0.0, 1.0) if clip_first else (-np.inf, np.inf)
-        limits = [candidates, kept_capacity, detections, *map(np.float32, (iou_threshold, iou_epsilon, *corners))]
+        floats = map(np.float32, (iou_threshold, iou_epsilon, *corners))
         stream.launch(
             self._kernels["nms_suppress"],
             (self._classes, batch, 1),
             block,
-            [boxes_at, anchors, *limits, counts, keys, kept_counts, kept],
+            [boxes_at, anchors, candidates, kept_capacity, detections, *floats, counts, keys, kept_counts, kept],
             # Two keys a candidate, in whole warps; a box and a word a candidate, and a word a lane.
             shared_bytes=_selection_bytes(self._candidates) + 20 * self._candidates + 4 * WARP,
         )
@@ -191,6 +190,11 @@ class Nms(Resource):
 
     def _memory(self, cuda: Cuda, size: int) -> Memory:
         return self._open.enter_context(cuda.memory(size))
+
+
+def _check_thresholds(score_threshold: float, iou_threshold: float) -> None:
+    if not (score_threshold >= 0 and iou_threshold >= 0):
+        raise UsageError(f"thresholds {score_threshold} (score) and {iou_threshold} (IoU); expected 0 or above")
 
 
 def _selection_bytes(limit: int) -> int:

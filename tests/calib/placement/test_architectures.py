@@ -39,6 +39,16 @@ from tests.detectors.exported_architectures import CLASSES, Exported
 SSDLITE, FULL_TAIL = "ssdlite320_mobilenet_v3_large", "ssdlite320_mobilenet_v3_large_full_tail"
 SSD300, SSD512, RESNET = "ssd300_vgg16", "ssd512_vgg16", "ssd300_resnet50"
 OURS = (SSDLITE, FULL_TAIL, SSD300, SSD512, RESNET)
+# Of other projects, with those whose layers are the same but for channels, an epsilon or a size
+IMPORTED = {
+    "ssd300_mobilenet_v1": (),
+    "ssdlite300_mobilenet_v1": (),
+    "ssdlite300_mobilenet_v2": tuple(f"ssdlite300_mobilenet_v2_{width}" for width in ("075", "050", "025")),
+    "ssdlite300_squeezenet": (),
+    "ssd300_vgg16_batchnorm": (),
+    "ssd300_vgg16_bn": ("ssd512_vgg16_bn",),
+    "ssd300_vgg16_amdegroot": ("ssd512_vgg16_amdegroot",),
+}
 
 pytestmark = pytest.mark.slow
 
@@ -67,12 +77,20 @@ class Placed:
 
 @pytest.fixture(scope="module", params=OURS)
 def model(request: pytest.FixtureRequest, export_once: Callable[[str], Exported]) -> Placed:
-    exported = export_once(request.param)
+    return placed_of(export_once(request.param))
+
+
+@pytest.fixture(scope="module", params=IMPORTED)
+def imported(request: pytest.FixtureRequest, export_once: Callable[[str], Exported]) -> Placed:
+    return placed_of(export_once(request.param))
+
+
+def placed_of(exported: Exported) -> Placed:
     graph = onnx.load(exported.path)
     placed = tuple(place_for_tensorrt(graph, lambda _: (-6.0, 6.0), int8_heads=heads) for heads in (False, True))
     index = Graph(graph)
     reasons = tuple(float_layers_for_tensorrt(index, int8_heads=heads) for heads in (False, True))
-    return Placed(request.param, exported.checkpoint, graph, index, reasons, placed)
+    return Placed(exported.arch, exported.checkpoint, graph, index, reasons, placed)
 
 
 def kinds(placed: onnx.ModelProto) -> dict[str, Counter[str]]:
@@ -127,7 +145,11 @@ EXPECTED = {
 def test_every_architecture_is_among_them() -> None:
     backbones = {name: architecture.backbone for name, architecture in ARCHITECTURES.items()}
     modules = {name: getattr(made, "func", made).__module__ for name, made in backbones.items()}
-    assert {name for name, module in modules.items() if module.startswith("ssd_edge.")} == set(OURS)
+    assert {name for name, module in modules.items() if module.startswith("ssd_edge.")} == {
+        *OURS,
+        *IMPORTED,
+        *(name for names in IMPORTED.values() for name in names),
+    }
 
 
 @pytest.mark.parametrize("heads", [False, True])
@@ -145,6 +167,16 @@ def test_convolutions_with_pairs(model: Placed, heads: bool) -> None:
 @pytest.mark.parametrize("heads", [False, True])
 def test_no_pair_blocks_a_fusion(model: Placed, heads: bool) -> None:
     assert broken_rules(model.placed[heads]) == {}
+
+
+@pytest.mark.parametrize("heads", [False, True])
+def test_no_pair_blocks_a_fusion_of_other_projects(imported: Placed, heads: bool) -> None:
+    assert broken_rules(imported.placed[heads]) == {}
+    integer, in_float = kinds(imported.placed[heads]).values()
+    in_heads = sum(number for kind, number in integer.items() if kind.startswith("head"))
+    assert bool(in_heads) == heads
+    assert sum(integer.values()) > 20
+    assert not any(kind.endswith("regular") for kind in in_float if kind.startswith("backbone"))
 
 
 SUMS = {SSDLITE: 10, FULL_TAIL: 10, SSD300: 0, SSD512: 0, RESNET: 13}
@@ -198,6 +230,14 @@ def test_shares_of_the_arithmetic(model: Placed) -> None:
 
 @pytest.mark.parametrize("heads", [False, True])
 def test_fake_quantisation_rounds_the_same_tensors(model: Placed, heads: bool) -> None:
+    assert_rounds_the_same_tensors(model, heads)
+
+
+def test_fake_quantisation_of_other_projects(imported: Placed) -> None:
+    assert_rounds_the_same_tensors(imported, heads=False)
+
+
+def assert_rounds_the_same_tensors(model: Placed, heads: bool) -> None:
     int8 = model.placed[heads]
     stored = {node.input[0] for node in int8.graph.node if node.op_type == Q}
     dequantised = sum(node.op_type == DQ for node in int8.graph.node)
