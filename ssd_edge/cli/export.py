@@ -32,7 +32,7 @@ INT8_OPTIONS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("checkpoint", type=Path, metavar="CHECKPOINT", help="what `ssd-edge train` wrote")
+    add("checkpoint", type=Path, metavar="CHECKPOINT", help="what `train` or `import` wrote; or an fp32 .onnx")
     add("-o", "--output", type=Path, required=True, metavar="FILE", help="the .onnx file")
     add("--precision", choices=PRECISIONS, default="fp32", help="of weights and activations (%(default)s)")
     add("--data", type=Path, help="dataset to compare with PyTorch on (synthetic scenes), and for --max-drop")

@@ -6,9 +6,14 @@ import argparse
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ssd_edge.cli.arguments import DATA_HELP, add_split, positive_int, probability, score, usable_dataset
+from ssd_edge.choices import FAMILIES
+from ssd_edge.cli.arguments import DATA_HELP, add_split, positive_int, probability, score, size_hw, usable_dataset
 from ssd_edge.errors import UsageError
+
+if TYPE_CHECKING:
+    from ssd_edge.importers.importing import Imported
 
 SUMMARY = "take a detector of another project in"
 
@@ -17,12 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("files", type=Path, nargs="+", metavar="FILE", help="its weights (.pth, .safetensors), Caffe's two, or .onnx")
     add("-o", "--output", type=Path, required=True, metavar="FILE", help="the checkpoint (.pt); of an .onnx an .onnx")
-    add("--family", default="auto", help="torchvision or caffe (%(default)s)")
+    add("--family", default="auto", help=f"{', '.join(FAMILIES)}, or auto (%(default)s)")
     add("--classes", metavar="NAMES", help="a file with one name a line, or a,b,c (where known, the family's)")
     add("--mean", type=_three, metavar="R,G,B", help="of RGB in 0–255 units (the family's)")
     add("--std", type=_three, metavar="R,G,B", help="of RGB in 0–255 units (the family's)")
     add("--bgr", action=argparse.BooleanOptionalAction, help="trained on BGR (as the family does)")
     add("--background", choices=("first", "last", "none"), help="where its column is (first)")
+    add("--size", type=size_hw, dest="size_hw", metavar="WxH", help="of the network's input (the family's)")
     add("--entry", metavar="KEY", help="entry of the checkpoint that holds the weights (the averaged ones)")
     add("--default-boxes", metavar="B", help="such as ssd300_voc (the family's)")
     add("--score-threshold", type=score, help="(the family's)")
@@ -69,7 +75,13 @@ def _import(args: argparse.Namespace, facts: object) -> None:
         print(f"assumed: {assumption}", file=sys.stderr)
     card = imported.card
     size = f"{card.width}×{card.height}"
-    print(f"{args.output}: {imported.family}'s {imported.variant}, {size}, classes {', '.join(card.class_names)[:200]}")
+    print(f"{args.output}: {_origin(imported)}, {size}, classes {', '.join(card.class_names)[:200]}")
+
+
+def _origin(imported: Imported) -> str:
+    """Such as `pytorch-ssd's mb1-ssd`; a family without variants names itself alone."""
+    same = imported.family == imported.variant
+    return imported.family if same else f"{imported.family}'s {imported.variant}"
 
 
 def _three(text: str) -> tuple[float, float, float]:

@@ -67,8 +67,7 @@ def without_background(names: Sequence[str], count: int, source: str) -> tuple[s
         UsageError: another number of names, or a name that stands for two classes.
     """
     background = [index for index, name in enumerate(names) if name.strip().lower() in BACKGROUND_NAMES]
-    rest = tuple(name for index, name in enumerate(names) if index not in background)
-    kept = rest if len(rest) == count else tuple(names)
+    kept = tuple(name for index, name in enumerate(names) if index not in background)
     if len(kept) != count:
         known = f"{len(names)} class names" + (f", {names[background[0]]!r} among them" if background else "")
         raise UsageError(
