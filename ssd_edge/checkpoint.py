@@ -70,7 +70,8 @@ def load_checkpoint(path: Path, *, class_names: tuple[str, ...] | None = None) -
     """Read a checkpoint, onto the CPU: ours, or a detector of another project of which nothing has to be asked.
 
     Args:
-        class_names: those of a detector of another project, where its file has none and as many classes.
+        class_names: those that a detector of another project gets where its file has none, if it has as many classes;
+            with others its made-up names stay. None: they have to be known.
 
     Raises:
         ModelFileError: no such file, no checkpoint of ssd-edge, or one that only pickle could load.
@@ -114,8 +115,8 @@ def _from_another_project(path: Path, class_names: tuple[str, ...] | None) -> Ch
     count = len(imported.card.class_names)
     if not imported.named and class_names is not None and len(class_names) == count:
         logger.info("%s: class names are not in the file; taken as %s, in this order", path, ", ".join(class_names))
-        imported = replace(imported, card=replace(imported.card, class_names=class_names), named=True)
-    if not imported.named:
+        imported = replace(imported, card=replace(imported.card, class_names=class_names))
+    if not imported.named and class_names is None:
         raise ModelFileError(
             f"{path} is {imported.family}'s {imported.variant} with {count} classes, whose "
             f"names are not in the file; run ssd-edge import {path} -o model.pt --classes NAMES, and take model.pt"

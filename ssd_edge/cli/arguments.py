@@ -26,11 +26,12 @@ INT8_HEADS_ON_CPU = (
 )
 
 
-def add_arch(parser: argparse.ArgumentParser) -> None:
+def add_arch(parser: argparse.ArgumentParser, *, default: str | None = None) -> None:
+    """`--arch`. `default` is a text for what is taken without it, where that depends on other arguments."""
     parser.add_argument(
         "--arch",
-        default=DEFAULT_ARCH,
-        help="or ssd300_vgg16, ssd512_vgg16, ssd300_resnet50 (%(default)s)",
+        default=None if default else DEFAULT_ARCH,
+        help=f"or ssd300_vgg16, ssd512_vgg16, ssd300_resnet50 ({default or '%(default)s'})",
     )
 
 

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from ssd_edge.choices import PRESETS
+from ssd_edge.choices import DEFAULT_ARCH, PRESETS
 from ssd_edge.cli.arguments import (
     DATA_HELP,
     add_arch,
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("data", metavar="DATA", help=f"{DATA_HELP}, or the word codes for synthetic scenes")
     add("-o", "--output", type=Path, required=True, metavar="DIR", help="folder for best.pt, last.pt, history")
-    add_arch(parser)
+    add_arch(parser, default=f"{DEFAULT_ARCH}, or that of the checkpoint in --weights")
     add("--preset", choices=PRESETS, help="recipe (small for fewer than 5,000 images)")
     add("--epochs", type=positive_int, help="passes over the data (by preset)")
     add("--batch", type=positive_int, help="images a step, of all processes together (by preset)")
@@ -60,8 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from ssd_edge.training.config import TrainConfig
+    from ssd_edge.training.initial_model import arch_of_weights
     from ssd_edge.training.run import train
 
+    args.arch = args.arch or arch_of_weights(args.weights) or DEFAULT_ARCH
     best = train(TrainConfig.from_flat(vars(args)))
     if os.environ.get("RANK", "0") == "0":  # of several processes the first one
         print(best)

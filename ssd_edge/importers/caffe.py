@@ -33,10 +33,9 @@ from ssd_edge.importers.family import Assumption, Facts, Family, Files, Normalis
 from ssd_edge.importers.labels import VOC_CLASSES
 from ssd_edge.models.backbone_vgg import COCO
 from ssd_edge.models.default_boxes import DefaultBoxConfig
-from ssd_edge.models.layer_graph import LayerGraph, check_network
+from ssd_edge.models.layer_graph import DESCRIBED, LayerGraph, check_network
 from ssd_edge.models.ssd import SSDConfig
 
-ARCH = "caffe"
 TEXT_SUFFIXES, WEIGHTS_SUFFIXES = (".prototxt",), (".caffemodel",)
 HEAD_BYTES = 1 << 16  # of a file, to tell a prototxt without its suffix
 MOST_ANCHORS = 1 << 20  # SSD512 has 24,564
@@ -91,7 +90,7 @@ class Caffe(Family[CaffeModel]):
         return caffe_model(texts[0], weights[0], files.facts)
 
     def recognise(self, source: CaffeModel) -> Sequence[str]:
-        return [ARCH]
+        return [DESCRIBED]
 
     def rename(self, name: str, variant: str) -> str:
         return name  # `Converter` names tensors by their layers, as our model does
@@ -100,7 +99,7 @@ class Caffe(Family[CaffeModel]):
         found = source.detections
         param = found.param
         config = SSDConfig(
-            arch=ARCH,
+            arch=DESCRIBED,
             size_hw=source.graph.size_hw,
             default_boxes=source.default_boxes,
             mean=VGG.mean,

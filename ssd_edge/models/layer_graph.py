@@ -201,6 +201,9 @@ class LayerGraph(Backbone):
         return [values[name] for name in self._features]
 
 
+DESCRIBED = "caffe"  # the architecture of detectors that their cards describe, and no module registers
+
+
 def architecture_of(arch: str, network: Mapping[str, Any], config: SSDConfig) -> Architecture:
     """The architecture that a description makes.
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ssd_edge.card import SOFTMAX, ModelCard
 from ssd_edge.checkpoint import Checkpoint, load_checkpoint
 from ssd_edge.choices import DEFAULT_ARCH
 from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.errors import DatasetError, ModelFileError, UsageError
-from ssd_edge.models.architecture import ARCHITECTURES, find_architecture
-from ssd_edge.models.create import COCO, IMAGENET, create_model
+from ssd_edge.models.architecture import ARCHITECTURES, PublishedWeights, find_architecture
+from ssd_edge.models.batch_norms import batch_norms
+from ssd_edge.models.create import COCO, IMAGENET, create_from_card, create_model
 from ssd_edge.models.default_box_presets import PRESETS
 from ssd_edge.models.default_boxes import DefaultBoxConfig
+from ssd_edge.models.layer_graph import DESCRIBED
 from ssd_edge.models.ssd import SSD
 from ssd_edge.models.weights import fetch_weights, load_fitting
 from ssd_edge.training.boxes import BoxComparison, coverage_of, fit_to
@@ -49,15 +52,18 @@ class ModelSettings:
     default_boxes: str | None = None
 
     def __post_init__(self) -> None:
-        architecture = find_architecture(self.arch)
+        architecture = None if self.arch == DESCRIBED else find_architecture(self.arch)
         known = (OWN_BOXES, FITTED_BOXES, *PRESETS)
         if self.default_boxes not in (None, *known) and not str(self.default_boxes).endswith(".json"):
             raise UsageError(
                 f"unknown default_boxes {self.default_boxes!r}; there are {', '.join(known)}, or a .json file"
             )
-        if self.weights in PUBLISHED and self.weights not in architecture.weights:
-            there_are = ", ".join(sorted(architecture.weights)) or "none"
+        published = architecture.weights if architecture else {}
+        if self.weights in PUBLISHED and self.weights not in published:
+            there_are = ", ".join(sorted(published)) or "none"
             raise UsageError(f"no weights {self.weights} are published for {self.arch}; there are {there_are}")
+        if architecture is None and self.weights is None:
+            raise UsageError(f"--arch {self.arch} is what a checkpoint describes: give that with --weights")
 
 
 def start_model(
@@ -84,7 +90,7 @@ def start_model(
     classes = val_set.class_names
     detector = _trained_detector(settings, classes)
     boxes = _named_boxes(settings, detector)
-    model = create_model(settings.arch, len(classes), default_boxes=boxes)
+    model = _make(settings, detector, len(classes), boxes)
     # The scenes of `codes` are endless; those to evaluate on stand for them.
     dataset = train_set or val_set
     if all(record.crowd.all() for record in dataset.records):
@@ -98,34 +104,69 @@ def start_model(
     say(comparison.table())
     torch.manual_seed(seed)  # the same weights, whatever has been drawn so far
     if detector:
-        model = create_model(settings.arch, len(classes), default_boxes=boxes)
+        model = _make(settings, detector, len(classes), boxes)
         load_detector(model, detector, classes)
-        if boxes != detector.default_boxes:
+        if model.config.default_boxes != (
+            detector.default_boxes or find_architecture(settings.arch).config.default_boxes
+        ):
             say("warning: the head of the weights was trained on other default boxes, and has to learn these")
         return model
     return create_model(settings.arch, len(classes), default_boxes=boxes, weights=settings.weights)
 
 
-def resumed_model(arch: str, earlier: Checkpoint) -> SSD:
+def _make(
+    settings: ModelSettings, detector: TrainedDetector | None, num_classes: int, boxes: DefaultBoxConfig | None
+) -> SSD:
+    """A model with random weights: what the card of the detector to start from says, or the architecture's own."""
+    if detector is None or detector.card is None:
+        return create_model(settings.arch, num_classes, default_boxes=boxes)
+    card = replace(detector.card, score_function=SOFTMAX)  # which the loss is for
+    return create_from_card(card, num_classes=num_classes, default_boxes=boxes)
+
+
+def resumed_model(earlier: Checkpoint) -> SSD:
     """The model of a run to go on with, whose weights are still to be loaded."""
-    boxes = earlier.card.default_boxes
-    own = DefaultBoxConfig.from_dict(boxes) if boxes else None
-    return create_model(arch, len(earlier.card.class_names), default_boxes=own)
+    return create_from_card(earlier.card)
+
+
+def arch_of_weights(weights: str | None) -> str | None:
+    """The architecture of the checkpoint to start from; None where that is none."""
+    if weights is None or weights in PUBLISHED or not Path(weights).is_file():
+        return None
+    return load_checkpoint(Path(weights), class_names=()).card.arch
+
+
+def has_batch_norms(settings: ModelSettings) -> bool:
+    """Whether the model to train has some."""
+    if settings.arch == DESCRIBED:
+        model = create_from_card(load_checkpoint(Path(str(settings.weights)), class_names=()).card)
+    else:
+        model = create_model(settings.arch, 1)
+    return bool(batch_norms(model))
 
 
 def starts_from_detector(settings: ModelSettings) -> bool:
     """Whether training starts from a trained detector, of which the head is kept too."""
-    published = ARCHITECTURES[settings.arch].weights.get(settings.weights or "")
+    published = _published(settings)
     return settings.weights is not None and (published is None or published.rename is None)
+
+
+def _published(settings: ModelSettings) -> PublishedWeights | None:
+    return None if settings.arch == DESCRIBED else ARCHITECTURES[settings.arch].weights.get(settings.weights or "")
 
 
 @dataclass(frozen=True)
 class TrainedDetector:
-    """What another training has left: weights, class names in label order, default boxes (None: the architecture's)."""
+    """What another training has left: weights, class names in label order, default boxes (None: the architecture's).
+
+    Attributes:
+        card: what it is; None of published weights, which the architecture's own settings are for.
+    """
 
     state_dict: dict[str, Tensor]
     class_names: tuple[str, ...]
     default_boxes: DefaultBoxConfig | None = None
+    card: ModelCard | None = None
 
 
 def load_detector(model: SSD, detector: TrainedDetector, classes: Sequence[str]) -> None:
@@ -155,8 +196,8 @@ def load_detector(model: SSD, detector: TrainedDetector, classes: Sequence[str])
 def _class_layers(model: SSD, classes: int) -> list[str]:
     """Names of the tensors whose size depends on the number of classes."""
     own = model.state_dict()
-    boxes = model.config.default_boxes
-    other = create_model(model.config.arch, classes + 1, default_boxes=boxes).state_dict()
+    card = model.make_card(tuple(map(str, range(classes))), tuple(range(classes)))
+    other = create_from_card(card, num_classes=classes + 1).state_dict()
     return [name for name, value in other.items() if value.shape != own[name].shape]
 
 
@@ -181,8 +222,7 @@ def _trained_detector(settings: ModelSettings, classes: tuple[str, ...]) -> Trai
     """
     if not starts_from_detector(settings):
         return None
-    published = ARCHITECTURES[settings.arch].weights.get(str(settings.weights))
-    if published:
+    if published := _published(settings):
         return TrainedDetector(fetch_weights(published), published.class_names or ())
     start = load_checkpoint(Path(str(settings.weights)), class_names=classes)
     if start.card.arch != settings.arch:
@@ -191,7 +231,7 @@ def _trained_detector(settings: ModelSettings, classes: tuple[str, ...]) -> Trai
             "give its name with --arch, or start from other weights"
         )
     boxes = DefaultBoxConfig.from_dict(start.card.default_boxes) if start.card.default_boxes else None
-    return TrainedDetector(start.state_dict, start.card.class_names, boxes)
+    return TrainedDetector(start.state_dict, start.card.class_names, boxes, start.card)
 
 
 def _named_boxes(settings: ModelSettings, detector: TrainedDetector | None) -> DefaultBoxConfig | None:
@@ -205,8 +245,10 @@ def _named_boxes(settings: ModelSettings, detector: TrainedDetector | None) -> D
         return PRESETS[wanted]
     if wanted in (None, FITTED_BOXES):
         return detector.default_boxes if detector else None
+    if wanted == OWN_BOXES and detector and settings.arch == DESCRIBED:
+        return detector.default_boxes
     if wanted == OWN_BOXES:
-        return None
+        return find_architecture(settings.arch).config.default_boxes if detector else None
     try:
         values = json.loads(Path(str(wanted)).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -7,9 +7,7 @@ from math import inf
 
 from ssd_edge.choices import PRESETS
 from ssd_edge.errors import UsageError
-from ssd_edge.models.batch_norms import batch_norms
-from ssd_edge.models.create import create_model
-from ssd_edge.training.initial_model import ModelSettings, starts_from_detector
+from ssd_edge.training.initial_model import ModelSettings, has_batch_norms, starts_from_detector
 from ssd_edge.training.recipes import Recipe, default_preset, recipe_for
 
 
@@ -82,7 +80,7 @@ def choose_recipe(optimisation: Optimisation, model: ModelSettings, images: int 
     recipe = recipe_for(
         optimisation.preset or default_preset(images),
         model.arch,
-        batch_norm=bool(batch_norms(create_model(model.arch, 1))),
+        batch_norm=has_batch_norms(model),
         fine_tune=starts_from_detector(model),
     )
     if optimisation.warmup is not None and recipe.schedule == "one_cycle":

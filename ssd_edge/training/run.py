@@ -76,7 +76,7 @@ def _train_on(
     recipe = choose_recipe(optimisation, config.model, None if train_set is None else len(train_set))
     if earlier:
         check_recipe(run.output / "last.pt", earlier, recipe)
-        model = resumed_model(config.model.arch, earlier)
+        model = resumed_model(earlier)
     else:
         augment, seed = optimisation.augment, run.seed
         model = start_model(config.model, recipe, group, train_set, val_set, augment=augment, seed=seed)
