@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 
 from ssd_edge.errors import ModelFileError
-from ssd_edge.models.default_boxes import DefaultBoxConfig, default_boxes_xyxy, linear_scales
+from ssd_edge.models.default_boxes import CLIPS, DefaultBoxConfig, default_boxes_xyxy, linear_scales
 
 
 def test_default_boxes_of_two_levels() -> None:
@@ -123,3 +124,29 @@ def test_default_boxes_of_all_options(
 
 def test_automatic_scales_of_a_single_level() -> None:
     assert list(linear_scales(0.2, 0.7, levels=1)) == DefaultBoxGenerator([[2]], min_ratio=0.2, max_ratio=0.7).scales
+
+
+def test_shapes_of_another_project_and_what_is_clipped() -> None:
+    """By hand: 2 × 1 cells of an image of 20 × 10 pixels, boxes a fifth into their cells."""
+    shapes = (((1.5, 0.5), (0.2, 0.4)),)
+    config = DefaultBoxConfig(shapes=shapes, steps=(15,), offset=0.2, clip=False)
+    assert (config.levels, config.boxes_per_cell) == (1, (2,))
+    boxes = {clip: default_boxes_xyxy(replace(config, clip=clip), [(1, 2)], (10, 20)) for clip in (False, True, *CLIPS)}
+    free = [[-0.6, 0.05, 0.9, 0.55], [0.05, 0.1, 0.25, 0.5], [0.15, 0.05, 1.65, 0.55], [0.8, 0.1, 1.0, 0.5]]
+    torch.testing.assert_close(boxes[False], torch.tensor(free))
+    torch.testing.assert_close(boxes[True][0], torch.tensor([-0.35, 0.05, 0.65, 0.55]))
+    torch.testing.assert_close(boxes["centres"][2], boxes[True][2])  # the centre lies within the image
+    torch.testing.assert_close(boxes["corners"], torch.tensor(free).clamp(0, 1))
+    far = default_boxes_xyxy(replace(config, clip="centres", steps=(18,)), [(1, 2)], (10, 20))
+    torch.testing.assert_close(far[3], torch.tensor([0.9, 0.16, 1.1, 0.56]))  # from 1.08 to 1
+    assert DefaultBoxConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"scales": (0.1, 0.2)}, {"shapes": ((),)}, {"shapes": (((0.1,),),)}, {"clip": "corner"}, {"offset": 2}],
+    ids=repr,
+)
+def test_shapes_that_do_not_fit(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"shapes|clip|offset"):
+        DefaultBoxConfig(**{"shapes": (((0.1, 0.1),),), **wrong})
