@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ssd_edge.choices import CHECKPOINT_SUFFIXES
 from ssd_edge.errors import MissingDependencyError, ModelFileError, UsageError
 from ssd_edge.runtime.backends.base import Detector
 
@@ -46,8 +47,8 @@ def open_detector(
         raise UsageError(f"{threads} threads; expected at least 1")
     if parallel is not None and parallel < 1:
         raise UsageError(f"{parallel} batches under way; expected at least 1")
-    if path.suffix not in (".onnx", ".pt", ".safetensors", ".engine"):
-        raise ModelFileError(f"{path} is no model file; expected .onnx, .engine, .pt or .safetensors")
+    if path.suffix not in (".onnx", ".engine", *CHECKPOINT_SUFFIXES):
+        raise ModelFileError(f"{path} is no model file; expected .onnx, .engine, .pt, .pth or .safetensors")
     if not path.is_file():
         raise ModelFileError(f"no model file {path}; check the path")
     slots = 2 if overlap else 1

@@ -15,6 +15,7 @@ from ssd_edge.errors import ModelFileError
 from ssd_edge.option_checks import is_number, is_text, is_whole
 
 CARD_VERSION = 1
+CHECKPOINT_FORMAT = "ssd-edge checkpoint"  # `format` of a checkpoint
 ONNX_METADATA_KEY = "ssd_edge_card"  # in the ONNX file's metadata_props
 CALIBRATION_METADATA_KEY = "ssd_edge_calibration"  # there too, of an int8 file: fingerprint of the table of ranges
 SOFTMAX, SIGMOID = SCORE_FUNCTIONS = ("softmax", "sigmoid")

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
-import pickle
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from ssd_edge.card import ModelCard
+from ssd_edge.card import CHECKPOINT_FORMAT, ModelCard
 from ssd_edge.errors import ModelFileError, reason
 from ssd_edge.files import atomic_path
 from ssd_edge.importers.importing import import_model
+from ssd_edge.importers.state_dicts import is_state_dict, load_safetensors, load_tensors_only
 from ssd_edge.models.create import create_from_card
 from ssd_edge.models.ssd import SSD
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "ssd-edge checkpoint"
 CARD_KEY = "card"
 
 
@@ -55,7 +51,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             save_file(state, part, metadata={CARD_KEY: checkpoint.card.to_json()})
             return
         content = {
-            "format": FORMAT,
+            "format": CHECKPOINT_FORMAT,
             CARD_KEY: checkpoint.card.to_json(),
             "model": checkpoint.state_dict,
             "training": checkpoint.training,
@@ -80,24 +76,11 @@ def load_checkpoint(path: Path, *, class_names: tuple[str, ...] | None = None) -
         raise ModelFileError(f"no checkpoint at {path}")
     if path.suffix == ".safetensors":
         return _load_safetensors(path, class_names)
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # options, in the files of other projects
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if not _begins_as_zip(path):
-            raise ModelFileError(
-                f"{path} is not a PyTorch checkpoint; expected a .pt file of ssd-edge train"
-            ) from error
-        raise ModelFileError(
-            f"{path} holds Python objects, not only tensors: loading it could run code that it brings along. "
-            "Save the model's state_dict() instead, or train with ssd-edge train"
-        ) from error
-    except Exception as error:  # torch fails on foreign bytes with a dozen kinds of error
-        raise ModelFileError(f"{path} is not a readable PyTorch checkpoint ({reason(error)})") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    content = load_tensors_only(path)
+    if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
         return _from_another_project(path, class_names)
     card, model, training = content.get(CARD_KEY), content.get("model"), content.get("training", {})
-    if not isinstance(card, str) or not _is_state_dict(model) or not isinstance(training, dict):
+    if not isinstance(card, str) or not is_state_dict(model) or not isinstance(training, dict):
         raise ModelFileError(
             f"{path} is not whole: expected `{CARD_KEY}` as JSON text, `model` as tensors by name and `training` as "
             "a dictionary; write it with save_checkpoint"
@@ -126,23 +109,8 @@ def _from_another_project(path: Path, class_names: tuple[str, ...] | None) -> Ch
     return Checkpoint(imported.card, imported.state_dict)
 
 
-def _begins_as_zip(path: Path) -> bool:
-    """As what torch writes; `zipfile.is_zipfile` would raise on some damaged files."""
-    with open(path, "rb") as file:
-        return file.read(4) == b"PK\x03\x04"
-
-
-def _is_state_dict(value: Any) -> TypeGuard[dict[str, Tensor]]:
-    return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
-
-
 def _load_safetensors(path: Path, class_names: tuple[str, ...] | None) -> Checkpoint:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        state = load_file(path)
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise ModelFileError(f"{path} is not a readable safetensors file ({error})") from error
+    state, metadata = load_safetensors(path)
     if CARD_KEY not in metadata:
         return _from_another_project(path, class_names)
     return Checkpoint(ModelCard.from_json(metadata[CARD_KEY], source=str(path)), state)

@@ -10,6 +10,7 @@ METHODS = ("minmax", "moving_average", "percentile", "entropy", "mse")  # from a
 DEFAULT_METHOD = "minmax"
 CALIBRATION_IMAGES = 512  # how many are chosen to calibrate on
 DEFAULT_ARCH = "ssdlite320_mobilenet_v3_large"
+CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")  # what PyTorch runs, of other projects too
 FAMILIES = ("torchvision", "pytorch-ssd", "amdegroot", "pytorch-ssd-lightning", "caffe")  # whose detectors come in
 PRESETS = ("small", "paper", "torchvision")  # recipes of training
 SMALL, PAPER, TORCHVISION = PRESETS

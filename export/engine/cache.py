@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ssd_edge.card import file_sha256, int8_target
-from ssd_edge.choices import BACKENDS, DEFAULT_BACKEND
+from ssd_edge.choices import BACKENDS, CHECKPOINT_SUFFIXES, DEFAULT_BACKEND
 from ssd_edge.errors import ModelFileError, SsdEdgeError, UsageError
 from ssd_edge.export.engine.build import build_engine
 from ssd_edge.files import engine_cache_folder
@@ -53,7 +53,7 @@ def prepare_model(
     """
     if backend not in BACKENDS:
         raise UsageError(f"--backend {backend}: expected {', '.join(BACKENDS)}")
-    wrong = {"tensorrt": (".pt", ".safetensors"), "onnxruntime": (".pt", ".safetensors", ".engine")}
+    wrong = {"tensorrt": CHECKPOINT_SUFFIXES, "onnxruntime": (*CHECKPOINT_SUFFIXES, ".engine")}
     if path.suffix in wrong.get(backend, ()):
         raise UsageError(f"--backend {backend} does not run {path}; leave it out, or give the .onnx file")
     if path.suffix != ".onnx" or backend == "onnxruntime":

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssd_edge.bench.measure import unique_names
-from ssd_edge.bench.worker import CHECKPOINTS
-from ssd_edge.choices import PRECISIONS
+from ssd_edge.choices import CHECKPOINT_SUFFIXES, PRECISIONS
 from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.errors import UsageError
 
@@ -118,7 +117,7 @@ def export_stems(models: Sequence[Path]) -> dict[Path, str]:
     Raises:
         UsageError: no checkpoint among the models.
     """
-    checkpoints = [path for path in models if path.suffix in CHECKPOINTS]
+    checkpoints = [path for path in models if path.suffix in CHECKPOINT_SUFFIXES]
     if not checkpoints:
         raise UsageError("--precisions exports checkpoints (.pt, .safetensors), but none is given; add one")
     bare = [path.with_suffix("") for path in checkpoints]

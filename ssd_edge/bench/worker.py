@@ -22,6 +22,7 @@ from ssd_edge.bench.memory import peak_memory_bytes
 from ssd_edge.bench.options import BenchOptions
 from ssd_edge.bench.turns import Turn, TurnTimes, time_turn
 from ssd_edge.card import ModelCard
+from ssd_edge.choices import CHECKPOINT_SUFFIXES
 from ssd_edge.cpus import let_openmp_spin
 from ssd_edge.data.dataset import DetectionDataset
 from ssd_edge.errors import SsdEdgeError, first_line
@@ -29,7 +30,6 @@ from ssd_edge.images import load_image
 from ssd_edge.runtime.backends.base import Detector
 from ssd_edge.runtime.detector import open_detector
 
-CHECKPOINTS = (".pt", ".safetensors")
 BACKEND_NAMES = {
     "OnnxDetector": "ONNX Runtime",
     "TorchDetector": "PyTorch",
@@ -158,7 +158,7 @@ class OpenModel:
 
     def _device(self) -> str | None:
         """Of a checkpoint; where other files run is their backend's business."""
-        if self._job.model.suffix not in CHECKPOINTS:
+        if self._job.model.suffix not in CHECKPOINT_SUFFIXES:
             return None
         if self._job.options.device is not None:
             return self._job.options.device

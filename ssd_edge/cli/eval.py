@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ssd_edge.choices import EVALUATION_BATCH
+from ssd_edge.choices import CHECKPOINT_SUFFIXES, EVALUATION_BATCH
 from ssd_edge.cli.arguments import (
     DATA_HELP,
     add_json,
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
 def _eval_device(args: argparse.Namespace) -> str | None:
     """What --device names; without it, CUDA for a checkpoint where there is one, as in training."""
     device: str | None = args.device
-    if device is None and args.model.suffix in (".pt", ".safetensors"):
+    if device is None and args.model.suffix in CHECKPOINT_SUFFIXES:
         from ssd_edge.torch_device import default_device
 
         device = default_device()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ssd_edge.errors import ModelFileError
+from ssd_edge.errors import ModelFileError, UsageError
 from ssd_edge.models.ssd import SSD
 
 FIRST, LAST = BACKGROUNDS = ("first", "last")  # where the background column of the logits is
@@ -27,7 +27,13 @@ def rgb_from_bgr(model: SSD, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def background_first(state: Mapping[str, Tensor], num_classes: int, where: str) -> dict[str, Tensor]:
-    """Class layers with the background's column first, of those that have it `first` or `last`."""
+    """Class layers with the background's column first, of those that have it `first` or `last`.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if where not in BACKGROUNDS:
+        raise UsageError(f"--background {where}: weights have a column for it, {' or '.join(BACKGROUNDS)}")
     if where == FIRST:
         return dict(state)
     giving_logits = _last_layers(state)

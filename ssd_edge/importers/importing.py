@@ -15,11 +15,12 @@ from ssd_edge.card import ModelCard, file_sha256
 from ssd_edge.errors import ModelFileError, UsageError
 from ssd_edge.importers.amdegroot import Amdegroot
 from ssd_edge.importers.caffe import Caffe
-from ssd_edge.importers.conversions import background_first, rgb_from_bgr
+from ssd_edge.importers.conversions import FIRST, background_first, rgb_from_bgr
 from ssd_edge.importers.family import Assumption, Facts, Family, Files, Normalisation, Settings
 from ssd_edge.importers.labels import made_up, read_labels, without_background
 from ssd_edge.importers.pytorch_ssd import PyTorchSSD
 from ssd_edge.importers.pytorch_ssd_lightning import PyTorchSSDLightning
+from ssd_edge.importers.state_dicts import StateDict
 from ssd_edge.importers.torchvision import Torchvision
 from ssd_edge.models.create import create_from_card
 from ssd_edge.models.default_box_presets import PRESETS
@@ -73,12 +74,24 @@ def import_model(paths: Sequence[Path], facts: Facts | None = None, *, family: s
     state = _renamed(chosen, chosen.tensors(source), variant, template, files.paths[0])
     if chosen.name != Caffe.name:  # which brings its tensors in this order
         state = rgb_from_bgr(template, state) if facts.bgr else state
-        state = background_first(state, settings.num_classes, facts.background or "first")
+        state = background_first(state, settings.num_classes, facts.background or FIRST)
     card = replace(template.make_card(names, ids), parent_sha256=file_sha256(files.paths[-1]))
-    assumptions = [*settings.assumptions, *([] if facts.mean and facts.std else assumed), *named_by]
+    assumptions = [
+        *_which_weights(source),
+        *settings.assumptions,
+        *([] if facts.mean and facts.std else assumed),
+        *named_by,
+    ]
     if facts.class_names or named_by:
         assumptions = [each for each in assumptions if each not in settings.assumptions or each.option != "--classes"]
     return Imported(card, state, chosen.name, variant, named, tuple(assumptions))
+
+
+def _which_weights(source: object) -> list[Assumption]:
+    """Which of several weights of a checkpoint are taken."""
+    if not isinstance(source, StateDict) or not source.others:
+        return []
+    return [Assumption(f"weights: the entry {source.entry}, not {' or '.join(source.others)}", "--entry")]
 
 
 def _recognised(files: Files, family: str | None) -> tuple[Family[Any], Any, str]:

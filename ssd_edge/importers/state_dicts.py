@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ssd_edge.card import CHECKPOINT_FORMAT
+from ssd_edge.choices import CHECKPOINT_SUFFIXES
 from ssd_edge.errors import ModelFileError, UsageError, reason
 
-SUFFIXES = (".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".tar", ".pkl")
+SUFFIXES = (*CHECKPOINT_SUFFIXES, ".bin", ".tar", ".pkl")
 # Entries of a checkpoint that hold its weights, the averaged ones first: they are what its project evaluates.
 ENTRIES = ("model_ema", "ema_state_dict", "ema", "model", "state_dict", "model_state_dict", "net", "network", "weights")
 # What wrappers put before each name: DataParallel, torch.compile, Lightning.
@@ -62,7 +64,9 @@ def read_state_dict(path: Path, *, entry: str | None = None) -> StateDict:
     """
     if not path.is_file():
         raise ModelFileError(f"no model file {path}; check the path")
-    content = _safetensors(path) if path.suffix == ".safetensors" else load_tensors_only(path)
+    content = load_safetensors(path)[0] if path.suffix == ".safetensors" else load_tensors_only(path)
+    if isinstance(content, Mapping) and content.get("format") == CHECKPOINT_FORMAT:
+        raise ModelFileError(f"{path} is a checkpoint of ssd-edge already; every command takes it as it is")
     tensors, taken, others = _unwrapped(content, path, entry)
     tensors = {name: value for name, value in _without_prefixes(tensors).items() if name != "n_averaged"}
     if not tensors:
@@ -87,7 +91,7 @@ def load_tensors_only(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if not _is_torch_file(path):
-            raise ModelFileError(f"{path} is not a PyTorch file") from error
+            raise ModelFileError(f"{path} is not a PyTorch checkpoint; expected what torch.save writes") from error
         raise ModelFileError(
             f"{path} holds Python objects, not only tensors: loading it could run code that it brings along. "
             "If you trust it, run in the project that wrote it `import torch; m = torch.load("
@@ -95,7 +99,7 @@ def load_tensors_only(path: Path) -> Any:
             f"{_state_name(path)!r})` and give that file"
         ) from error
     except Exception as error:  # torch fails on foreign bytes with a dozen kinds of error
-        raise ModelFileError(f"{path} is not a readable PyTorch file ({reason(error)}); fetch it again") from error
+        raise ModelFileError(f"{path} is not a readable PyTorch checkpoint ({reason(error)}); copy it again") from error
 
 
 def _state_name(path: Path) -> str:
@@ -117,20 +121,27 @@ def _is_torchscript(path: Path) -> bool:
         return False  # whatever it is, torch says it
 
 
-def _safetensors(path: Path) -> dict[str, Tensor]:
+def load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file.
+
+    Raises:
+        ModelFileError: it is not readable.
+    """
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        return load_file(path), metadata
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelFileError(f"{path} is not a readable safetensors file ({error}); fetch it again") from error
 
 
 def _unwrapped(content: Any, path: Path, entry: str | None) -> tuple[Mapping[str, Tensor], str | None, tuple[str, ...]]:
     """The state dict within a checkpoint, the name of its entry, and other entries that hold one."""
-    if entry is None and _is_state_dict(content):
+    if entry is None and is_state_dict(content):
         return content, None, ()
     if not isinstance(content, Mapping):
         raise ModelFileError(f"{path} {_NO_STATE}, got {type(content).__name__}")
-    there_are = [str(name) for name, value in content.items() if value and _is_state_dict(value)]
+    there_are = [str(name) for name, value in content.items() if value and is_state_dict(value)]
     if entry is not None:
         if entry not in there_are:
             raise UsageError(
@@ -143,8 +154,9 @@ def _unwrapped(content: Any, path: Path, entry: str | None) -> tuple[Mapping[str
     raise ModelFileError(f"{path} {_NO_STATE}; its entries are {', '.join(map(str, content))[:200] or 'none'}")
 
 
-def _is_state_dict(value: Any) -> TypeGuard[Mapping[str, Tensor]]:
-    return isinstance(value, Mapping) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+def is_state_dict(value: Any) -> TypeGuard[dict[str, Tensor]]:
+    """Whether a value out of a file is tensors by name."""
+    return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
 
 
 def _without_prefixes(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_edge.card import ModelCard
+from ssd_edge.choices import CHECKPOINT_SUFFIXES
 from ssd_edge.detections import Detections
 from ssd_edge.errors import MissingDependencyError
 from ssd_edge.parity.taps import RawTensors, Tap
@@ -76,7 +77,7 @@ def _tap(path: Path, detector: Detector, threads: int | None) -> Tap:
                 f"the stages of {path} are found in its graph, which needs the package {error.name}", extra="export"
             ) from error
         return tap_onnx(path, detector, threads=threads)
-    if path.suffix in (".pt", ".safetensors"):
+    if path.suffix in CHECKPOINT_SUFFIXES:
         from ssd_edge.parity.taps_torch import tap_torch
 
         detector.close()  # only its checks were wanted

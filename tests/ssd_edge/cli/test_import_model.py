@@ -15,6 +15,7 @@ from ssd_edge.choices import FAMILIES
 from ssd_edge.cli.main import main
 from ssd_edge.importers import importing
 from ssd_edge.models.create import create_model
+from ssd_edge.runtime.detector import open_detector
 
 LITE = "ssdlite320_mobilenet_v3_large"
 
@@ -51,7 +52,9 @@ def test_torchvision_in_all_wrappings(
     else:
         torch.save(contents[wrapping], path)
     assert run(path, "-o", tmp_path / "ours.pt", "--classes", "cat,dog") == 0
-    assert f"torchvision's {LITE}, 320×320, classes cat, dog" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert f"torchvision's {LITE}, 320×320, classes cat, dog" in out
+    assert ("assumed: weights: the entry model_ema, not model (--entry" in err) == (wrapping == "averaged")
     ours = load_checkpoint(tmp_path / "ours.pt")
     assert (ours.card.arch, ours.card.class_names) == (LITE, ("cat", "dog"))
     tolerance = 1e-3 if wrapping == "half" else 0
@@ -114,7 +117,24 @@ def test_what_is_no_ssd(state: dict[str, Tensor], tmp_path: Path, capsys: pytest
     torch.save(torch.nn.Linear(2, 2), tmp_path / "whole.pth")
     assert run(tmp_path / "whole.pth", "-o", tmp_path / "ours.pt") == 1
     assert "torch.save(" in capsys.readouterr().err
+    torch.save({"format": "ssd-edge checkpoint", "model": state}, tmp_path / "ours.pth")
+    assert run(tmp_path / "ours.pth", "-o", tmp_path / "ours.pt") == 1
+    assert "a checkpoint of ssd-edge already" in capsys.readouterr().err
     (tmp_path / "model.pth").write_bytes((tmp_path / "model.pth").read_bytes()[:200])
     assert run(tmp_path / "model.pth", "-o", tmp_path / "ours.pt") == 1
     assert run(tmp_path / "absent.pth", "-o", tmp_path / "ours.pt") == 1
     assert run(tmp_path, "-o", tmp_path / "ours.pt") == 1
+
+
+def test_other_commands_take_it_directly(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    torch.save(create_model(LITE, 90).state_dict(), tmp_path / "coco.pth")
+    assert main(["export", str(tmp_path / "coco.pth"), "-o", str(tmp_path / "coco.onnx")]) == 0
+    assert "class names: COCO's" in caplog.text
+    with open_detector(tmp_path / "coco.pth") as detector:
+        assert detector.card.class_names[0] == "person"
+    torch.save(create_model(LITE, 2).state_dict(), tmp_path / "own.pth")
+    assert main(["export", str(tmp_path / "own.pth"), "-o", str(tmp_path / "own.onnx")]) == 1
+    assert f"run ssd-edge import {tmp_path / 'own.pth'} -o model.pt --classes NAMES" in capsys.readouterr().err
