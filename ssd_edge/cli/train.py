@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ssd_edge.choices import DEFAULT_ARCH, PRESETS
 from ssd_edge.cli.arguments import (
@@ -18,6 +19,9 @@ from ssd_edge.cli.arguments import (
     score,
     whole_number,
 )
+
+if TYPE_CHECKING:
+    from ssd_edge.training.config import TrainConfig
 
 SUMMARY = "train a detector"
 
@@ -59,11 +63,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from ssd_edge.training.config import TrainConfig
-    from ssd_edge.training.initial_model import arch_of_weights
     from ssd_edge.training.run import train
 
-    args.arch = args.arch or arch_of_weights(args.weights) or DEFAULT_ARCH
-    best = train(TrainConfig.from_flat(vars(args)))
+    best = train(config_of(args))
     if os.environ.get("RANK", "0") == "0":  # of several processes the first one
         print(best)
+
+
+def config_of(args: argparse.Namespace) -> TrainConfig:
+    """What is asked for; without --arch the architecture of the checkpoint in --weights."""
+    from ssd_edge.training.config import TrainConfig
+    from ssd_edge.training.initial_model import arch_of_weights
+
+    arch = args.arch or arch_of_weights(args.weights) or DEFAULT_ARCH
+    return TrainConfig.from_flat({**vars(args), "arch": arch})

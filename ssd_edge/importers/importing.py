@@ -76,15 +76,11 @@ def import_model(paths: Sequence[Path], facts: Facts | None = None, *, family: s
         state = rgb_from_bgr(template, state) if facts.bgr else state
         state = background_first(state, settings.num_classes, facts.background or FIRST)
     card = replace(template.make_card(names, ids), parent_sha256=file_sha256(files.paths[-1]))
-    assumptions = [
-        *_which_weights(source),
-        *settings.assumptions,
-        *([] if facts.mean and facts.std else assumed),
-        *named_by,
-    ]
-    if facts.class_names or named_by:
-        assumptions = [each for each in assumptions if each not in settings.assumptions or each.option != "--classes"]
-    return Imported(card, state, chosen.name, variant, named, tuple(assumptions))
+    named_otherwise = facts.class_names is not None or bool(named_by)
+    configured = [each for each in settings.assumptions if not (named_otherwise and each.option == "--classes")]
+    normalised = () if facts.mean and facts.std else assumed
+    assumptions = (*_which_weights(source), *configured, *normalised, *named_by)
+    return Imported(card, state, chosen.name, variant, named, assumptions)
 
 
 def _which_weights(source: object) -> list[Assumption]:
