@@ -64,7 +64,7 @@ def import_model(paths: Sequence[Path], facts: Facts | None = None, *, family: s
     """
     facts = facts or Facts()
     files = Files(paths, facts)
-    chosen, source, variant = _recognised(files, family)
+    (chosen, source, variant), *others = _recognised(files, family)
     settings = chosen.configure(source, variant, facts)
     normalisation, assumed = chosen.preprocess(source, variant, facts)
     config = _with_facts(settings, normalisation, facts)
@@ -79,7 +79,8 @@ def import_model(paths: Sequence[Path], facts: Facts | None = None, *, family: s
     named_otherwise = facts.class_names is not None or bool(named_by)
     configured = [each for each in settings.assumptions if not (named_otherwise and each.option == "--classes")]
     normalised = () if facts.mean and facts.std else assumed
-    assumptions = (*_which_weights(source), *configured, *normalised, *named_by)
+    also = [Assumption(f"family: {chosen.name}, though {other.name} fits too", "--family") for other, _, _ in others]
+    assumptions = (*also, *_which_weights(source), *configured, *normalised, *named_by)
     return Imported(card, state, chosen.name, variant, named, assumptions)
 
 
@@ -90,7 +91,8 @@ def _which_weights(source: object) -> list[Assumption]:
     return [Assumption(f"weights: the entry {source.entry}, not {' or '.join(source.others)}", "--entry")]
 
 
-def _recognised(files: Files, family: str | None) -> tuple[Family[Any], Any, str]:
+def _recognised(files: Files, family: str | None) -> list[tuple[Family[Any], Any, str]]:
+    """The families and variants that fit, with what each has read: at least one."""
     candidates = [each for each in FAMILIES if family in (None, each.name)]
     if not candidates:
         raise UsageError(f"unknown family {family!r}; there are {', '.join(each.name for each in FAMILIES)}")
@@ -102,7 +104,7 @@ def _recognised(files: Files, family: str | None) -> tuple[Family[Any], Any, str
     ]
     if not found:
         raise ModelFileError(_unknown(files, candidates))
-    return found[0]
+    return found
 
 
 def _unknown(files: Files, candidates: Sequence[Family[Any]]) -> str:
