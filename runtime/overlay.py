@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssd_edge.detections import Detections
+from ssd_edge.runtime.pixels import to_bgr
 from ssd_edge.runtime.results import NO_TRACK, Result
 from ssd_edge.runtime.tracking.geometry import in_pixels
 from ssd_edge.runtime.tracking.zones import Line, Zone
@@ -42,7 +43,8 @@ def draw_result(result: Result, zones: Sequence[Zone] = (), lines: Sequence[Line
 
     A zone is brighter while something is in it; the arrow of a line shows which way is in.
     """
-    canvas = result.frame.image_bgr.copy()
+    pixels = result.frame.pixels
+    canvas = pixels.copy() if isinstance(pixels, np.ndarray) else to_bgr(pixels)
     labels = _Labels(canvas)
     for zone in zones:
         _draw_zone(canvas, zone, result.counts.get(zone.name, {}).get("inside", 0), labels)

@@ -70,12 +70,14 @@ class Result:
         """The JSON object of a frame, of schema 1: the same in JSON lines, MQTT and on the web page.
 
         `{"schema": 1, "source": str, "name": str, "frame": int, "time": float, "age_ms": float, "width": int,
-        "height": int, "detections": [...], "events": [...], "counts": {...}}`. `time` is Unix time in seconds.
+        "height": int, "detections": [...], "events": [...], "counts": {...}}`. `time` is Unix time in seconds. With
+        `"media_time": float`, presentation time on the source's own clock in seconds from its start, where it has one,
+        and `"damaged": true` where parts of the frame are not what was sent.
         `detections`, best first, are `{"class": str, "label": int, "score": float, "box_xyxy": [x0, y0, x1, y1]}` in
         pixels, with `"track": int` where it has one; `events` are `{"kind", "place", "track", "class"}`. `counts` is
         left out where there are neither zones nor lines.
         """
-        height, width = self.frame.image_bgr.shape[:2]
+        height, width = self.frame.size_hw
         record: dict[str, Any] = {
             "schema": 1,
             "source": self.source,
@@ -93,6 +95,10 @@ class Result:
                 for e in self.events
             ],
         }
+        if self.frame.media_time_s is not None:
+            record["media_time"] = round(self.frame.media_time_s, 3)
+        if self.frame.damaged:
+            record["damaged"] = True
         return record | ({"counts": self.counts} if self.counts else {})
 
     def _detection(self, box_xyxy: NDArray[np.float32], score: float, label: int, track: int) -> dict[str, Any]:

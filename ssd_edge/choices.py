@@ -20,4 +20,6 @@ BACKENDS = ("auto", "onnxruntime", "tensorrt")  # what runs an .onnx file
 DEFAULT_BACKEND = "auto"  # TensorRT where there are TensorRT and a GPU
 FLAVOURS = ("tensorrt", "rtx")  # TensorRT and TensorRT-RTX
 TRANSPORTS = ("tcp", "udp")  # of RTSP
+DAMAGED = ("skip", "keep")  # frames that come damaged
+HWACCELS = ("auto", "none", "cuda", "qsv", "gstreamer")  # what decodes video
 LOG_FORMATS = ("human", "json")  # of messages and progress

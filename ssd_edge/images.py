@@ -42,7 +42,7 @@ def load_image(path: Path) -> NDArray[np.uint8]:
         raise DatasetError(f"cannot read image {path}: {reason}; check the path") from error
     try:
         with quiet_opencv():
-            decoded = None if not encoded or _is_cut_off_jpeg(encoded) else _decode(encoded)
+            decoded = None if not encoded or is_cut_off_jpeg(encoded) else _decode(encoded)
     except cv2.error as error:  # such as more pixels than OpenCV takes
         raise DatasetError(f"cannot decode image {path}: {error.err}; replace or remove the file") from error
     if decoded is None:
@@ -99,7 +99,7 @@ def _decode(encoded: bytes) -> NDArray[Any] | None:
     return cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
 
 
-def _is_cut_off_jpeg(encoded: bytes) -> bool:
+def is_cut_off_jpeg(encoded: bytes) -> bool:
     """Whether a JPEG has no end of image; what may follow that, such as a phone's video, does not matter.
 
     Segments, which may hold a thumbnail with an end of its own, are skipped by their length; in the entropy-coded

@@ -30,11 +30,12 @@ from benchmarks.gpu.record import NotRunError, Row, Rows, attempt, need, write_f
 from ssd_edge.machine import describe_machine
 from ssd_edge.packages import is_installed
 from ssd_edge.runtime.backends.gpu_detector import GpuDetector
+from ssd_edge.runtime.colours import BT601, BT601_FULL, BT709, BT709_FULL
 from ssd_edge.runtime.cuda.base import Cuda
 from ssd_edge.runtime.cuda.device_frames import Nv12Frame, device_frame
 from ssd_edge.runtime.cuda.find import find_gpu, open_cuda
 from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS
-from ssd_edge.runtime.cuda.preprocess import BT601, BT601_FULL, BT709, BT709_FULL, preprocess_nv12
+from ssd_edge.runtime.cuda.preprocess import preprocess_nv12
 from ssd_edge.runtime.preprocess import preprocess
 
 NVDEC_LIBRARY = "libnvcuvid.so.1"  # of the driver

@@ -18,6 +18,7 @@ from ssd_edge.detections import Detections
 from ssd_edge.errors import SsdEdgeError, UsageError
 from ssd_edge.images import ImageError
 from ssd_edge.runtime.nms import nms
+from ssd_edge.runtime.pixels import GpuPicture, Pixels, YuvPlanes, in_memory, size_hw_of
 from ssd_edge.runtime.preprocess import preprocess
 
 Self = TypeVar("Self", bound="Detector")
@@ -90,11 +91,11 @@ class Detector(ABC):
     def _release(self) -> None:
         """Let go of the model; called once."""
 
-    def __call__(self, frames: Sequence[NDArray[np.uint8]]) -> list[Detections]:
+    def __call__(self, frames: Sequence[Pixels]) -> list[Detections]:
         """Detect in a batch of frames, which may differ in size.
 
         Args:
-            frames: uint8 [H, W, 3] BGR each.
+            frames: each uint8 [H, W, 3] BGR, or the `pixels` of a stream's frame.
 
         Returns:
             One `Detections` a frame, boxes in pixels of that frame and within it.
@@ -109,7 +110,7 @@ class Detector(ABC):
         detections, self.timings = self._detect(self._prepare(frames, self._images))
         return detections
 
-    def submit(self, frames: Sequence[NDArray[np.uint8]]) -> None:
+    def submit(self, frames: Sequence[Pixels]) -> None:
         """Begin to detect in a batch; `collect` gives what a call with the same frames would have.
 
         With several `slots` it returns while the work goes on, else when it is done. Frames in the processor's memory
@@ -140,14 +141,14 @@ class Detector(ABC):
         if self._closed:
             raise SsdEdgeError("this detector is closed; open the model again with open_detector")
 
-    def _prepare(self, frames: Sequence[NDArray[np.uint8]], buffer: NDArray[np.uint8]) -> Prepared:
+    def _prepare(self, frames: Sequence[Pixels], buffer: NDArray[np.uint8]) -> Prepared:
         """Check frames and resize them into a buffer, uint8 [at least their number, height, width, 3]."""
         for index, frame in enumerate(frames):
             check_frame(index, frame)
         begin = time.perf_counter()
         for frame, image in zip(frames, buffer, strict=False):
-            preprocess(frame, (self.card.height, self.card.width), out=image)
-        sizes_hw = [frame.shape[:2] for frame in frames]
+            preprocess(in_memory(frame), (self.card.height, self.card.width), out=image)
+        sizes_hw = [size_hw_of(frame) for frame in frames]
         return Prepared(buffer[: len(frames)], sizes_hw, 1e3 * (time.perf_counter() - begin))
 
     def _detect(self, batch: Prepared) -> tuple[list[Detections], Timings]:
@@ -199,8 +200,10 @@ def check_frame(index: int, frame: object) -> None:
     """Of a batch.
 
     Raises:
-        ImageError: it is no array of NumPy, not uint8 [H, W, 3], or has no pixels.
+        ImageError: it is no picture, no array of NumPy, not uint8 [H, W, 3], or has no pixels.
     """
+    if isinstance(frame, (YuvPlanes, GpuPicture)):
+        return
     if not isinstance(frame, np.ndarray):
         raise ImageError(
             f"frame {index} is a {type(frame).__name__}; expected a NumPy array, uint8 [height, width, 3] in BGR; "

@@ -20,6 +20,7 @@ from ssd_edge.runtime.backends.ort_session import open_session
 from ssd_edge.runtime.onnx_file.check import check_onnx_file
 from ssd_edge.runtime.onnx_file.contract import contract_misfits
 from ssd_edge.runtime.onnx_file.file import REMEDY, OnnxFile
+from ssd_edge.runtime.pixels import Pixels
 
 MOST_RUNS = 16  # at once: each has memory of its own for what is between layers
 
@@ -65,7 +66,7 @@ class OnnxDetector(Detector):
         self._pool = ThreadPoolExecutor(runs, "detector")  # starts threads when there is work
         self._under_way: deque[Future[tuple[list[Detections], Timings]]] = deque()
 
-    def submit(self, frames: Sequence[NDArray[np.uint8]]) -> None:
+    def submit(self, frames: Sequence[Pixels]) -> None:
         if self.slots == 1:
             super().submit(frames)
             return

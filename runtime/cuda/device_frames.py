@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ssd_edge.images import ImageError
+from ssd_edge.runtime.colours import BT601, YuvColours, colours_of_ffmpeg
 from ssd_edge.runtime.cuda.base import Cuda, Stream, capturing
 from ssd_edge.runtime.cuda.dlpack import DLPACK_CUDA, DLPACK_CUDA_MANAGED, DLPACK_UINT8, tensor_of
 from ssd_edge.runtime.cuda.errors import CudaError
-from ssd_edge.runtime.cuda.preprocess import BT601, BT601_FULL, BT709, BT709_FULL, YuvColours, check_nv12_size
+from ssd_edge.runtime.cuda.preprocess import check_nv12_size
 
 REFUSALS = (BufferError, RuntimeError, TypeError, ValueError)  # what exporters raise when they do not give their memory
-AVCOL_SPC_BT709, AVCOL_RANGE_JPEG = 1, 2  # of FFmpeg's libavutil/pixfmt.h
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class Nv12Frame:
     Attributes:
         luma: uint8 [H, W] or [H, W, 1], both even. Without chroma: uint8 [H·3/2, W], with the chroma in its last third.
         chroma: uint8 [H/2, W/2, 2] or [H/2, W], u then v.
-        colours: what the video says of itself: `BT601`, `BT709`, `BT601_FULL`, `BT709_FULL` of `cuda.preprocess`.
+        colours: what the video says of itself: `BT601`, `BT709`, `BT601_FULL`, `BT709_FULL` of `runtime.colours`.
     """
 
     luma: Any
@@ -116,8 +116,7 @@ def _nv12_of(frame: Any) -> Nv12Frame:
             "decode on the processor"
         )
     luma, chroma = planes
-    limited, full = (BT709, BT709_FULL) if frame.colorspace == AVCOL_SPC_BT709 else (BT601, BT601_FULL)
-    return Nv12Frame(luma, chroma, full if frame.color_range == AVCOL_RANGE_JPEG else limited)
+    return Nv12Frame(luma, chroma, colours_of_ffmpeg(frame.colorspace, frame.color_range))
 
 
 def _from_nv12(frame: Nv12Frame, cuda: Cuda, stream: Stream) -> DeviceFrame:

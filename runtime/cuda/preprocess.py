@@ -6,58 +6,14 @@ Nothing here waits for the GPU or allocates, so all of it can be captured in a C
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from ssd_edge.images import ImageError
+from ssd_edge.runtime.colours import BT601, YuvColours
 from ssd_edge.runtime.cuda.base import Stream
 from ssd_edge.runtime.cuda.kernels import i32, u64
 
 PIXEL_BLOCK = (32, 8)  # threads: a warp reads and writes along a row
-
-
-@dataclass(frozen=True)
-class YuvColours:
-    """How YUV becomes RGB, in fixed point: integers of `POINT` bits behind the point.
-
-    Attributes:
-        black: the luma of black; luma below it is black too.
-        luma, u_to_b, u_to_g, v_to_g, v_to_r: factors of luma − black, and of u − 128 and v − 128.
-    """
-
-    black: int
-    luma: int
-    u_to_b: int
-    u_to_g: int
-    v_to_g: int
-    v_to_r: int
-
-    POINT = 20
-
-    @classmethod
-    def of(cls, red: float, blue: float, *, full_range: bool = False) -> YuvColours:
-        """From the weights of red and blue in luma (ITU-R BT.601: 0.299, 0.114; BT.709: 0.2126, 0.0722).
-
-        Args:
-            full_range: luma and chroma take all of 0–255 (JPEG); else 16–235 and 16–240 (video).
-        """
-        luma, chroma = (1.0, 1.0) if full_range else (255 / 219, 255 / 224)
-        green = 1 - red - blue
-        factors = (
-            luma,
-            2 * (1 - blue) * chroma,
-            -2 * (1 - blue) * blue / green * chroma,
-            -2 * (1 - red) * red / green * chroma,
-            2 * (1 - red) * chroma,
-        )
-        return cls(0 if full_range else 16, *(round(factor * 2**cls.POINT) for factor in factors))
-
-
-# The factors of cv2.COLOR_YUV2BGR_NV12, which are BT.601's to three digits (color_yuv.simd.hpp).
-BT601 = YuvColours(16, 1220542, 2116026, -409993, -852492, 1673527)
-BT601_FULL = YuvColours.of(0.299, 0.114, full_range=True)
-BT709 = YuvColours.of(0.2126, 0.0722)
-BT709_FULL = YuvColours.of(0.2126, 0.0722, full_range=True)
 
 
 def preprocess_bgr(

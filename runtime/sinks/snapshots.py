@@ -78,7 +78,7 @@ class SnapshotsSink(Sink):
 
     def write(self, result: Result, drawn_bgr: NDArray[np.uint8]) -> None:
         """Take a snapshot if there is an event; never raises for lack of space or of a working disk."""
-        at_s = result.frame.captured_at
+        at_s = result.frame.time_s
         if not self._is_event(result) or at_s - self._taken_at.get(result.source, -math.inf) < GAP_S:
             return
         self._taken_at[result.source] = at_s
@@ -99,7 +99,7 @@ class SnapshotsSink(Sink):
             return bool(result.events)
         if not len(result.detections):
             return False
-        at_s = result.frame.captured_at
+        at_s = result.frame.time_s
         seen_at_s = self._seen_at.get(result.source, -math.inf)
         self._seen_at[result.source] = at_s
         return at_s - seen_at_s >= self._quiet_s

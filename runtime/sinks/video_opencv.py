@@ -32,8 +32,8 @@ LIVE_FPS = 25.0  # for a live source that does not tell its own
 class VideoSink(Sink):
     """An annotated video. The first frame fixes its size; others are letterboxed.
 
-    From a live source it plays in real time: frames are repeated or left out according to when they were
-    captured. A Matroska file (.mkv) stays readable even after a power cut; an .mp4 needs `close`.
+    Its frame rate is constant, so frames are repeated or left out according to their times (`Frame.time_s`). A Matroska
+    file (.mkv) stays readable even after a power cut; an .mp4 needs `close`.
 
     Raises:
         SinkError: the file cannot be written, or is an input of the stream. Later: the disk is almost full (what
@@ -49,7 +49,7 @@ class VideoSink(Sink):
         self._writer: cv2.VideoWriter | None = None
         self._size_hw = (0, 0)
         self._letterboxed = False
-        self._began_at = 0.0
+        self._began_s = 0.0
         self._written = 0
 
     def write(self, result: Result, drawn_bgr: NDArray[np.uint8]) -> None:
@@ -62,15 +62,13 @@ class VideoSink(Sink):
         if self._writer is None:
             self._fps = self._source.fps or LIVE_FPS
             self._writer = self._open(height, width)
-            self._began_at = result.frame.captured_at
+            self._began_s = result.frame.time_s
         if (height, width) != self._size_hw:
             if not self._letterboxed:
                 logger.warning("%s: the frame size has changed; it is scaled to the first one's", self._path)
             self._letterboxed = True
             drawn_bgr = letterbox(drawn_bgr, self._size_hw)
-        due = self._written + 1
-        if self._source.live:
-            due = round((result.frame.captured_at - self._began_at) * self._fps) + 1
+        due = round((result.frame.time_s - self._began_s) * self._fps) + 1
         while self._written < due:
             with quiet_opencv():  # it tells a failure to stderr alone; `close` counts
                 self._writer.write(drawn_bgr)
@@ -79,7 +77,7 @@ class VideoSink(Sink):
     def _open(self, height: int, width: int) -> cv2.VideoWriter:
         code = cv2.VideoWriter.fourcc(*VIDEO_CODES[self._path.suffix.lower()])
         with quiet_opencv():
-            writer = cv2.VideoWriter(str(self._path), cv2.CAP_FFMPEG, code, self._fps, (width, height))
+            writer = cv2.VideoWriter(str(self._path.absolute()), cv2.CAP_FFMPEG, code, self._fps, (width, height))
         if not writer.isOpened():
             raise SinkError(f"cannot write {width}×{height} pixels as a video to {self._path}; try a folder")
         self._size_hw = (height, width)
@@ -101,7 +99,7 @@ class VideoSink(Sink):
 
 def _count_frames(path: Path) -> int:
     """The frames that a video really has, counted without decoding; what its header says may be untrue."""
-    video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
+    video = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
     count = 0
     while video.grab():
         count += 1

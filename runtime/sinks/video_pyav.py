@@ -50,7 +50,7 @@ BITS_PER_PIXEL = 0.1  # for encoders that have no constant quality
 PIXELS_PER_THREAD = 2_000_000  # so that up to full HD one core encodes and the others are left to the detector
 
 DEFAULT_FPS = 25.0  # of a source that does not tell its own
-LIVE_TICKS = Fraction(1000)  # a second
+TICKS = Fraction(60_000)  # per second: all usual rates in whole numbers; MPEG-4 takes up to 65,535
 MAX_GAP_S = 3600.0  # a longer one starts another file; .mp4 cannot hold one of 75 h
 KEEP_PARTS = 4  # `keep_bytes` are at least so many segments, so that to remove one leaves most
 RETRY_S = 2.0
@@ -62,8 +62,8 @@ class VideoRecorder(Sink):
     """The annotated video of one source, in one file or in segments.
 
     Even after `kill -9` a file plays to within `FRAGMENT_S` of its end, or up to the last frame but one where those are
-    further apart. Frames of a live source have the time of their capture, none is repeated; others have the rate of
-    their source. H.264 where PyAV has an encoder for it, else MPEG-4.
+    further apart. Frames have their own times (`Frame.time_s`), none is repeated: a variable frame rate stays one.
+    H.264 where PyAV has an encoder for it, else MPEG-4.
 
     What goes wrong while it records pauses the recording with one warning, and is never raised; a new file is begun as
     soon as that is mended. What was recorded before can be played.
@@ -134,8 +134,7 @@ class VideoRecorder(Sink):
             logger.warning("the end of %s is lost: %s", self._path, error.strerror or error)
 
     def _record(self, result: Result, drawn_bgr: NDArray[np.uint8]) -> None:
-        frame = result.frame
-        at_s = frame.captured_at if self._source.live else frame.index / float(self._fps)
+        at_s = result.frame.time_s
         grown = self._segment is not None and self._is_over(self._segment, at_s, drawn_bgr)
         if grown:
             self._end_segment()
@@ -173,9 +172,8 @@ class VideoRecorder(Sink):
         if self._begun or self._segment_s is not None:
             path = next(path for path in self._names(result) if not path.exists())
         height, width = drawn_bgr.shape[:2]
-        ticks = LIVE_TICKS if self._source.live else self._fps
         overwrite = path == self._path
-        segment = _Segment(path, (height, width), begin_s=at_s, fps=self._fps, ticks=ticks, overwrite=overwrite)
+        segment = _Segment(path, (height, width), begin_s=at_s, fps=self._fps, overwrite=overwrite)
         self._begun = True
         return segment
 
@@ -212,7 +210,6 @@ class _Segment:
     Args:
         begin_s: time of its first frame, by the clock of all its frames.
         fps: the nominal rate.
-        ticks: unit of the time stamps, in a second.
 
     Attributes:
         size_hw: of the frames that it takes; a row or column is repeated where that is odd, as H.264 takes even ones.
@@ -222,9 +219,7 @@ class _Segment:
         OSError, av.FFmpegError: it cannot be opened or written; here and by all methods.
     """
 
-    def __init__(
-        self, path: Path, size_hw: tuple[int, int], *, begin_s: float, fps: Fraction, ticks: Fraction, overwrite: bool
-    ) -> None:
+    def __init__(self, path: Path, size_hw: tuple[int, int], *, begin_s: float, fps: Fraction, overwrite: bool) -> None:
         height, width = (side + side % 2 for side in size_hw)
         encoder = _encoder_for(height, width)
         name, options = CONTAINERS[path.suffix.lower()]
@@ -232,7 +227,6 @@ class _Segment:
         self.size_hw = size_hw
         self.video_bytes = 0
         self._header_bytes = 0
-        self._ticks = ticks
         self._origin_s = begin_s  # when time stamp 0 was
         self._pts = -1
         self._torn = False
@@ -245,7 +239,7 @@ class _Segment:
         assert isinstance(stream, av.VideoStream)
         context = stream.codec_context
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
-        context.time_base = 1 / ticks
+        context.time_base = 1 / TICKS
         context.bit_rate = round(BITS_PER_PIXEL * height * width * fps)
         context.thread_count = max(1, round(height * width / PIXELS_PER_THREAD))
         context.colorspace, context.color_range = Colorspace.ITU601, ColorRange.MPEG  # OpenCV's YUV
@@ -254,26 +248,26 @@ class _Segment:
     @property
     def duration_s(self) -> float:
         """From the first frame to the last one."""
-        return float(max(self._pts, 0) / self._ticks)
+        return float(max(self._pts, 0) / TICKS)
 
     def time_s(self, at_s: float) -> float:
         """When a frame of that time would be shown: after the one before, also if the clock stands or was set back."""
-        return float(max(self._ticks_at(at_s), self._pts + 1) / self._ticks)
+        return float(max(self._ticks_at(at_s), self._pts + 1) / TICKS)
 
     def _ticks_at(self, at_s: float) -> int:
-        return round((at_s - self._origin_s) * self._ticks)
+        return round((at_s - self._origin_s) * TICKS)
 
     def write(self, image_bgr: NDArray[np.uint8], at_s: float) -> bool:
         """Add a frame of that time; True if a fragment was completed."""
         if self._ticks_at(at_s) <= self._pts:
-            self._origin_s = at_s - float((self._pts + 1) / self._ticks)
+            self._origin_s = at_s - float((self._pts + 1) / TICKS)
         self._pts = self._ticks_at(at_s)
         height, width = image_bgr.shape[:2]
         if height % 2 or width % 2:
             image_bgr = np.pad(image_bgr, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         yuv = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2YUV_I420)  # uint8 [H * 3 / 2, W]; quicker than FFmpeg's
         frame = av.VideoFrame.from_ndarray(yuv, format="yuv420p")
-        frame.pts, frame.time_base = self._pts, 1 / self._ticks
+        frame.pts, frame.time_base = self._pts, 1 / TICKS
         try:
             self._container.mux(self._stream.encode(frame))
             self._file.flush()
@@ -313,7 +307,7 @@ def _encoder_for(height: int, width: int) -> str:
             trial = av.CodecContext.create(name, "w")
             assert isinstance(trial, av.VideoCodecContext)
             trial.width, trial.height, trial.pix_fmt = width, height, "yuv420p"
-            trial.time_base, trial.thread_count = 1 / LIVE_TICKS, 1
+            trial.time_base, trial.thread_count = 1 / TICKS, 1
             trial.options = dict(options)
             trial.open()
             return name

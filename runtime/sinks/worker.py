@@ -110,9 +110,8 @@ class SinkWorker:
             keep: it must not be dropped.
         """
         if not self._sink.needs_pixels:
-            height, width = result.frame.image_bgr.shape[:2]
-            blank = np.broadcast_to(np.uint8(0), (height, width, 3))  # takes no memory
-            result = replace(result, frame=replace(result.frame, image_bgr=blank))
+            blank = np.broadcast_to(np.uint8(0), (*result.frame.size_hw, 3))  # takes no memory
+            result = replace(result, frame=replace(result.frame, pixels=blank))
             self._put(_Job(partial(self._sink.write, result, blank), keep, True))
         else:
             self._put(_Job(partial(self._write, result, picture), keep, True))

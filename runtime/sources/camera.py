@@ -12,7 +12,7 @@ import cv2
 from ssd_edge.errors import SourceError
 from ssd_edge.images import quiet_opencv
 from ssd_edge.runtime.sources.base import Place, Source, SourceOptions
-from ssd_edge.runtime.sources.video import VideoSource
+from ssd_edge.runtime.sources.capture import CaptureSource
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 def find_camera(which: str, options: SourceOptions) -> Place:
     """A camera by its number, or by a part of its name."""
     name = f"camera {which}"
-    return Place(name, True, lambda: _open(name, which, options))
+    return Place(name, True, lambda: _open(name, which, options), camera=True)
 
 
 def _open(name: str, which: str, options: SourceOptions) -> Source:
@@ -42,7 +42,7 @@ def _open(name: str, which: str, options: SourceOptions) -> Source:
             logger.warning("%s gives %d×%d pixels, not the %d×%d asked for", name, *given_wh, *options.size_wh)
     if options.fps:
         capture.set(cv2.CAP_PROP_FPS, options.fps)
-    return VideoSource(name, capture, live=True)
+    return CaptureSource(name, capture)
 
 
 def camera_index(name: str, folder: Path = Path("/sys/class/video4linux")) -> int:

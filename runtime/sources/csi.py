@@ -19,7 +19,7 @@ from ssd_edge.errors import SourceError
 from ssd_edge.images import quiet_opencv
 from ssd_edge.runtime.host.fixes import GSTREAMER_FIX
 from ssd_edge.runtime.sources.base import Frame, Place, Source, SourceOptions
-from ssd_edge.runtime.sources.video import VideoSource
+from ssd_edge.runtime.sources.capture import CaptureSource
 
 SIZE_WH, FPS = (1280, 720), 30.0  # where nothing else is asked for
 NEWEST = "drop=true max-buffers=1 sync=false"  # only the newest frame waits
@@ -36,7 +36,7 @@ def find_csi_camera(number: int, options: SourceOptions) -> Place:
         raise SourceError(
             f"{name}: this OpenCV {cv2.__version__} has no GStreamer, and there is no PyGObject; {GSTREAMER_FIX}"
         )
-    return Place(name, True, lambda: _open(name, number, options))
+    return Place(name, True, lambda: _open(name, number, options), camera=True)
 
 
 def has_gstreamer() -> bool:
@@ -111,7 +111,7 @@ def _open(name: str, number: int, options: SourceOptions) -> Source:
         )
     if not capture.isOpened():
         raise SourceError(f"no camera at {name} that can be opened; {advice}")
-    return VideoSource(name, capture, live=True)
+    return CaptureSource(name, capture)
 
 
 def bgr_of(sample: Any) -> NDArray[np.uint8]:

@@ -12,10 +12,8 @@ from ssd_edge.errors import SourceError
 from ssd_edge.runtime.sources.base import Place, Source, SourceOptions, Uri
 from ssd_edge.runtime.sources.camera import find_camera
 from ssd_edge.runtime.sources.csi import find_csi_camera
-from ssd_edge.runtime.sources.images import ImageSource, is_image, open_images
-from ssd_edge.runtime.sources.network import find_address
+from ssd_edge.runtime.sources.images import ImageSource, is_image, natural_key, open_images
 from ssd_edge.runtime.sources.played import PlayedSource
-from ssd_edge.runtime.sources.video import open_video
 
 
 def open_source(uri: Uri, options: SourceOptions | None = None) -> Source:
@@ -52,15 +50,15 @@ def find_source(uri: Uri, options: SourceOptions | None = None) -> Place:
         if csi := re.fullmatch(r"csi:(?://)?(\d+)", uri):
             return find_csi_camera(int(csi[1]), options)
         if "://" in uri:
-            return find_address(uri, options)
+            return _find_address(uri, options)
     text = str(uri)
     open_file: Callable[[], Source]
     if path.is_dir():
-        open_file = partial(open_images, text, sorted(path.iterdir()))
+        open_file = partial(open_images, text, sorted(path.iterdir(), key=natural_key))
     elif path.is_file() or path.is_fifo():
-        open_file = partial(ImageSource, text, (path,)) if is_image(path) else partial(open_video, path)
+        open_file = partial(ImageSource, text, (path,)) if is_image(path) else partial(_open_video, path, options)
     elif glob.has_magic(text):
-        open_file = partial(open_images, text, sorted(map(Path, glob.glob(text, recursive=True))))
+        open_file = partial(open_images, text, sorted(map(Path, glob.glob(text, recursive=True)), key=natural_key))
     else:
         raise SourceError(
             f"no source {text}; expected a camera's number or name (camera:NAME), an address such as rtsp://…, or the "
@@ -69,3 +67,15 @@ def find_source(uri: Uri, options: SourceOptions | None = None) -> Place:
     if options.realtime:
         return Place(text, False, lambda: PlayedSource(open_file(), options.fps))
     return Place(text, False, open_file)
+
+
+def _find_address(url: str, options: SourceOptions) -> Place:
+    from ssd_edge.runtime.sources.network import find_address  # loads FFmpeg, which cameras and images do without
+
+    return find_address(url, options)
+
+
+def _open_video(path: Path, options: SourceOptions) -> Source:
+    from ssd_edge.runtime.sources.video import open_video  # loads FFmpeg
+
+    return open_video(path, options)

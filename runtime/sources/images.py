@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,12 @@ def open_images(name: str, paths: list[Path]) -> Source:
     if not images:
         raise SourceError(f"no image in {name}; expected files that end in {', '.join(sorted(IMAGE_SUFFIXES))}")
     return ImageSource(name, images)
+
+
+def natural_key(path: Path) -> tuple[list[tuple[str, int]], str]:
+    """Sorts paths as people number them: frame_2 before frame_10; what differs by leading zeros alone, by name."""
+    words = re.findall(r"([^0-9]*)([0-9]*)", str(path))
+    return [(word, int(digits or -1)) for word, digits in words], str(path)
 
 
 def is_image(path: Path) -> bool:

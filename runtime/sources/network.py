@@ -1,39 +1,32 @@
-"""Network cameras and other addresses as sources, opened by OpenCV's FFmpeg."""
+"""Network cameras and other addresses as sources."""
 
 from __future__ import annotations
 
-import os
 import time
+from typing import Any
 
-import cv2
+import av
+from av.container import InputContainer
 
 from ssd_edge.errors import SourceError
-from ssd_edge.images import quiet_opencv
-from ssd_edge.runtime.redact import clean_url
+from ssd_edge.runtime.redact import clean_text, clean_url
 from ssd_edge.runtime.sources.base import Place, Source, SourceOptions
-from ssd_edge.runtime.sources.video import VideoSource
+from ssd_edge.runtime.sources.ffmpeg import FfmpegSource, reason_of
+from ssd_edge.runtime.sources.http import HTML_TYPES, HttpClient, HttpFile
+from ssd_edge.runtime.sources.mjpeg import MjpegSource, is_mjpeg
 
-URL_SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")
-FFMPEG_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"  # OpenCV reads it at every opening
-
-
-class RtspTransport:
-    """Over what FFmpeg reads RTSP streams. OpenCV takes it from the environment alone: one for the whole process.
-
-    Options that the user has put there stay as they are.
-    """
-
-    def __init__(self) -> None:
-        self._written: str | None = None  # by this object; any other value is the user's
-
-    def choose(self, transport: str) -> None:
-        """Take `tcp` or `udp` for what is opened from here on."""
-        if os.environ.get(FFMPEG_OPTIONS) in (None, self._written):
-            self._written = f"rtsp_transport;{transport}"
-            os.environ[FFMPEG_OPTIONS] = self._written
-
-
-_rtsp_transport = RtspTransport()
+# What FFmpeg may open for an address of each kind: never a file of this machine.
+PROTOCOLS = {
+    "rtsp": "rtsp,rtp,rtcp,udp,tcp,srtp",
+    "rtsps": "rtsp,rtp,rtcp,udp,tcp,tls,srtp",
+    "rtmp": "rtmp,tcp",
+    "rtmps": "rtmps,rtmp,tcp,tls",
+    "udp": "udp",
+    "rtp": "rtp,rtcp,udp",
+    "tcp": "tcp",
+    "srt": "srt,udp",
+}
+URL_SCHEMES = (*PROTOCOLS, "http", "https")
 
 
 def find_address(url: str, options: SourceOptions) -> Place:
@@ -46,22 +39,82 @@ def find_address(url: str, options: SourceOptions) -> Place:
     scheme = url.split("://")[0].lower()
     if scheme not in URL_SCHEMES:
         raise SourceError(f"{name}: unknown kind of address; expected one of {', '.join(URL_SCHEMES)}")
-    return Place(name, True, lambda: _open(name, url, options))
+    if scheme in ("http", "https"):
+        return Place(name, True, lambda: _open_http(name, url, options))
+    return Place(name, True, lambda: _open_stream(name, url, scheme, options))
 
 
-def _open(name: str, url: str, options: SourceOptions) -> Source:
-    timeout_s, timeout_ms = options.timeout_s, round(1000 * options.timeout_s)
-    parameters = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, timeout_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, timeout_ms]
-    parameters += [cv2.CAP_PROP_N_THREADS, 1]  # each more would keep a frame back
-    _rtsp_transport.choose(options.transport)
+def _open_stream(name: str, url: str, scheme: str, options: SourceOptions) -> Source:
+    """What FFmpeg connects to by itself."""
+    chosen = {"protocol_whitelist": PROTOCOLS[scheme]}
+    if scheme.startswith("rtsp"):
+        chosen["rtsp_transport"] = options.transport
     begin = time.monotonic()
-    with quiet_opencv():
-        capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, parameters)
-    if not capture.isOpened():
-        waited_s = time.monotonic() - begin
-        raise SourceError(
-            f"cannot open {name}: no usable answer within {waited_s:.1f} s (limit {timeout_s:g} s); "
-            "check address, port, user and password, and that the device is on"
+    try:
+        container = av.open(url, options=chosen, timeout=(options.timeout_s, options.timeout_s))
+    except (OSError, av.FFmpegError) as error:
+        problem = _problem(error, time.monotonic() - begin, options)
+        raise SourceError(f"cannot open {name}: {problem}") from None
+    return _source_of(name, container, options, live=True)
+
+
+def _problem(error: Exception, waited_s: float, options: SourceOptions) -> str:
+    if isinstance(error, av.HTTPUnauthorizedError):
+        return "it does not accept this user and password, or asks for them (401); give rtsp://USER:PASSWORD@HOST/…"
+    if isinstance(error, av.HTTPForbiddenError):
+        return "it does not allow this (403); check the user's rights"
+    if isinstance(error, av.HTTPNotFoundError):
+        return "it has nothing at this path (404); check the path after the host's name"
+    if isinstance(error, av.HTTPServerError):
+        return "the device has trouble (5xx), or too many viewers; try a restart of it"
+    if isinstance(error, (av.ExitError, TimeoutError)):
+        return (
+            f"no usable answer within {waited_s:.1f} s (limit {options.timeout_s:g} s); check address, port, user and "
+            "password, and that the device is on"
         )
-    is_file = capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0  # such as an mp4 on a web server
-    return VideoSource(name, capture, live=not is_file)
+    if isinstance(error, ConnectionRefusedError):
+        return "the connection is refused; check the port, and that the service is running"
+    if isinstance(error, av.ProtocolNotFoundError):
+        return "this FFmpeg does not speak it; --hwaccel gstreamer may"
+    if isinstance(error, av.InvalidDataError):
+        return "what it sends is no video that FFmpeg knows; check port and path"
+    return f"{clean_text(reason_of(error))}; check address, port, user and password, and that the device is on"
+
+
+def _open_http(name: str, url: str, options: SourceOptions) -> Source:
+    client = HttpClient(url, timeout_s=options.timeout_s, allow_redirects=options.allow_redirects)
+    answer = client.get(url)
+    try:
+        if answer.content_type in HTML_TYPES:
+            raise SourceError(
+                f"{name} is a web page ({answer.content_type}), such as a login, and no video; look for the address of "
+                "the stream itself in the camera's settings or manual"
+            )
+        if is_mjpeg(answer):
+            return MjpegSource(name, answer, options)
+        file = HttpFile(client, answer)
+
+        def open_entry(entry: str, flags: int, _: Any) -> HttpFile:
+            return HttpFile(client, client.get(entry))
+
+        container = av.open(file, options={"http_persistent": "0"}, io_open=open_entry)
+    except (OSError, av.FFmpegError) as error:
+        answer.close()
+        kind = f" ({answer.content_type})" if answer.content_type else ""
+        raise SourceError(
+            f"{name}: what it sends{kind} is no video that FFmpeg knows: {clean_text(reason_of(error))}; check the "
+            "address in a browser"
+        ) from None
+    except BaseException:
+        answer.close()
+        raise
+    assert isinstance(container, InputContainer)
+    return _source_of(name, container, options, live=answer.length is None)
+
+
+def _source_of(name: str, container: InputContainer, options: SourceOptions, *, live: bool) -> Source:
+    try:
+        return FfmpegSource(name, container, options, live=live)
+    except BaseException:
+        container.close()
+        raise

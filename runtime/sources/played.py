@@ -12,23 +12,31 @@ PLAYED_FPS = 25.0  # of what is played in real time and does not tell its own
 
 
 class PlayedSource(Source):
-    """A file as if it were a camera: frames come at its own pace, whether someone takes them or not."""
+    """A file as if it were a camera: frames come when they are due, whether someone takes them or not.
+
+    Args:
+        fps: the pace; None: by the file's own time stamps.
+    """
 
     live = True
 
     def __init__(self, file: Source, fps: float | None = None) -> None:
-        self.name = file.name
+        self.name, self.paths = file.name, file.paths
         self.fps = fps or file.fps or PLAYED_FPS
         self.frame_count = file.frame_count
-        self.paths = file.paths
-        self._file = file
+        self.decoder = file.decoder
+        self._file, self._asked_fps = file, fps
 
     def frames(self) -> Iterator[Frame]:
-        began_at, interval_s = time.monotonic(), 1 / (self.fps or PLAYED_FPS)
+        began_at = time.monotonic()
         for frame in self._file.frames():
-            time.sleep(max(0.0, began_at + frame.index * interval_s - time.monotonic()))
+            position_s = frame.index / (self.fps or PLAYED_FPS)
+            if self._asked_fps is None and frame.media_time_s is not None:
+                position_s = frame.media_time_s
+            due_at = began_at + position_s
+            time.sleep(max(0.0, due_at - time.monotonic()))
             self.corrupt = self._file.corrupt
-            yield replace(frame, captured_at=time.monotonic())
+            yield replace(frame, captured_at=time.monotonic(), at_s=due_at)
 
     def close(self) -> None:
         self._file.close()

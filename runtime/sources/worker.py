@@ -15,6 +15,7 @@ from ssd_edge.errors import SourceError
 from ssd_edge.runtime.redact import clean_text
 from ssd_edge.runtime.sources.base import TIMEOUT_S, Frame, Place, Source
 from ssd_edge.runtime.sources.images import is_image
+from ssd_edge.runtime.sources.timeline import Pace, Timeline
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,8 @@ class SourceWorker:
         changed: notified when there is a frame, and when there will be no more.
         opened: the source of the place, where it is open already.
         loop: begin anew where the source ends.
+        max_fps: frames per second of the source that are handed on; the others are passed over, and are not `dropped`.
+            None for all.
         on_status: called with status and detail at every change, from any of the threads.
 
     Attributes:
@@ -85,6 +88,7 @@ class SourceWorker:
         opened: Source | None = None,
         retry: Retry | None = None,
         loop: bool = False,
+        max_fps: float | None = None,
         timeout_s: float = TIMEOUT_S,
         on_status: Callable[[str, str], None] = lambda status, detail: None,
     ) -> None:
@@ -93,6 +97,7 @@ class SourceWorker:
         self.error: SourceError | None = None
         self.dropped = self.reconnects = 0
         self._place, self._retry, self._loop = place, retry or Retry(), loop
+        self._timeline, self._pace = Timeline(), Pace(max_fps)
         self._hang_s = timeout_s + GRACE_S
         self._on_status = on_status
         self._status_lock = threading.Lock()
@@ -129,8 +134,13 @@ class SourceWorker:
         return self._source.paths if self._source else ()
 
     @property
+    def decoder(self) -> str:
+        """As of a `Source`; "" before it is open."""
+        return self._source.decoder if self._source else ""
+
+    @property
     def corrupt(self) -> int:
-        """Frames that came so damaged that they were left out."""
+        """Frames that came damaged, over all openings."""
         return self._corrupt_before + (self._source.corrupt if self._source else 0)
 
     @property
@@ -228,12 +238,23 @@ class SourceWorker:
             if not reader.given_up:
                 self._corrupt_before = self.corrupt
                 self._source = source
+                self._timeline.begin()
         return source
 
     def _put(self, reader: _Reader, frame: Frame) -> bool:
         """Take a frame from the reader; False when it is to end."""
         if not (self._stop.is_set() or reader.given_up):
             self._set_status(OK)  # whoever gets the frame finds the source well
+        index = reader.first_index + frame.index
+        with self._changed:
+            if self._stop.is_set() or reader.given_up:
+                return False
+            at_s = self._timeline.at_s(frame, live=self.live, fps=self.fps)
+            if not self._pace.wants(at_s):
+                self.next_index = index + 1
+                return True
+        named = any(map(is_image, self.paths))  # images keep their names
+        frame = replace(frame, index=index, name=frame.name if named else self.name, at_s=at_s)
         while True:
             with self._changed:
                 if self._stop.is_set() or reader.given_up:
@@ -242,9 +263,7 @@ class SourceWorker:
                     while self.live and self._ready:
                         self._ready.popleft()
                         self.dropped += 1
-                    index = reader.first_index + frame.index
-                    named = any(map(is_image, self.paths))  # images keep their names
-                    self._ready.append(replace(frame, index=index, name=frame.name if named else self.name))
+                    self._ready.append(frame)
                     self.next_index = index + 1
                     self._changed.notify_all()
                     return True

@@ -22,6 +22,7 @@ class SourceConfig:
         name: what it is called in outputs; None for its address or path, without any password.
         options: how it is opened.
         loop: a file begins anew at its end.
+        max_fps: frames per second that are detected in, evenly over the source's own time; None for all.
         retries: how often in a row it is opened again after a failure; None: a camera or address for ever, a file not
             at all.
         understanding: what is kept and watched of what it shows.
@@ -31,6 +32,7 @@ class SourceConfig:
     name: str | None = None
     options: SourceOptions = field(default_factory=SourceOptions)
     loop: bool = False
+    max_fps: float | None = None
     retries: int | None = None
     understanding: UnderstandingOptions | None = None
 

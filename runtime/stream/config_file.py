@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ssd_edge.choices import LOG_FORMATS, TRANSPORTS
+from ssd_edge.choices import DAMAGED, HWACCELS, LOG_FORMATS, TRANSPORTS
 from ssd_edge.errors import UsageError
 from ssd_edge.option_checks import check_table, is_filled_text, is_number, is_whole
 from ssd_edge.runtime.redact import clean_text
@@ -89,8 +89,12 @@ _number = _checked(lambda value: is_number(value) and 0 < value < math.inf, "a n
 _score = _checked(lambda value: is_number(value) and 0 <= value < 1, "a number from 0 to below 1")
 _positive = _checked(lambda value: is_whole(value) and value > 0, "a whole number from 1")
 _port = _checked(lambda value: is_whole(value) and 0 <= value < 65536, "a port")
-_transport = _checked(lambda value: value in TRANSPORTS, " or ".join(TRANSPORTS))
-_log_format = _checked(lambda value: value in LOG_FORMATS, " or ".join(LOG_FORMATS))
+
+
+def _one_of(choices: tuple[str, ...]) -> _Convert:
+    return _checked(lambda value: value in choices, " or ".join(choices))
+
+
 _uri = _checked(lambda value: is_filled_text(value) or is_whole(value), "an address, path or number")
 
 
@@ -108,15 +112,19 @@ _SOURCE: dict[str, tuple[str, _Convert]] = {
     "uri": ("uri", _uri),
     "name": ("name", _text),
     "loop": ("loop", _flag),
+    "max_fps": ("max_fps", _number),
     "retries": ("retries", _count),
 }
 _OPENING: dict[str, tuple[str, _Convert]] = {
     "size": ("size_wh", size_wh),
     "fps": ("fps", _number),
     "pixel_format": ("pixel_format", fourcc),
-    "transport": ("transport", _transport),
+    "transport": ("transport", _one_of(TRANSPORTS)),
     "realtime": ("realtime", _flag),
     "timeout_s": ("timeout_s", _number),
+    "damaged": ("damaged", _one_of(DAMAGED)),
+    "hwaccel": ("hwaccel", _one_of(HWACCELS)),
+    "allow_redirects": ("allow_redirects", _flag),
 }
 _WATCHED: dict[str, tuple[str, _Convert]] = {key: (key, lambda value: value) for key in UNDERSTANDING_KEYS}
 _RECORDING: dict[str, tuple[str, _Convert]] = {
@@ -149,5 +157,5 @@ _STREAM: dict[str, tuple[str, _Convert]] = {
     "score": ("score_threshold", _score),
     "threads": ("threads", _positive),
     "latency": ("latency", _flag),
-    "log_format": ("log_format", _log_format),
+    "log_format": ("log_format", _one_of(LOG_FORMATS)),
 }

@@ -51,7 +51,7 @@ class Inference:
             batch = self._next_batch()
             if batch:
                 try:
-                    self._detector.submit([frame.image_bgr for _, frame in batch])
+                    self._detector.submit([frame.pixels for _, frame in batch])
                 except ImageError:  # from a source of one's own; the frames before it are whole
                     while self._under_way:
                         yield from self._finished()

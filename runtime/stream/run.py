@@ -33,6 +33,7 @@ from ssd_edge.runtime.stream.inference import Inference
 from ssd_edge.runtime.stream.memory import memory_kept_small
 from ssd_edge.runtime.stream.meter import Meter
 from ssd_edge.runtime.stream.open_sinks import OpenedSink, open_sinks
+from ssd_edge.runtime.stream.option_use import warn_of_useless_options
 from ssd_edge.runtime.stream.stop import END_S, Stop, on_stop_signal
 from ssd_edge.runtime.tracking.analytics import Understanding, UnderstandingOptions
 
@@ -83,7 +84,6 @@ class Stream:
                 made a source or a sink fail.
             CudaFatalError: the GPU is lost; only a new process can go on.
         """
-        _check_transports(self.config)
         _check_sinks(self._extra_sinks)
         with ExitStack() as stack:
             stack.enter_context(on_stop_signal(self._stop.request))
@@ -105,16 +105,17 @@ class Stream:
         return stats
 
     def _open_sources(self) -> None:
-        for source in self.config.sources:
-            self._workers.append(self._open_source(source))
+        places = [_place_of(source) for source in self.config.sources]
+        warn_of_useless_options(self.config.sources, places)
+        for source, place in zip(self.config.sources, places, strict=True):
+            self._workers.append(self._open_source(source, place))
 
-    def _open_source(self, source: SourceConfig) -> SourceWorker:
+    def _open_source(self, source: SourceConfig, place: Place) -> SourceWorker:
         """The worker of a source, under a name that no other has. What is on this machine is opened at once.
 
         Raises:
             SourceError: there is no such thing.
         """
-        place = source.uri if isinstance(source.uri, Place) else find_source(source.uri, source.options)
         wanted, taken = source.name or place.name, {worker.name for worker in self._workers}
         names = (wanted, *(f"{wanted} ({number})" for number in range(2, 1000)))
         name = next(name for name in names if name not in taken)
@@ -125,6 +126,7 @@ class Stream:
             opened=None if place.remote else place.open(),
             retry=Retry(source.retries if place.remote or source.retries is not None else 0),
             loop=source.loop,
+            max_fps=source.max_fps,
             timeout_s=source.options.timeout_s,
             on_status=partial(self._tell_status, name),
         )
@@ -231,8 +233,7 @@ class _Lane:
         self._worker = worker
         self._class_names = class_names
         self._options = options or UnderstandingOptions()
-        fps = None if worker.live else worker.fps  # in a file, time goes by the number of the frame
-        self._understanding = Understanding(class_names, options, fps=fps) if options else None
+        self._understanding = Understanding(class_names, options) if options else None
 
     def result(self, frame: Frame, detections: Detections, age_ms: float) -> Result:
         if self._understanding is None:
@@ -243,12 +244,11 @@ class _Lane:
         return draw_result(result, self._options.zones, self._options.lines)
 
 
+def _place_of(source: SourceConfig) -> Place:
+    return source.uri if isinstance(source.uri, Place) else find_source(source.uri, source.options)
+
+
 def _check_sinks(sinks: Sequence[Sink]) -> None:
     for sink in sinks:
         if not isinstance(sink, Sink):
             raise UsageError(f"{type(sink).__name__} is no sink; derive it from ssd_edge.runtime.sinks.base.Sink")
-
-
-def _check_transports(config: StreamConfig) -> None:
-    if len({source.options.transport for source in config.sources if str(source.uri).startswith("rtsp")}) > 1:
-        raise UsageError("RTSP sources over TCP and over UDP; expected one of them for all, as OpenCV has it")

@@ -80,28 +80,24 @@ def understanding_options(table: Mapping[str, Any], where: str) -> Understanding
 
 
 class Understanding:
-    """Follows what is seen in the frames of one source.
+    """Follows what is seen in the frames of one source. Time is the frames' own, `Frame.time_s`.
 
     Args:
         class_names: what labels mean.
         options: what to keep and watch.
-        fps: of a source that is no live one: time then goes by the number of the frame, not by when it was read.
 
     Raises:
         UsageError: the model has no such class, or two zones or lines have one name.
         MissingDependencyError: tracks are wanted, and the package `trackers` is not there.
     """
 
-    def __init__(
-        self, class_names: tuple[str, ...], options: UnderstandingOptions | None = None, *, fps: float | None = None
-    ) -> None:
+    def __init__(self, class_names: tuple[str, ...], options: UnderstandingOptions | None = None) -> None:
         self.options = options or UnderstandingOptions()
         for name in self.options.classes:
             if name not in class_names:
                 raise UsageError(f"the model has no class {name!r}; {nearest(name, class_names)}")
         self._class_names = class_names
         self._labels = [class_names.index(name) for name in self.options.classes]
-        self._fps = fps
         self._watch = PlaceWatch(self.options.zones, self.options.lines)
         self._tracker = Tracker(self.options.track) if self.options.track else None
 
@@ -114,13 +110,12 @@ class Understanding:
             detections: in pixels of the frame.
             age_ms: from capture to detections.
         """
-        size_hw = frame.image_bgr.shape[:2]
+        size_hw = frame.size_hw
         kept = self._kept(detections, size_hw)
         if self._tracker is None:
             return Result(source, frame, kept, self._class_names, age_ms)
-        time_s = frame.captured_at if self._fps is None else frame.index / self._fps
         boxes = kept.boxes_xyxy * (REFERENCE / max(size_hw))
-        tracks = self._tracker.update(Detections(boxes, kept.scores, kept.labels), time_s)
+        tracks = self._tracker.update(Detections(boxes, kept.scores, kept.labels), frame.time_s)
         seen = {
             int(track): Seen(int(label), box)
             for track, label, box in zip(tracks, kept.labels, boxes, strict=True)

@@ -12,7 +12,6 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 # The extra that brings an optional package; `export` brings its own torch.
 EXTRA_OF_PACKAGE = {
-    "av": "video",
     "matplotlib": "report",
     "onnx": "export",
     "onnxscript": "export",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ssd_edge.choices import BACKENDS, DEFAULT_BACKEND, LOG_FORMATS, SHOWN_SCORE, TRANSPORTS
+from ssd_edge.choices import BACKENDS, DAMAGED, DEFAULT_BACKEND, HWACCELS, LOG_FORMATS, SHOWN_SCORE, TRANSPORTS
 from ssd_edge.cli.arguments import (
     add_threads,
     camera,
@@ -36,7 +36,8 @@ STREAM_OPTIONS = (
     *("model", "show", "save", "jsonl", "score_threshold", "threads", "latency", "max_frames", "log_format"),
 )
 SOURCE_OPTIONS = (
-    *("size", "fps", "pixel_format", "transport", "realtime", "timeout", "loop", "retries", "classes", "track"),
+    *("size", "fps", "pixel_format", "transport", "realtime", "timeout", "damaged", "hwaccel", "allow_redirects"),
+    *("loop", "max_fps", "retries", "classes", "track"),
 )
 # Fields of MqttConfig, but for the prefix.
 MQTT_OPTIONS = (
@@ -56,7 +57,8 @@ def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sources", "each as often as there are sources; they share the detector")
     add: Callable[..., object] = group.add_argument
     source = {"action": "append", "dest": "sources"}
-    add("--camera", type=camera, metavar="N|NAME", help="camera by number, from 0, or by name", **source)
+    camera_help = "camera by number, from 0, by name, or by serial number"
+    add("--camera", type=camera, metavar="N|NAME|SERIAL", help=camera_help, **source)
     add("--csi", type="csi:{}".format, metavar="N", help="camera of a Jetson by number, from 0", **source)
     add("--video", type=Path, metavar="FILE", help="video file", **source)
     add("--rtsp", metavar="URL", help="network camera", **source)
@@ -64,11 +66,18 @@ def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
     add("--config", type=Path, metavar="FILE", help="sources and all else as TOML; options take its place")
     add("--size", metavar="WxH", help="ask cameras for this size, such as 1280x720")
     add("--fps", type=positive_number, help="ask cameras for this rate; pace of --realtime")
+    max_fps_help = "detect in at most N frames per second of each source (all)"
+    add("--max-fps", type=positive_number, metavar="N", help=max_fps_help)
     add("--pixel-format", metavar="CODE", help="ask cameras for this, such as MJPG")
     add("--transport", choices=TRANSPORTS, help="of RTSP (tcp)")
     add("--loop", action="store_const", const=True, help="begin files anew at their end")
     add("--realtime", action="store_const", const=True, help="play files at their own pace, as if they were cameras")
     add("--timeout", type=positive_number, metavar="S", help="to open and to read (8 s)")
+    add("--damaged", choices=DAMAGED, help="frames that come damaged: leave them out, or keep them (skip)")
+    hwaccel_help = "what decodes video (auto: an NVIDIA GPU or a Jetson's decoder for a model that runs there)"
+    add("--hwaccel", choices=HWACCELS, help=hwaccel_help)
+    redirects_help = "follow HTTP redirects and playlists to other hosts (no)"
+    add("--allow-redirects", action="store_const", const=True, help=redirects_help)
     retries_help = "end a source after so many failures in a row (cameras and network: never; files: at once)"
     add("--retries", type=whole_number, metavar="N", help=retries_help)
 
@@ -196,13 +205,13 @@ def _sources_of_options(args: argparse.Namespace) -> list[SourceConfig]:
             option = flag(next(iter(useless)))
             raise UsageError(f"{option} is about sources that are given as options; write it into {args.config}")
         return []
-    opening = given(args, "fps", "transport", "realtime") | _converted(
+    opening = given(args, "fps", "transport", "realtime", "damaged", "hwaccel", "allow_redirects") | _converted(
         args, size=("size_wh", size_wh), pixel_format=("pixel_format", fourcc), timeout=("timeout_s", float)
     )
     understanding = None
     if given(args, "classes", "track"):
         understanding = UnderstandingOptions(tuple(args.classes or ()), track=TrackOptions() if args.track else None)
-    options, reading = SourceOptions(**opening), given(args, "loop", "retries")
+    options, reading = SourceOptions(**opening), given(args, "loop", "max_fps", "retries")
     return [SourceConfig(uri, options=options, understanding=understanding, **reading) for uri in args.sources]
 
 

@@ -65,7 +65,7 @@ def test_images_have_every_folder_of_the_package(name: str) -> None:
 
 def test_docs_install_the_extra_of_a_jetson() -> None:
     text = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
-    assert "/opt/ssd-edge/bin/pip install '.[cuda12,web,mqtt,video,track]'" in text
+    assert "/opt/ssd-edge/bin/pip install '.[cuda12,web,mqtt,track]'" in text
     assert "nvidia-l4t-dla-compiler" in text
 
 

@@ -60,7 +60,6 @@ NEEDS = {
         *("ssd_edge.parity.taps_torch", "ssd_edge.runtime.backends.torch", "ssd_edge.runtime.backends.torch_cuda"),
         *("ssd_edge.torch_device", "ssd_edge.training"),
     ),
-    "video": ("ssd_edge.runtime.sinks.video_pyav",),
     "web": (
         *("ssd_edge.runtime.sinks.web.access", "ssd_edge.runtime.sinks.web.metrics"),
         "ssd_edge.runtime.sinks.web.server",

@@ -16,9 +16,9 @@ from benchmarks.gpu import nvdec
 from benchmarks.gpu.record import NotRunError
 from ssd_edge.bundled import bundled_model
 from ssd_edge.runtime.backends.gpu_detector import GpuDetector
+from ssd_edge.runtime.colours import BT601, BT709, BT709_FULL
 from ssd_edge.runtime.cuda.device_frames import Nv12Frame
 from ssd_edge.runtime.cuda.find import find_gpu
-from ssd_edge.runtime.cuda.preprocess import BT601, BT709, BT709_FULL
 from ssd_edge.runtime.detector import open_detector
 from tests.fakes.device_arrays import OnGpu
 from tests.fakes.host_cuda import HostCuda

@@ -15,8 +15,8 @@ from ssd_edge.errors import UsageError
 from ssd_edge.images import ImageError
 from ssd_edge.runtime.backends.base import Detector
 from ssd_edge.runtime.backends.gpu_detector import GpuDetector
+from ssd_edge.runtime.colours import BT601, BT709
 from ssd_edge.runtime.cuda.device_frames import Nv12Frame
-from ssd_edge.runtime.cuda.preprocess import BT601, BT709
 from tests.fakes.device_arrays import DecodedPlane, OnGpu
 from tests.fakes.host_cuda import HostCuda, HostStream
 from tests.fakes.host_engine import HostEngine

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from ssd_edge.images import ImageError
+from ssd_edge.runtime.colours import BT601
 from ssd_edge.runtime.cuda.device_frames import Chroma, Nv12Frame, is_device_frame
 from ssd_edge.runtime.cuda.errors import CudaError
-from ssd_edge.runtime.cuda.preprocess import BT601
 from tests.fakes.device_arrays import (
     CPU,
     CUDA,

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from ssd_edge.images import ImageError
+from ssd_edge.runtime.colours import BT601, BT709
 from ssd_edge.runtime.cuda.device_frames import Chroma, Nv12Frame, is_device_frame
-from ssd_edge.runtime.cuda.preprocess import BT601, BT709
 from tests.fakes.device_arrays import CUDA, ByDlpack, ByInterface, FakeStream, NoStream, take
 
 

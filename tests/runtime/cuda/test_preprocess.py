@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from ssd_edge.images import ImageError
+from ssd_edge.runtime.colours import BT601_FULL, BT709, BT709_FULL, YuvColours
 from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS
-from ssd_edge.runtime.cuda.preprocess import BT601_FULL, BT709, BT709_FULL, YuvColours, preprocess_bgr, preprocess_nv12
+from ssd_edge.runtime.cuda.preprocess import preprocess_bgr, preprocess_nv12
 from ssd_edge.runtime.preprocess import preprocess
 from tests.fakes.host_cuda import HostCuda
 

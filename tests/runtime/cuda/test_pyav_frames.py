@@ -20,7 +20,7 @@ from ssd_edge.images import ImageError
 from ssd_edge.runtime.cuda.find import open_cuda
 from ssd_edge.runtime.cuda.dlpack import DLPACK_CUDA, tensor_of
 from ssd_edge.runtime.cuda.device_frames import Nv12Frame, device_frame, is_device_frame
-from ssd_edge.runtime.cuda.preprocess import BT601, BT601_FULL, BT709, BT709_FULL
+from ssd_edge.runtime.colours import BT601, BT601_FULL, BT709, BT709_FULL
 
 def on_gpu(array):
     capsule = array.__dlpack__()

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ import pytest
 from ssd_edge.errors import SourceError
 from ssd_edge.runtime.sources.base import SourceOptions
 from ssd_edge.runtime.sources.find import open_source
-from ssd_edge.runtime.sources.network import FFMPEG_OPTIONS, RtspTransport
 from tests.runtime.sources.sample_video import write_video
 from tests.runtime.sources.servers import silent_port, web_server
 
@@ -60,36 +58,6 @@ def test_a_live_stream_over_http_in_pieces(tmp_path: Path) -> None:
         out.mux(stream.encode())
     with web_server(tmp_path) as address, open_source(f"{address}/a.m3u8") as source:
         assert len(list(source.frames())) == 30
-
-
-@pytest.fixture
-def no_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The user has set none; afterwards the environment is as it was."""
-    monkeypatch.setenv(FFMPEG_OPTIONS, "")
-    monkeypatch.delenv(FFMPEG_OPTIONS)
-
-
-@pytest.mark.usefixtures("no_options")
-def test_each_opening_has_its_transport(monkeypatch: pytest.MonkeyPatch) -> None:
-    at_opening: list[str | None] = []
-
-    def capture(*_: object) -> Mock:
-        at_opening.append(os.environ.get(FFMPEG_OPTIONS))
-        return Mock(get=lambda _: 0)
-
-    monkeypatch.setattr("cv2.VideoCapture", capture)
-    for transport in ("tcp", "udp", "tcp"):
-        open_source("rtsp://127.0.0.1/live", SourceOptions(transport=transport))
-    assert at_opening == ["rtsp_transport;tcp", "rtsp_transport;udp", "rtsp_transport;tcp"]
-
-
-@pytest.mark.parametrize("options", ["rtsp_transport;udp|buffer_size;1000000", "rtsp_transport;udp", ""])
-def test_the_users_options_stay(monkeypatch: pytest.MonkeyPatch, options: str) -> None:
-    monkeypatch.setenv(FFMPEG_OPTIONS, options)
-    transport = RtspTransport()
-    for _ in range(2):
-        transport.choose("tcp")
-        assert os.environ[FFMPEG_OPTIONS] == options
 
 
 def test_importing_leaves_the_environment_alone() -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ssd_edge.errors import SourceError
+from ssd_edge.runtime.sources.capture import CaptureSource
 from ssd_edge.runtime.sources.find import open_source
-from ssd_edge.runtime.sources.video import VideoSource
 from tests.runtime.sources.sample_video import write_video
 
 
@@ -51,7 +51,7 @@ def test_a_video_whose_frame_size_changes_keeps_the_first(tmp_path: Path) -> Non
 
 def test_a_live_source_that_ends_is_an_error(tmp_path: Path) -> None:
     capture = cv2.VideoCapture(str(write_video(tmp_path / "a.mp4", frames=3)))
-    with VideoSource("camera 0", capture, live=True) as source:
+    with CaptureSource("camera 0", capture) as source:
         frames = source.frames()
         assert [next(frames).index for _ in range(3)] == [0, 1, 2]
         with pytest.raises(SourceError, match="camera 0 stopped after 3 frames"):
@@ -65,7 +65,7 @@ def test_damaged_frames_are_skipped_and_counted(monkeypatch: pytest.MonkeyPatch)
     capture.get.return_value = 0
     capture.grab.side_effect = [True] * 4 + [False]
     capture.retrieve.side_effect = lambda: (True, image) if next(good) else (False, None)
-    source = VideoSource("a.mp4", capture, live=False)
+    source = CaptureSource("camera 0", capture)
     assert [frame.index for frame in source.frames()] == [0, 3]
     assert source.corrupt == 2
 
@@ -75,4 +75,4 @@ def test_nothing_but_damaged_frames_is_an_error() -> None:
     capture.get.return_value = 0
     capture.retrieve.return_value = (False, None)
     with pytest.raises(SourceError, match="100 frames in a row are damaged"):
-        list(VideoSource("camera 0", capture, live=True).frames())
+        list(CaptureSource("camera 0", capture).frames())

@@ -22,7 +22,7 @@ import pytest
 MINUTES = float(os.environ.get("SSD_EDGE_SOAK_MINUTES", "20"))
 WARM_UP = 0.3  # of that time; memory settles within five minutes, so that a shorter run tells less
 SLOPE_MIB_PER_H = 1.0
-NEEDS = {"av": "video", "paho": "mqtt", "uvicorn": "web", "prometheus_client": "web", "trackers": "track"}
+NEEDS = {"paho": "mqtt", "uvicorn": "web", "prometheus_client": "web", "trackers": "track"}
 CONFIG = """
     [recording]
     segment = "10s"

@@ -1,5 +1,6 @@
 """Filters, zones and lines in a scene, and the options of a configuration file."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -74,8 +75,10 @@ def test_time_is_that_of_the_source() -> None:
     box = [100.0, 100.0, 200.0, 200.0]
 
     def tracks(fps: float | None, *captured_at: float) -> list[int]:
-        understanding = Understanding(NAMES, TRACKED, fps=fps)
+        understanding = Understanding(NAMES, TRACKED)
         frames = [frame(at, captured_at=seconds) for at, seconds in enumerate(captured_at)]
+        if fps:
+            frames = [replace(one, at_s=one.index / fps) for one in frames]
         return [int(understanding.apply("s", one, found(box), 1.0).tracks[0]) for one in frames]
 
     assert tracks(None, 100, 100.03, 100.06, 160, 160.03) == [-1, 1, 1, -1, 2]  # a live source was away for a minute
@@ -146,7 +149,7 @@ def test_a_real_video(shared_data: Path) -> None:
     video = cv2.VideoCapture(str(shared_data / "video" / "vtest.avi"))
     background = cv2.createBackgroundSubtractorMOG2(detectShadows=False)
     zone = Zone("road", ((0, 0.3), (1, 0.3), (1, 1), (0, 1)))
-    understanding = Understanding(("person",), UnderstandingOptions(min_size=(0.01, 0.03), zones=(zone,)), fps=10)
+    understanding = Understanding(("person",), UnderstandingOptions(min_size=(0.01, 0.03), zones=(zone,)))
     longest: dict[int, int] = {}
     kinds: list[str] = []
     for index in range(150):
@@ -157,7 +160,7 @@ def test_a_real_video(shared_data: Path) -> None:
         boxes = [[x, y, x + w, y + h] for x, y, w, h, area in stats[1:].tolist() if area > 400]
         if index < 20:
             continue  # the background is not known yet
-        result = understanding.apply("vtest", Frame(image, index, 0.0, "vtest"), found(*boxes), 1.0)
+        result = understanding.apply("vtest", Frame(image, index, 0.0, "vtest", at_s=index / 10), found(*boxes), 1.0)
         for track in result.tracks[result.tracks != NO_TRACK].tolist():
             longest[track] = longest.get(track, 0) + 1
         kinds += [event.kind for event in result.events]

@@ -67,7 +67,7 @@ def test_weak_detections_carry_a_track_on_but_begin_none() -> None:
 @needs_trackers
 def test_a_source_that_begins_anew_gets_new_ids() -> None:
     zone = Zone("all", ((0, 0), (1, 0), (1, 1), (0, 1)))
-    understanding = Understanding(NAMES, UnderstandingOptions(zones=(zone,)), fps=30)
+    understanding = Understanding(NAMES, UnderstandingOptions(zones=(zone,)))
     box = [100.0, 100.0, 200.0, 200.0]
     results = [understanding.apply("s", frame(at), found(box), 1.0) for at in (*range(5), *range(5))]
     assert [int(result.tracks[0]) for result in results] == [-1, 1, 1, 1, 1, -1, 2, 2, 2, 2]

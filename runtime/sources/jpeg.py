@@ -1,0 +1,116 @@
+"""JPEGs of a stream: cut out of a run of bytes, decoded into planes, and checked for damage."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import av
+from av.video.frame import VideoFrame
+
+from ssd_edge.images import is_cut_off_jpeg
+
+START = b"\xff\xd8"
+# In the entropy-coded data after a scan's header, 0xff is followed by 0x00, a restart marker, or another 0xff (ITU-T
+# T.81, B.1.1): what else follows it is the next marker.
+MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")
+STANDALONE = frozenset(range(0xD0, 0xDA)) | {0x01}  # markers without a segment: restarts, start, end, TEM
+START_CODE, END_CODE = 0xD8, 0xD9
+
+
+class JpegDecoder:
+    """Decodes one JPEG after the other. FFmpeg fills what is missing with grey unless it is told to be strict."""
+
+    def __init__(self) -> None:
+        self._strict = _decoder({"err_detect": "explode"})
+        self._lenient: av.VideoCodecContext | None = None
+
+    def decode(self, jpeg: bytes) -> VideoFrame | None:
+        """The picture; None where it is damaged, or has no end: a picture of zeros may follow the half that came."""
+        return None if is_cut_off_jpeg(jpeg) else _decode(self._strict, jpeg)
+
+    def rescue(self, jpeg: bytes) -> VideoFrame | None:
+        """What there is of a damaged picture; None where that is nothing."""
+        self._lenient = self._lenient or _decoder({})
+        return _decode(self._lenient, jpeg)
+
+
+class JpegCutter:
+    """Cuts a run of bytes into JPEGs by their own markers, whatever is between them.
+
+    So it needs neither the boundaries of a multipart answer nor their lengths, which cameras get wrong. A JPEG that is
+    cut off ends where the next one starts.
+
+    Args:
+        limit: bytes that a JPEG may have.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._bytes = bytearray()
+        self._position = 0  # what comes before it is known to hold no end
+
+    def feed(self, more: bytes) -> Iterator[bytes]:
+        """All JPEGs that are whole, or known to be cut off, with these further bytes.
+
+        Raises:
+            OverflowError: there is one, or something else, of more bytes than the limit.
+        """
+        self._bytes += more
+        while (end := self._end()) is not None:
+            yield bytes(self._bytes[:end])
+            del self._bytes[:end]
+            self._position = 0
+        if len(self._bytes) > self._limit:
+            raise OverflowError
+
+    def rest(self) -> bytes:
+        """What has begun and not ended."""
+        return bytes(self._bytes) if self._position else b""
+
+    def _end(self) -> int | None:
+        """Where the JPEG ends that comes first; None while that is not known. Drops what comes before its start."""
+        if not self._position:
+            start = self._bytes.find(START)
+            if start < 0:
+                del self._bytes[:-1]  # half a marker may be the last byte
+                return None
+            del self._bytes[:start]
+            self._position = len(START)
+        while True:
+            marker = MARKER.search(self._bytes, self._position)
+            if marker is None:
+                self._position = max(self._position, len(self._bytes) - 1)
+                return None
+            code, after = marker[1][0], marker.end()
+            if code == END_CODE:
+                return after
+            if code == START_CODE:  # of the next one
+                return marker.end() - len(START)
+            if code in STANDALONE:
+                self._position = after
+                continue
+            if len(self._bytes) < after + 2:
+                self._position = marker.start()
+                return None
+            segment_end = after + int.from_bytes(self._bytes[after : after + 2], "big")
+            if len(self._bytes) < segment_end:
+                self._position = marker.start()
+                return None
+            self._position = segment_end
+
+
+def _decoder(options: dict[str, str]) -> av.VideoCodecContext:
+    context = av.CodecContext.create("mjpeg", "r")
+    assert isinstance(context, av.VideoCodecContext)
+    context.thread_count = 1
+    context.options = options
+    return context
+
+
+def _decode(context: av.VideoCodecContext, jpeg: bytes) -> VideoFrame | None:
+    try:
+        frames = context.decode(av.Packet(jpeg))
+    except av.FFmpegError:
+        return None
+    return frames[0] if frames else None
