@@ -8,7 +8,8 @@ from ssd_edge.runtime.sources.base import Frame
 
 LATE_S = 2.0  # a source's clock that differs by more from ours, over all that came before, was set or stood still
 DRIFT = 0.01  # how fast, in seconds per second, an earlier arrival is forgotten: clocks differ by far less
-STEP_S = 1e-3  # from a frame to one that would be no later
+BACK_S = 0.5  # a file whose frames go back by more is of several pieces; by less, its time stamps are inexact
+STEP_S = 1e-3  # from a frame to one that would be no later; and how coarse time stamps are, in Matroska and others
 
 
 class Timeline:
@@ -24,6 +25,7 @@ class Timeline:
         self._last_s: float | None = None
         self._interval_s = 0.0
         self._offset_s: float | None = None  # from the source's clock to ours
+        self._media_time_s = 0.0
         self._arrived_at = 0.0
 
     def begin(self) -> None:
@@ -48,13 +50,12 @@ class Timeline:
         return at_s
 
     def _file_s(self, media_time_s: float | None, fps: float | None) -> float:
-        next_s = 0.0 if self._last_s is None else self._last_s + (self._interval_s or STEP_S)
         if media_time_s is None:  # an image; or a video whose frames have no times of their own
             return 0.0 if self._last_s is None else self._last_s + (1 / fps if fps else STEP_S)
-        if self._offset_s is None:
-            self._offset_s = 0.0 if self._last_s is None else next_s - media_time_s
-        if media_time_s + self._offset_s < next_s - LATE_S:  # the file is of several pieces
-            self._offset_s = next_s - media_time_s
+        if self._last_s is None:
+            self._offset_s = 0.0
+        elif self._offset_s is None or media_time_s + self._offset_s < self._last_s - BACK_S:  # played again, or a jump
+            self._offset_s = self._last_s + (self._interval_s or STEP_S) - media_time_s
         return media_time_s + self._offset_s
 
     def _live_s(self, frame: Frame) -> float:
@@ -62,9 +63,11 @@ class Timeline:
         self._arrived_at = arrived_at
         if frame.media_time_s is None:
             return arrived_at
-        late_s = math.inf if self._offset_s is None else arrived_at - frame.media_time_s - self._offset_s
-        if not 0 <= late_s <= LATE_S:  # earlier than any before, the first one, or the source's clock has jumped
-            self._offset_s = arrived_at - frame.media_time_s
+        went_on, self._media_time_s = frame.media_time_s > self._media_time_s, frame.media_time_s
+        new_offset_s = arrived_at - frame.media_time_s
+        late_s = math.inf if self._offset_s is None else new_offset_s - self._offset_s
+        if not (went_on and 0 <= late_s <= LATE_S):  # the first frame, earlier than any before, or the clock was set
+            self._offset_s = new_offset_s
             return arrived_at
         assert self._offset_s is not None
         self._offset_s += min(late_s, DRIFT * elapsed_s)
@@ -84,7 +87,7 @@ class Pace:
 
     def wants(self, at_s: float) -> bool:
         """Whether the frame of that time is one of them; times grow."""
-        if at_s < self._due_s - 1e-6:  # as time stamps are rounded
+        if at_s < self._due_s - STEP_S:
             return False
         # Counted on from when it was due, so that rates between a source's own come out; after a gap, from here.
         late = at_s - self._due_s >= self._interval_s
