@@ -22,12 +22,11 @@ from ssd_edge.runtime.colours import BT601_FULL, colours_of_ffmpeg
 from ssd_edge.runtime.pixels import GpuPicture, Pixels, YuvPlanes
 from ssd_edge.runtime.redact import clean_text
 from ssd_edge.runtime.sources.base import Frame, Source, SourceOptions
-from ssd_edge.runtime.sources.jpeg import JpegDecoder
+from ssd_edge.runtime.sources.jpeg import MAX_PIXELS, JpegDecoder
 
 logger = logging.getLogger(__name__)
 
 MAX_DAMAGED = 100  # frames in a row without a whole one; more than a burst of lost packets
-MAX_PIXELS = 2**27  # of a frame: 16384×8192, as load_image has it
 CUT_OFF_S = 1.0  # how far a whole file's last frame may be from its duration
 MICROSECONDS = 1e6  # FFmpeg's AV_TIME_BASE, in which a container's times are
 
@@ -73,8 +72,9 @@ class FfmpegSource(Source):
         self.decoder = f"{codec.name} ({'CUDA' if codec.is_hwaccel else 'FFmpeg'})"
         self._decode: Callable[[VideoPacket], list[tuple[VideoFrame, bool]]] = self._decode_frames
         if codec.name == "mjpeg":
-            self._jpegs = JpegDecoder()
+            self._jpegs = JpegDecoder(codec)
             self._decode = self._decode_jpeg
+        self._rotation = 0
         self._damaged_pts: set[int | None] = set()
         self._origin_s: float | None = None
         if not live and container.start_time is not None:
@@ -149,15 +149,13 @@ class FfmpegSource(Source):
     def _decode_jpeg(self, packet: VideoPacket) -> list[tuple[VideoFrame, bool]]:
         if not packet.size:
             return []
-        jpeg = bytes(packet)
-        picture, damaged = self._jpegs.decode(jpeg), False
-        if picture is None:
-            self.corrupt += 1
-            picture, damaged = self._jpegs.rescue(jpeg), True
-        if picture is None:
+        if (picture := self._jpegs.decode(packet)) is not None:
+            self._rotation = picture.rotation
+            return [(picture, False)]
+        self.corrupt += 1
+        if (rescued := self._jpegs.rescue(packet)) is None:
             return []
-        picture.pts, picture.time_base = packet.pts, packet.time_base
-        return [(picture, damaged)]
+        return [(rescued, True)]
 
     def _media_time_s(self, pts: int | None) -> float | None:
         if pts is None or not self._stream.time_base:
@@ -171,7 +169,8 @@ class FfmpegSource(Source):
         if picture.format.name == "cuda":
             return gpu_picture_of(picture)
         pixels = pixels_of(picture)
-        return turned(pixels, picture.rotation) if picture.rotation else pixels
+        rotation = picture.rotation or self._rotation
+        return turned(pixels, rotation) if rotation else pixels
 
     def _warn_if_cut_off(self, found: int, end_s: float) -> None:
         """Containers' counts are often off by a frame, and estimates of them by any number."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import av
+from av.packet import Packet
 from av.video.frame import VideoFrame
 
 from ssd_edge.images import is_cut_off_jpeg
 
+MAX_PIXELS = 2**27  # of a frame: 16384×8192, as load_image has it; a header of a few bytes can ask for 32 times that
 START = b"\xff\xd8"
 # In the entropy-coded data after a scan's header, 0xff is followed by 0x00, a restart marker, or another 0xff (ITU-T
 # T.81, B.1.1): what else follows it is the next marker.
@@ -19,20 +22,24 @@ START_CODE, END_CODE = 0xD8, 0xD9
 
 
 class JpegDecoder:
-    """Decodes one JPEG after the other. FFmpeg fills what is missing with grey unless it is told to be strict."""
+    """Decodes one JPEG after the other. FFmpeg fills what is missing with grey unless it is told to be strict.
 
-    def __init__(self) -> None:
-        self._strict = _decoder({"err_detect": "explode"})
+    Args:
+        context: of a container that the JPEGs are in, not opened yet: it knows how they are turned, for example.
+    """
+
+    def __init__(self, context: av.VideoCodecContext | None = None) -> None:
+        self._strict = _prepared(context, {"err_detect": "explode"})
         self._lenient: av.VideoCodecContext | None = None
 
-    def decode(self, jpeg: bytes) -> VideoFrame | None:
+    def decode(self, packet: Packet[Any]) -> VideoFrame | None:
         """The picture; None where it is damaged, or has no end: a picture of zeros may follow the half that came."""
-        return None if is_cut_off_jpeg(jpeg) else _decode(self._strict, jpeg)
+        return None if is_cut_off_jpeg(bytes(packet)) else _decode(self._strict, packet)
 
-    def rescue(self, jpeg: bytes) -> VideoFrame | None:
+    def rescue(self, packet: Packet[Any]) -> VideoFrame | None:
         """What there is of a damaged picture; None where that is nothing."""
-        self._lenient = self._lenient or _decoder({})
-        return _decode(self._lenient, jpeg)
+        self._lenient = self._lenient or _prepared(None, {})
+        return _decode(self._lenient, packet)
 
 
 class JpegCutter:
@@ -100,17 +107,16 @@ class JpegCutter:
             self._position = segment_end
 
 
-def _decoder(options: dict[str, str]) -> av.VideoCodecContext:
-    context = av.CodecContext.create("mjpeg", "r")
-    assert isinstance(context, av.VideoCodecContext)
-    context.thread_count = 1
-    context.options = options
+def _prepared(context: av.VideoCodecContext | None, options: dict[str, str]) -> av.VideoCodecContext:
+    context = context or av.VideoCodecContext.create("mjpeg", "r")
+    context.thread_count = 1  # a picture comes with its own packet
+    context.options = {"max_pixels": str(MAX_PIXELS), **options}
     return context
 
 
-def _decode(context: av.VideoCodecContext, jpeg: bytes) -> VideoFrame | None:
+def _decode(context: av.VideoCodecContext, packet: Packet[Any]) -> VideoFrame | None:
     try:
-        frames = context.decode(av.Packet(jpeg))
+        frames = context.decode(packet)
     except av.FFmpegError:
         return None
     return frames[0] if frames else None

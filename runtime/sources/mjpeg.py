@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+import av
+
 from ssd_edge.errors import SourceError
 from ssd_edge.runtime.redact import clean_text
 from ssd_edge.runtime.sources.base import Frame, Source, SourceOptions
@@ -34,11 +36,12 @@ class MjpegSource(Source):
     def frames(self) -> Iterator[Frame]:
         index = lost_in_a_row = 0
         for jpeg in self._bodies():
-            picture, damaged = self._jpegs.decode(jpeg), False
-            if picture is None:
-                self.corrupt += 1
-                keep = self._options.damaged == "keep"
-                picture, damaged = self._jpegs.rescue(jpeg) if keep else None, True
+            packet = av.Packet(jpeg)
+            picture = self._jpegs.decode(packet)
+            damaged = picture is None
+            self.corrupt += damaged
+            if damaged and self._options.damaged == "keep":
+                picture = self._jpegs.rescue(packet)
             if picture is not None:
                 yield Frame(pixels_of(picture), index, time.monotonic(), self.name, damaged=damaged)
             lost_in_a_row = 0 if picture is not None else lost_in_a_row + 1
