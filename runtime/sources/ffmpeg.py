@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 MAX_DAMAGED = 100  # frames in a row without a whole one; more than a burst of lost packets
 CUT_OFF_S = 1.0  # how far a whole file's last frame may be from its duration
+# A clock of MPEG-TS that goes back would be taken for one that overflowed, which is 26 hours; Timeline sees to both.
+CONTAINER_OPTIONS = {"correct_ts_overflow": "0"}
 MICROSECONDS = 1e6  # FFmpeg's AV_TIME_BASE, in which a container's times are
 
 PLANAR = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "yuv440p", "yuvj440p"})

@@ -11,7 +11,7 @@ from av.container import InputContainer
 from ssd_edge.errors import SourceError
 from ssd_edge.runtime.redact import clean_text, clean_url
 from ssd_edge.runtime.sources.base import Place, Source, SourceOptions
-from ssd_edge.runtime.sources.ffmpeg import FfmpegSource, reason_of
+from ssd_edge.runtime.sources.ffmpeg import CONTAINER_OPTIONS, FfmpegSource, reason_of
 from ssd_edge.runtime.sources.http import HTML_TYPES, HttpClient, HttpFile
 from ssd_edge.runtime.sources.mjpeg import MjpegSource, is_mjpeg
 
@@ -46,7 +46,7 @@ def find_address(url: str, options: SourceOptions) -> Place:
 
 def _open_stream(name: str, url: str, scheme: str, options: SourceOptions) -> Source:
     """What FFmpeg connects to by itself."""
-    chosen = {"protocol_whitelist": PROTOCOLS[scheme]}
+    chosen = {"protocol_whitelist": PROTOCOLS[scheme], **CONTAINER_OPTIONS}
     if scheme.startswith("rtsp"):
         chosen["rtsp_transport"] = options.transport
     begin = time.monotonic()
@@ -67,7 +67,7 @@ def _problem(error: Exception, waited_s: float, options: SourceOptions) -> str:
         return "it has nothing at this path (404); check the path after the host's name"
     if isinstance(error, av.HTTPServerError):
         return "the device has trouble (5xx), or too many viewers; try a restart of it"
-    if isinstance(error, (av.ExitError, TimeoutError)):
+    if isinstance(error, (av.ExitError, TimeoutError)) or waited_s >= options.timeout_s:  # RTSP says "invalid data"
         return (
             f"no usable answer within {waited_s:.1f} s (limit {options.timeout_s:g} s); check address, port, user and "
             "password, and that the device is on"
@@ -97,7 +97,7 @@ def _open_http(name: str, url: str, options: SourceOptions) -> Source:
         def open_entry(entry: str, flags: int, _: Any) -> HttpFile:
             return HttpFile(client, client.get(entry))
 
-        container = av.open(file, options={"http_persistent": "0"}, io_open=open_entry)
+        container = av.open(file, options={"http_persistent": "0", **CONTAINER_OPTIONS}, io_open=open_entry)
     except (OSError, av.FFmpegError) as error:
         answer.close()
         kind = f" ({answer.content_type})" if answer.content_type else ""

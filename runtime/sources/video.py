@@ -8,7 +8,7 @@ import av
 
 from ssd_edge.errors import SourceError
 from ssd_edge.runtime.sources.base import Source, SourceOptions
-from ssd_edge.runtime.sources.ffmpeg import FfmpegSource, reason_of
+from ssd_edge.runtime.sources.ffmpeg import CONTAINER_OPTIONS, FfmpegSource, reason_of
 
 
 def open_video(path: Path, options: SourceOptions) -> Source:
@@ -19,7 +19,8 @@ def open_video(path: Path, options: SourceOptions) -> Source:
     """
     try:
         # What is before a colon of a relative path would be a protocol. Nothing in the file may lead out of it.
-        container = av.open(f"file:{path.absolute()}", options={"protocol_whitelist": "file"})
+        chosen = {"protocol_whitelist": "file", **CONTAINER_OPTIONS}
+        container = av.open(f"file:{path.absolute()}", options=chosen)
     except (OSError, av.FFmpegError) as error:
         raise SourceError(
             f"{path} is no video that FFmpeg can read ({reason_of(error)}); an mp4 that was cut off while it was "

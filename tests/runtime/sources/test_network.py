@@ -42,8 +42,11 @@ def test_a_video_on_a_web_server_is_a_file_and_not_live(tmp_path: Path) -> None:
 def test_a_network_camera_that_is_lost(network_camera: Callable[..., str], falls_silent: bool) -> None:
     source = open_source(network_camera(20, falls_silent=falls_silent), SourceOptions(timeout_s=1))
     assert (source.live, source.frame_count) == (True, None)
-    with source, pytest.raises(SourceError, match=r"http://\*\*\*@127.* stopped after 20 frames"):
-        list(source.frames())
+    problem = "no frame within 1 s" if falls_silent else "stopped after 20 frames"
+    with source, pytest.raises(SourceError, match=rf"http://\*\*\*@127.*{problem}"):
+        for index, frame in enumerate(source.frames()):
+            assert frame.index == index
+    assert index == 19
 
 
 def test_a_live_stream_over_http_in_pieces(tmp_path: Path) -> None:

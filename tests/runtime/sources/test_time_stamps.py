@@ -1,0 +1,105 @@
+"""Frames have the times that their container gives them."""
+
+import io
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ssd_edge.runtime.sources.base import Frame, SourceOptions
+from ssd_edge.runtime.sources.find import find_source, open_source
+from ssd_edge.runtime.sources.worker import SourceWorker
+from tests.runtime.sources.sample_video import encode, ramp
+
+CONSTANT = [n * 40 for n in range(50)]
+VARIABLE = [n * 100 for n in range(10)] + [1000 + n * 1000 for n in range(5)] + [5000 + n * 37 for n in range(1, 10)]
+
+
+def through_a_worker(path: Path, **options: float) -> list[Frame]:
+    """All frames, with the stream's times."""
+    changed = threading.Condition()
+    worker = SourceWorker(find_source(path, SourceOptions(damaged="keep")), changed, **options)  # type: ignore[arg-type]
+    worker.start()
+    frames = []
+    while True:
+        with changed:
+            assert changed.wait_for(lambda: worker.ready or worker.over, timeout=20)
+            if worker.over:
+                break
+            frames.append(worker.take())
+    assert worker.close(5)
+    assert worker.error is None
+    return frames
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "times_ms"),
+    [
+        *((suffix, "libx264", CONSTANT) for suffix in ("mp4", "mkv", "ts", "flv", "mov")),
+        *((suffix, "mpeg4", CONSTANT) for suffix in ("mp4", "mkv", "avi")),
+        ("mpg", "mpeg2video", CONSTANT),
+        ("webm", "libvpx", CONSTANT),
+        *((suffix, "libx264", VARIABLE) for suffix in ("mp4", "mkv", "ts", "flv", "mov")),
+        ("webm", "libvpx", VARIABLE),
+    ],
+)
+def test_times_are_those_of_the_container(
+    tmp_path: Path, suffix: str, codec: str, times_ms: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    by_rate = times_ms is CONSTANT
+    encode(path, [ramp(shift=n % 8) for n in range(len(times_ms))], codec=codec, rate=25 if by_rate else 1000,
+           times_ms=None if by_rate else times_ms)  # fmt: skip
+    with open_source(path) as source:
+        frames = list(source.frames())
+        if by_rate and suffix != "webm":
+            assert source.fps == pytest.approx(25)
+    assert [frame.media_time_s for frame in frames] == pytest.approx([ms / 1000 for ms in times_ms], abs=0.0011)
+    assert [frame.index for frame in frames] == list(range(len(times_ms)))
+    assert not caplog.records  # in particular, none is said to be cut off
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_the_pace_goes_by_time_and_not_by_number(tmp_path: Path, suffix: str) -> None:
+    encode(tmp_path / f"a.{suffix}", [ramp()] * len(VARIABLE), rate=1000, times_ms=VARIABLE)
+    frames = through_a_worker(tmp_path / f"a.{suffix}", max_fps=2)
+    assert [frame.time_s for frame in frames] == pytest.approx([0, 0.5, 1, 2, 3, 4, 5], abs=0.002)
+
+
+@pytest.mark.parametrize(
+    "offsets_s", [(0.0, 0.0), (1000.0, 0.0), (2**33 / 90000 - 2.5,)], ids=["starts again", "goes back", "overflows"]
+)
+def test_the_clock_of_a_transport_stream(tmp_path: Path, offsets_s: tuple[float, ...]) -> None:
+    pieces = []
+    for offset_s in offsets_s:
+        piece = io.BytesIO()
+        container = {"format": "mpegts", "options": {"output_ts_offset": str(offset_s)}}
+        encode(piece, [ramp(shift=n % 8) for n in range(50)], rate=25, container=container)
+        pieces.append(piece.getvalue())
+    (tmp_path / "a.ts").write_bytes(b"".join(pieces))
+    frames = through_a_worker(tmp_path / "a.ts")
+    assert len(frames) == 50 * len(pieces)
+    assert np.diff([frame.time_s for frame in frames]) == pytest.approx(0.04, abs=0.001)
+
+
+def test_a_loop_goes_on(tmp_path: Path) -> None:
+    encode(tmp_path / "a.mp4", [ramp()] * 10, rate=10)
+    changed = threading.Condition()
+    worker = SourceWorker(find_source(tmp_path / "a.mp4"), changed, loop=True)
+    worker.start()
+    frames = []
+    while len(frames) < 35:
+        with changed:
+            assert changed.wait_for(lambda: worker.ready, timeout=20)
+            frames.append(worker.take())
+    assert worker.close(5)
+    assert [frame.time_s for frame in frames] == pytest.approx([n / 10 for n in range(35)])
+    assert [frame.media_time_s for frame in frames] == pytest.approx([n % 10 / 10 for n in range(35)])
+
+
+def test_played_in_real_time_by_its_own_time_stamps(tmp_path: Path) -> None:
+    encode(tmp_path / "a.mkv", [ramp()] * 4, rate=1000, times_ms=[0, 10, 20, 300])
+    with open_source(tmp_path / "a.mkv", SourceOptions(realtime=True)) as source:
+        times = [frame.time_s for frame in source.frames()]
+    assert np.diff(times) == pytest.approx([0.01, 0.01, 0.28], abs=0.002)
