@@ -30,8 +30,8 @@ def test_a_cut_off_video_gives_what_is_there(tmp_path: Path, caplog: pytest.LogC
     whole = write_video(tmp_path / "a.avi").read_bytes()
     (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2])
     with caplog.at_level(logging.WARNING), open_source(tmp_path / "cut.avi") as source:
-        count = len(list(source.frames()))
-    assert 5 <= count < 25
+        count = len(list(source.frames())) + source.corrupt  # half of the last one is there
+    assert 5 < count < 25
     assert f"{count} of the 30 frames" in caplog.text
 
 
