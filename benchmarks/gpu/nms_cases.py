@@ -12,7 +12,6 @@ import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,7 +20,8 @@ from ssd_edge.errors import SsdEdgeError
 from ssd_edge.runtime.cuda.base import Cuda
 from ssd_edge.runtime.cuda.find import open_cuda
 from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS
-from ssd_edge.runtime.cuda.preprocess import preprocess_bgr, preprocess_nv12
+from ssd_edge.runtime.cuda.preprocess import Plane, preprocess_bgr, preprocess_yuv
+from ssd_edge.runtime.pixels import YuvPlanes
 from ssd_edge.runtime.preprocess import preprocess
 
 LEVELS = 1  # OpenCV rounds differently on different processors
@@ -76,9 +76,8 @@ def differences(
 
 
 def preprocess_levels(cuda: Cuda, frame_hw: tuple[int, int], size_hw: tuple[int, int]) -> dict[str, int]:
-    """Largest difference of each kernel from the CPU's, in levels of 0–255; NV12 has even sides only."""
+    """Largest difference of each kernel from the CPU's, in levels of 0–255."""
     rng = np.random.default_rng(0)
-    height, width = frame_hw
     bgr = rng.integers(0, 256, (*frame_hw, 3), np.uint8)
     kernels = cuda.module(KERNEL_SOURCE, KERNELS)
     levels = {}
@@ -92,14 +91,15 @@ def preprocess_levels(cuda: Cuda, frame_hw: tuple[int, int], size_hw: tuple[int,
             stream.synchronize()
             levels[name] = int(np.abs(got.astype(int) - expected).max())
 
-        preprocess_bgr(stream, kernels, uploaded(stack, cuda, stream, bgr), 3 * width, frame_hw, out, size_hw)
+        preprocess_bgr(stream, kernels, uploaded(stack, cuda, stream, bgr), 3 * frame_hw[1], frame_hw, out, size_hw)
         compare("preprocess_bgr", preprocess(bgr, size_hw))
-        if height % 2 or width % 2:
-            return levels
-        nv12 = rng.integers(0, 256, (height * 3 // 2, width), np.uint8)
-        luma = uploaded(stack, cuda, stream, nv12)
-        preprocess_nv12(stream, kernels, luma, width, luma + height * width, width, frame_hw, out, size_hw)
-        compare("preprocess_nv12", preprocess(cv2.cvtColor(nv12, cv2.COLOR_YUV2BGR_NV12), size_hw))
+        luma = rng.integers(0, 256, frame_hw, np.uint8)
+        chroma = rng.integers(0, 256, (-(-frame_hw[0] // 2), -(-frame_hw[1] // 2), 2), np.uint8)
+        planes = [
+            Plane(uploaded(stack, cuda, stream, plane), plane.strides[0], *plane.shape[:2]) for plane in (luma, chroma)
+        ]
+        preprocess_yuv(stream, kernels, planes[0], planes[1], out, size_hw)
+        compare("preprocess_yuv", preprocess(YuvPlanes(luma, (chroma,)), size_hw))
     return levels
 
 

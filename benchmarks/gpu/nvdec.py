@@ -21,7 +21,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from benchmarks.gpu.models import Image, build, bundled, open_engine
@@ -35,7 +34,8 @@ from ssd_edge.runtime.cuda.base import Cuda
 from ssd_edge.runtime.cuda.device_frames import Nv12Frame, device_frame
 from ssd_edge.runtime.cuda.find import find_gpu, open_cuda
 from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS
-from ssd_edge.runtime.cuda.preprocess import preprocess_nv12
+from ssd_edge.runtime.cuda.preprocess import Plane, preprocess_yuv
+from ssd_edge.runtime.pixels import YuvPlanes
 from ssd_edge.runtime.preprocess import preprocess
 
 NVDEC_LIBRARY = "libnvcuvid.so.1"  # of the driver
@@ -208,7 +208,7 @@ def downloaded(cuda: Cuda, frame: Any) -> tuple[Image, Image]:
         nv12 = np.empty((taken.height * 3 // 2, taken.width), np.uint8)
         planes = (
             (taken.address, taken.pitch, taken.height),
-            (taken.chroma.address, taken.chroma.pitch, taken.height // 2),
+            (taken.chroma.plane.address, taken.chroma.plane.pitch, taken.height // 2),
         )
         target = nv12.ctypes.data
         for address, pitch, rows in planes:
@@ -216,17 +216,8 @@ def downloaded(cuda: Cuda, frame: Any) -> tuple[Image, Image]:
             target += rows * taken.width
         image = np.empty((*SIZE_HW, 3), np.uint8)
         out = stack.enter_context(cuda.memory(image.nbytes)).address
-        preprocess_nv12(
-            stream,
-            cuda.module(KERNEL_SOURCE, KERNELS),
-            taken.address,
-            taken.pitch,
-            taken.chroma.address,
-            taken.chroma.pitch,
-            (taken.height, taken.width),
-            out,
-            SIZE_HW,
-        )
+        luma = Plane(taken.address, taken.pitch, taken.height, taken.width)
+        preprocess_yuv(stream, cuda.module(KERNEL_SOURCE, KERNELS), luma, taken.chroma.plane, out, SIZE_HW)
         stream.copy(image.ctypes.data, out, image.nbytes)
         stream.synchronize()
     return nv12, image
@@ -234,7 +225,8 @@ def downloaded(cuda: Cuda, frame: Any) -> tuple[Image, Image]:
 
 def on_the_cpu(nv12: Image) -> Image:
     """The model's input by OpenCV, with the colours that the kernel takes by default."""
-    return preprocess(cv2.cvtColor(nv12, cv2.COLOR_YUV2BGR_NV12), SIZE_HW)
+    height = len(nv12) * 2 // 3
+    return preprocess(YuvPlanes(nv12[:height], (nv12[height:].reshape(height // 2, -1, 2),)), SIZE_HW)
 
 
 def _levels(one: Image, other: Image) -> int:

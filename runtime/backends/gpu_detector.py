@@ -20,7 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -38,7 +38,8 @@ from ssd_edge.runtime.cuda.device_frames import DeviceFrame, device_frame, is_de
 from ssd_edge.runtime.cuda.errors import CudaError, CudaFatalError
 from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS
 from ssd_edge.runtime.cuda.nms import Nms
-from ssd_edge.runtime.cuda.preprocess import preprocess_bgr, preprocess_nv12
+from ssd_edge.runtime.cuda.preprocess import Plane, preprocess_bgr, preprocess_yuv
+from ssd_edge.runtime.pixels import GpuPicture
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +51,9 @@ FRAMES_MAPPED = {"": True, "mapped": True, "copied": False}  # by its value
 class GpuDetector(Detector):
     """A `Detector` whose every step runs on the GPU. Use one detector per thread.
 
-    Frames are uint8 [H, W, 3] BGR: arrays in the processor's memory, or on the GPU (`device_frames`); there also
-    `Nv12Frame` and PyAV's frames. Frames on the GPU are read where they lie and must not change until their detections
-    are collected.
+    Frames are `Pixels`: uint8 [H, W, 3] BGR, YUV planes, which take half the memory to upload in 4:2:0, or pictures on
+    the GPU. On the GPU BGR arrays, `Nv12Frame` and PyAV's frames will do too (`device_frames`). Frames there are read
+    where they lie and must not change until their detections are collected.
 
     Each batch size is captured as a CUDA graph when it occurs for the second time; the first batch runs step by step.
     If captures keep failing, all batches run step by step.
@@ -168,7 +169,10 @@ class GpuDetector(Detector):
     def _checked(self, frames: Sequence[Any]) -> list[Frame]:
         checked: list[Frame] = []
         for index, frame in enumerate(frames):
-            if is_device_frame(frame):
+            if isinstance(frame, GpuPicture):
+                taken = device_frame(frame.surface, self.engine.cuda, self.engine.stream)
+                checked.append(replace(taken, owner=(frame, taken.owner)))
+            elif is_device_frame(frame):
                 checked.append(device_frame(frame, self.engine.cuda, self.engine.stream))
             else:
                 check_frame(index, frame)
@@ -212,9 +216,8 @@ class GpuDetector(Detector):
         if frame.chroma is None:
             preprocess_bgr(stream, self._kernels, *pixels, frame_hw, image, size_hw)
         else:
-            chroma, chroma_pitch, colours = frame.chroma
-            planes = *pixels, chroma, chroma_pitch
-            preprocess_nv12(stream, self._kernels, *planes, frame_hw, image, size_hw, colours=colours)
+            chroma, colours = frame.chroma
+            preprocess_yuv(stream, self._kernels, Plane(*pixels, *frame_hw), chroma, image, size_hw, colours=colours)
 
     def _enqueue_network(self, slot: Slot, batch: int) -> None:
         """Put everything from the engine's images to the results on its stream: the content of a graph."""

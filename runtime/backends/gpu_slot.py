@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from ssd_edge.runtime.cuda.base import Cuda, Graph, Resource, Stream
-from ssd_edge.runtime.cuda.device_frames import DeviceFrame
+from ssd_edge.runtime.cuda.device_frames import Chroma, DeviceFrame
+from ssd_edge.runtime.cuda.preprocess import Plane
+from ssd_edge.runtime.pixels import YuvPlanes, size_hw_of
 
-Frame = NDArray[np.uint8] | DeviceFrame
+Frame = NDArray[np.uint8] | YuvPlanes | DeviceFrame
 ALIGNMENT = 256  # bytes, between the starts of frames in one piece of memory
 
 
@@ -53,18 +56,33 @@ class Slot(Resource):
 
     def place(self, frames: Sequence[Frame]) -> Placed:
         """Copy those in the processor's memory into pinned memory."""
-        self._reserve(sum(_aligned(frame.nbytes) for frame in frames if isinstance(frame, np.ndarray)))
+        self._reserve(sum(_aligned(_size_of(frame)) for frame in frames if not isinstance(frame, DeviceFrame)))
         placed, end = [], 0
         for frame in frames:
-            if isinstance(frame, np.ndarray):
-                height, width = frame.shape[:2]
-                np.copyto(self._staging.array[end : end + frame.nbytes].reshape(frame.shape), frame)
-                address, device = self._frames_address + end, self._cuda.ordinal
-                end += _aligned(frame.nbytes)
-                frame = DeviceFrame(address, 3 * width, height, width, device, owner=None)
+            if not isinstance(frame, DeviceFrame):
+                start, end = end, end + _aligned(_size_of(frame))
+                frame = self._copied(frame, start)
             placed.append(frame)
         self.frames = placed
         return Placed(placed, 0 if self._mapped else end)
+
+    def _copied(self, frame: NDArray[np.uint8] | YuvPlanes, start: int) -> DeviceFrame:
+        """Copy a frame to an offset; YUV as luma and then u and v in turns, as NV12 has them."""
+        address, device = self._frames_address + start, self._cuda.ordinal
+        height, width = size_hw_of(frame)
+        if isinstance(frame, np.ndarray):
+            np.copyto(self._staging.array[start:][: frame.size].reshape(frame.shape), frame)
+            return DeviceFrame(address, 3 * width, height, width, device, owner=None)
+        luma, chroma = frame.luma, frame.chroma
+        np.copyto(self._staging.array[start:][: luma.size].reshape(luma.shape), luma)
+        uv_hw = chroma[0].shape[:2]
+        uv = self._staging.array[start + luma.size :][: 2 * uv_hw[0] * uv_hw[1]].reshape(*uv_hw, 2)
+        if len(chroma) == 1:
+            np.copyto(uv, chroma[0])
+        else:
+            cv2.merge(chroma, dst=uv)
+        plane = Plane(address + luma.size, 2 * uv_hw[1], *uv_hw)
+        return DeviceFrame(address, width, height, width, device, owner=None, chroma=Chroma(plane, frame.colours))
 
     def upload(self, stream: Stream, size: int) -> None:
         """Put the copy of the first bytes of pinned memory to the GPU on a stream."""
@@ -90,6 +108,11 @@ class Slot(Resource):
         on_gpu = self._staging if self._mapped else self._staged.enter_context(self._cuda.memory(size))
         self._frames_address = on_gpu.address
         self._capacity = size
+
+
+def _size_of(frame: NDArray[np.uint8] | YuvPlanes) -> int:
+    """Bytes of its pixels."""
+    return frame.size if isinstance(frame, np.ndarray) else frame.luma.size + sum(plane.size for plane in frame.chroma)
 
 
 def _aligned(size: int) -> int:

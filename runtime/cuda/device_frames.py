@@ -18,7 +18,7 @@ from ssd_edge.runtime.colours import BT601, YuvColours, colours_of_ffmpeg
 from ssd_edge.runtime.cuda.base import Cuda, Stream, capturing
 from ssd_edge.runtime.cuda.dlpack import DLPACK_CUDA, DLPACK_CUDA_MANAGED, DLPACK_UINT8, tensor_of
 from ssd_edge.runtime.cuda.errors import CudaError
-from ssd_edge.runtime.cuda.preprocess import check_nv12_size
+from ssd_edge.runtime.cuda.preprocess import Plane
 
 REFUSALS = (BufferError, RuntimeError, TypeError, ValueError)  # what exporters raise when they do not give their memory
 
@@ -41,10 +41,9 @@ class Nv12Frame:
 
 
 class Chroma(NamedTuple):
-    """The chroma of an NV12 frame: uint8 [height / 2, width], u and v in turns, whose rows lie `pitch` bytes apart."""
+    """The chroma of a frame in YUV, uint8 [height, width, 2], u then v; and what the numbers of the frame mean."""
 
-    address: int
-    pitch: int
+    plane: Plane
     colours: YuvColours
 
 
@@ -57,7 +56,7 @@ class DeviceFrame:
         pitch: bytes from row to row.
         device: number of its GPU.
         owner: what keeps the memory; to be held until the work on the frame is done.
-        chroma: of a frame in NV12; None: it is BGR.
+        chroma: of a frame in YUV, such as NV12; None: it is BGR.
     """
 
     address: int
@@ -125,7 +124,7 @@ def _from_nv12(frame: Nv12Frame, cuda: Cuda, stream: Stream) -> DeviceFrame:
     rows, width = luma.shape[:2]
     if frame.chroma is not None:
         height = rows
-        check_nv12_size((height, width))
+        _check_nv12_size(height, width)
         shapes = (height // 2, width // 2, 2), (height // 2, width)
         chroma = _take(frame.chroma, cuda, stream, "the chroma of an NV12 frame", *shapes)
     else:
@@ -135,11 +134,17 @@ def _from_nv12(frame: Nv12Frame, cuda: Cuda, stream: Stream) -> DeviceFrame:
                 f"an NV12 frame in one array of shape {list(luma.shape)}; expected [height · 3/2, width]: luma, then "
                 "half as many rows of chroma; or give luma and chroma as two arrays"
             )
-        check_nv12_size((height, width))
+        _check_nv12_size(height, width)
         chroma = luma._replace(address=luma.address + height * luma.pitch)
     owners = luma.owner, chroma.owner
-    where = Chroma(chroma.address, chroma.pitch, frame.colours)
+    plane = Plane(chroma.address, chroma.pitch, height // 2, width // 2)
+    where = Chroma(plane, frame.colours)
     return DeviceFrame(luma.address, luma.pitch, height, width, cuda.ordinal, owners, where)
+
+
+def _check_nv12_size(height: int, width: int) -> None:
+    if height % 2 or width % 2:
+        raise ImageError(f"an NV12 frame of {width}×{height}; its sides have to be even: crop the frame, or take BGR")
 
 
 class _Array(NamedTuple):

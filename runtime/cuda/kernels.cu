@@ -12,13 +12,13 @@ typedef unsigned long long Size;
 typedef unsigned long long Key;
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Preprocess: one thread a pixel of the model's input.
+// Preprocess: one thread per pixel of the model's input.
 //
-// A pixel of the input needs two neighbouring pixels of two rows of the frame: 6 bytes of BGR in each, or 2 of luma and
-// up to 4 of chroma. They are read as aligned words of 8 bytes: 6 bytes lie in one word at 3 of 8 alignments, else in
-// two, so that takes 3.25 loads a pixel on average instead of 12 of single bytes. This matters most on a Jetson, whose
-// GPU does not cache pinned memory, so that every load goes to memory. Where the cache helps it still saves load
-// instructions, so there is one path for both.
+// A pixel of the input needs two neighbouring pixels of two rows of the frame: of BGR 6 bytes in each row; of YUV 2 of
+// luma, and 4 of chroma with neighbours of its own. They are read as aligned words of 8 bytes: 6 bytes lie in one word at
+// 3 of 8 alignments, else in two, so that takes 3.25 loads per pixel on average instead of 12 of single bytes. This
+// matters most on a Jetson, whose GPU does not cache pinned memory, so that every load goes to memory. Where the cache
+// helps it still saves load instructions, so there is one path for both.
 
 // Up to 8 bytes as they were read. They are put together only when all reads are under way.
 struct Bytes {
@@ -62,112 +62,78 @@ __device__ Neighbours neighbours(int index, int size, int frame_size) {
     return {max(first, 0), min(first + 1, frame_size - 1), __float2int_rn((position - low) * 2048)};
 }
 
-struct Bgr {
-    int b, g, r;
+struct Pair {
+    Size first, second;  // pixels of up to 3 bytes, in their lowest bits
 };
 
-struct BgrPair {
-    Bgr first, second;
-};
-
-// A frame: uint8 [height, width, 3] with rows a pitch (bytes) apart.
-struct BgrFrame {
-    const Byte* pixels;
-    Size pitch;
-    int width;
-
-    __device__ static Bgr unpacked(Size bytes) {
-        return {(int)(bytes & 255), (int)(bytes >> 8 & 255), (int)(bytes >> 16 & 255)};
-    }
-
-    typedef Bytes Read;
-
-    // Of row y. At the edges of the frame the two columns are one.
-    __device__ Read read(const Neighbours& columns, int y) const {
-        return Row{pixels + y * pitch, 3 * width}.read(3 * columns.first, 3 * (columns.second - columns.first) + 3);
-    }
-
-    __device__ BgrPair pair(const Neighbours& columns, const Read& read) const {
-        const Size bytes = read.value();
-        return {unpacked(bytes), unpacked(bytes >> 24 * (columns.second - columns.first))};
-    }
-};
-
-// Fixed point with 20 bits behind the point, as OpenCV has it: r = luma * (y - black) + v_to_r * (v - 128), and so on.
-struct Nv12Frame {
-    const Byte* luma;
-    const Byte* chroma;  // u and v in turns, for 2×2 pixels each
-    Size luma_pitch, chroma_pitch;
-    int width, black, luma_scale, u_to_b, u_to_g, v_to_g, v_to_r;
-
-    __device__ static int rounded(int value) { return min(max((value + (1 << 19)) >> 20, 0), 255); }
-
-    __device__ Bgr converted(Size luma_byte, Size uv) const {
-        const int l = luma_scale * max((int)(luma_byte & 255) - black, 0);
-        const int u = (int)(uv & 255) - 128, v = (int)(uv >> 8 & 255) - 128;
-        return {rounded(l + u_to_b * u), rounded(l + u_to_g * u + v_to_g * v), rounded(l + v_to_r * v)};
-    }
-
-    struct Read {
-        Bytes luma, chroma;
-    };
-
-    // 2 where the second column has another chroma than the first, else 0.
-    __device__ static int chroma_apart(const Neighbours& columns) {
-        return (columns.second & ~1) - (columns.first & ~1);
-    }
-
-    __device__ Read read(const Neighbours& columns, int y) const {
-        const Row lumas = {luma + y * luma_pitch, width}, chromas = {chroma + (y >> 1) * chroma_pitch, width};
-        return {
-            lumas.read(columns.first, columns.second - columns.first + 1),
-            chromas.read(columns.first & ~1, chroma_apart(columns) + 2)
-        };
-    }
-
-    __device__ BgrPair pair(const Neighbours& columns, const Read& read) const {
-        const Size lumas = read.luma.value(), chromas = read.chroma.value();
-        const int apart = columns.second - columns.first;
-        return {converted(lumas, chromas), converted(lumas >> 8 * apart, chromas >> 8 * chroma_apart(columns))};
-    }
-};
+// The pixels of two neighbours in a row, of so many bytes each; at the edges of the frame they are one.
+__device__ Bytes read_pair(const Row& row, const Neighbours& columns, int bytes) {
+    return row.read(bytes * columns.first, bytes * (columns.second - columns.first + 1));
+}
+__device__ Pair unpacked(const Bytes& read, const Neighbours& columns, int bytes) {
+    const Size value = read.value();
+    return {value, value >> 8 * bytes * (columns.second - columns.first)};
+}
 
 // Bits are dropped where OpenCV drops them (VResizeLinear for uint8 in its resize.cpp).
-__device__ Byte blend(int top_left, int top_right, int bottom_left, int bottom_right, int right, int bottom) {
+__device__ int blend(int top_left, int top_right, int bottom_left, int bottom_right, int right, int bottom) {
     const int top = top_left * (2048 - right) + top_right * right;
     const int low = bottom_left * (2048 - right) + bottom_right * right;
-    return (Byte)(((((2048 - bottom) * (top >> 4)) >> 16) + ((bottom * (low >> 4)) >> 16) + 2) >> 2);
+    return ((((2048 - bottom) * (top >> 4)) >> 16) + ((bottom * (low >> 4)) >> 16) + 2) >> 2;
 }
 
+// One byte of each pixel, the first the lowest.
+__device__ int blend(int byte, const Pair& top, const Pair& bottom, const Neighbours& columns, const Neighbours& rows) {
+    const int shift = 8 * byte;
+    return blend(
+        (int)(top.first >> shift & 255), (int)(top.second >> shift & 255), (int)(bottom.first >> shift & 255),
+        (int)(bottom.second >> shift & 255), columns.weight, rows.weight
+    );
+}
+
+// pixels: uint8 [frame_height, frame_width, 3] BGR, with rows a pitch (bytes) apart.
 // out: uint8 [height, width, 3], RGB.
-template <typename Frame>
-__device__ void preprocess(const Frame& frame, int frame_height, int frame_width, Byte* out, int height, int width) {
-    const int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;
-    if (x >= width || y >= height) return;
-    const Neighbours columns = neighbours(x, width, frame_width), rows = neighbours(y, height, frame_height);
-    const typename Frame::Read upper = frame.read(columns, rows.first), lower = frame.read(columns, rows.second);
-    const BgrPair top = frame.pair(columns, upper), bottom = frame.pair(columns, lower);
-    const Bgr &a = top.first, &b = top.second, &c = bottom.first, &d = bottom.second;
-    out += 3 * (y * width + x);
-    out[0] = blend(a.r, b.r, c.r, d.r, columns.weight, rows.weight);
-    out[1] = blend(a.g, b.g, c.g, d.g, columns.weight, rows.weight);
-    out[2] = blend(a.b, b.b, c.b, d.b, columns.weight, rows.weight);
-}
-
 extern "C" __global__ void preprocess_bgr(
     const Byte* pixels, Size pitch, int frame_height, int frame_width, Byte* out, int height, int width
 ) {
-    preprocess(BgrFrame{pixels, pitch, frame_width}, frame_height, frame_width, out, height, width);
+    const int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;
+    if (x >= width || y >= height) return;
+    const Neighbours columns = neighbours(x, width, frame_width), rows = neighbours(y, height, frame_height);
+    const Bytes upper = read_pair(Row{pixels + rows.first * pitch, 3 * frame_width}, columns, 3);
+    const Bytes lower = read_pair(Row{pixels + rows.second * pitch, 3 * frame_width}, columns, 3);
+    const Pair top = unpacked(upper, columns, 3), bottom = unpacked(lower, columns, 3);
+    out += 3 * (y * width + x);
+    for (int channel = 0; channel < 3; channel++) out[channel] = (Byte)blend(2 - channel, top, bottom, columns, rows);
 }
 
-extern "C" __global__ void preprocess_nv12(
-    const Byte* luma, Size luma_pitch, const Byte* chroma, Size chroma_pitch, int frame_height, int frame_width,
-    int black, int luma_scale, int u_to_b, int u_to_g, int v_to_g, int v_to_r, Byte* out, int height, int width
+// Fixed point with 20 bits behind the point.
+__device__ Byte rounded(int value) { return (Byte)min(max((value + (1 << 19)) >> 20, 0), 255); }
+
+// Each plane is stretched, and then the pixel becomes RGB: r = luma_scale * (y - black) + v_to_r * (v - 128), and so on.
+// luma: uint8 [frame_height, frame_width]. chroma: uint8 [chroma_height, chroma_width, 2], u and v in turns, of the same
+// picture: half as many samples in each direction in NV12.
+extern "C" __global__ void preprocess_yuv(
+    const Byte* luma, Size luma_pitch, int frame_height, int frame_width, const Byte* chroma, Size chroma_pitch,
+    int chroma_height, int chroma_width, int black, int luma_scale, int u_to_b, int u_to_g, int v_to_g, int v_to_r,
+    Byte* out, int height, int width
 ) {
-    const Nv12Frame frame = {
-        luma, chroma, luma_pitch, chroma_pitch, frame_width, black, luma_scale, u_to_b, u_to_g, v_to_g, v_to_r
-    };
-    preprocess(frame, frame_height, frame_width, out, height, width);
+    const int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;
+    if (x >= width || y >= height) return;
+    const Neighbours columns = neighbours(x, width, frame_width), rows = neighbours(y, height, frame_height);
+    const Neighbours uv_columns = neighbours(x, width, chroma_width), uv_rows = neighbours(y, height, chroma_height);
+    const Bytes upper = read_pair(Row{luma + rows.first * luma_pitch, frame_width}, columns, 1);
+    const Bytes lower = read_pair(Row{luma + rows.second * luma_pitch, frame_width}, columns, 1);
+    const Bytes uv_upper = read_pair(Row{chroma + uv_rows.first * chroma_pitch, 2 * chroma_width}, uv_columns, 2);
+    const Bytes uv_lower = read_pair(Row{chroma + uv_rows.second * chroma_pitch, 2 * chroma_width}, uv_columns, 2);
+    const Pair uv_top = unpacked(uv_upper, uv_columns, 2), uv_bottom = unpacked(uv_lower, uv_columns, 2);
+    const int l = luma_scale
+        * (blend(0, unpacked(upper, columns, 1), unpacked(lower, columns, 1), columns, rows) - black);
+    const int u = blend(0, uv_top, uv_bottom, uv_columns, uv_rows) - 128;
+    const int v = blend(1, uv_top, uv_bottom, uv_columns, uv_rows) - 128;
+    out += 3 * (y * width + x);
+    out[0] = rounded(l + v_to_r * v);
+    out[1] = rounded(l + u_to_g * u + v_to_g * v);
+    out[2] = rounded(l + u_to_b * u);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

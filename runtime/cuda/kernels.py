@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 KERNEL_SOURCE = Path(__file__).with_name("kernels.cu").read_text(encoding="utf-8")
-KERNELS = ("preprocess_bgr", "preprocess_nv12", "nms_collect", "nms_suppress", "nms_merge")  # for `Cuda.module`
+KERNELS = ("preprocess_bgr", "preprocess_yuv", "nms_collect", "nms_suppress", "nms_merge")  # for `Cuda.module`
 
 
 def u64(*values: int) -> list[np.generic]:

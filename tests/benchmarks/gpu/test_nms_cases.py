@@ -66,7 +66,7 @@ def test_the_exit_status(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 def test_a_preprocess_that_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nms_cases, "preprocess", lambda frame, size_hw: np.zeros((*size_hw, 3), np.uint8))
     lines = list(nms_cases.differences(HostCuda(), []))
-    assert len(lines) == 6  # 4 sizes, of which NV12 has 2
+    assert len(lines) == 8  # 4 sizes, BGR and YUV
     assert lines[0].startswith("preprocess_bgr of (1080, 1920) to (300, 300): ")
     assert lines[0].endswith(" levels apart; expected at most 1")
 

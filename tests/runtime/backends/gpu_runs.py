@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from ssd_edge.runtime.backends.gpu_detector import GpuDetector
+from ssd_edge.runtime.pixels import YuvPlanes
 from tests.fakes.host_cuda import HostCuda
 from tests.fakes.host_engine import HostEngine
 from tests.fakes.lazy_cuda import LazyCuda
@@ -29,9 +30,9 @@ def random_frames(*sizes_hw: tuple[int, int], seed: int = 0) -> list[np.ndarray]
     return frames
 
 
-def nv12_of(frame: np.ndarray) -> np.ndarray:
-    """uint8 [H·3/2, W] of uint8 [H, W, 3] BGR."""
+def nv12_of(frame: np.ndarray) -> YuvPlanes:
+    """Of uint8 [H, W, 3] BGR, both even."""
     height, width = frame.shape[:2]
     planes: np.ndarray = cv2.cvtColor(frame, cv2.COLOR_BGR2YUV_I420)
-    planes[height:] = planes[height:].reshape(2, -1).T.reshape(-1, width)  # u and v in turns
-    return planes
+    u, v = planes[height:].reshape(2, height // 2, width // 2)
+    return YuvPlanes(planes[:height], (np.stack([u, v], axis=-1),))

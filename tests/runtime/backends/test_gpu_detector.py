@@ -22,7 +22,7 @@ from ssd_edge.runtime.stream.run import run_stream
 from tests.fakes.host_cuda import HostCuda
 from tests.fakes.host_engine import HostEngine
 from tests.fakes.lazy_cuda import LazyCuda, LazyStream
-from tests.runtime.backends.gpu_runs import CUDAS, engine_of, random_frames
+from tests.runtime.backends.gpu_runs import CUDAS, engine_of, nv12_of, random_frames
 from tests.runtime.equal_detections import assert_all_equal
 
 
@@ -43,6 +43,21 @@ def test_the_bundled_model_detects_what_it_does_on_the_processor(
             for _ in range(3):
                 assert_all_equal(detector([small, large]), expected)
             assert engine.captures == 2  # one for each slot
+
+
+def test_the_bundled_model_detects_in_planes_what_it_does_on_the_processor() -> None:
+    pytest.importorskip("zxingcpp", reason="no zxing-cpp to render scenes with")
+    from ssd_edge.data.codes.scenes import CodesScenes
+
+    frames = [nv12_of(CodesScenes(3, size).scene(0).image_bgr) for size in ((240, 320), (480, 640))]
+    with open_detector(bundled_model(), threads=1, score_threshold=0.4) as cpu:
+        engine = HostEngine(cpu.infer, (cpu.card.height, cpu.card.width))
+        with GpuDetector(engine, cpu.card, score_threshold=0.4) as gpu:
+            for found, wanted in zip(gpu(frames), cpu(frames), strict=True):
+                assert len(wanted) > 0
+                assert found.labels.tolist() == wanted.labels.tolist()
+                np.testing.assert_allclose(found.scores, wanted.scores, atol=5e-3)  # colours are rounded in other steps
+                np.testing.assert_allclose(found.boxes_xyxy, wanted.boxes_xyxy, atol=0.3)
 
 
 @pytest.mark.parametrize("make_cuda", CUDAS)

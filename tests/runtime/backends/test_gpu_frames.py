@@ -13,16 +13,37 @@ import pytest
 
 from ssd_edge.errors import UsageError
 from ssd_edge.images import ImageError
+from ssd_edge.runtime.backends import base
 from ssd_edge.runtime.backends.base import Detector
 from ssd_edge.runtime.backends.gpu_detector import GpuDetector
-from ssd_edge.runtime.colours import BT601, BT709
+from ssd_edge.runtime.colours import BT601, BT709, BT709_FULL
 from ssd_edge.runtime.cuda.device_frames import Nv12Frame
+from ssd_edge.runtime.pixels import GpuPicture, YuvPlanes
+from ssd_edge.runtime.preprocess import preprocess
 from tests.fakes.device_arrays import DecodedPlane, OnGpu
 from tests.fakes.host_cuda import HostCuda, HostStream
 from tests.fakes.host_engine import HostEngine
 from tests.fakes.lazy_cuda import LazyCuda
 from tests.runtime.backends.gpu_runs import CUDAS, engine_of, nv12_of, random_frames
 from tests.runtime.equal_detections import assert_all_equal
+
+
+@pytest.fixture(autouse=True)
+def exact_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processor's colours in the kernel's fixed point: OpenCV's have 10 bits, or are float, by the processor."""
+
+    def exact(frame: Any, size_hw: tuple[int, int], *, out: np.ndarray) -> np.ndarray:
+        if not isinstance(frame, YuvPlanes):
+            return preprocess(frame, size_hw, out=out)
+        planes = (cv2.resize(plane, size_hw[::-1]).reshape(*size_hw, -1) for plane in (frame.luma, *frame.chroma))
+        y, u, v = np.concatenate([*planes], axis=-1).astype(np.int64).transpose(2, 0, 1)
+        colours = frame.colours
+        y, u, v = colours.luma * (y - colours.black), u - 128, v - 128
+        rgb = y + colours.v_to_r * v, y + colours.u_to_g * u + colours.v_to_g * v, y + colours.u_to_b * u
+        out[:] = (np.stack(rgb, axis=-1) + 2**19 >> 20).clip(0, 255)
+        return out
+
+    monkeypatch.setattr(base, "preprocess", exact)
 
 
 @pytest.fixture
@@ -37,6 +58,19 @@ def copied(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(HostStream, "copy", noted)
     return sizes
+
+
+def in_one_array(planes: YuvPlanes) -> Nv12Frame:
+    luma, (chroma,) = planes.luma, planes.chroma
+    return Nv12Frame(OnGpu(np.concatenate([luma, chroma.reshape(-1, luma.shape[1])]), 5))
+
+
+def in_two_arrays(planes: YuvPlanes) -> Nv12Frame:
+    return Nv12Frame(OnGpu(planes.luma, 5), OnGpu(planes.chroma[0], 3))
+
+
+def as_decoded(planes: YuvPlanes) -> GpuPicture:
+    return GpuPicture(in_two_arrays(planes), planes.size_hw, lambda: planes)
 
 
 def test_frames_on_the_gpu_are_read_where_they_are(
@@ -114,18 +148,22 @@ def test_what_a_decoder_still_writes_is_waited_for(
         for seed in range(6):
             (frame,) = random_frames((48, 64), seed=seed)
             planes = nv12_of(frame)
-            expected.append(cpu([cv2.cvtColor(planes, cv2.COLOR_YUV2BGR_NV12)]))
-            chroma = planes[48:].reshape(24, 32, 2)
-            detector.submit([Nv12Frame(DecodedPlane(planes[:48], decoder), DecodedPlane(chroma, decoder))])
+            expected.append(cpu([planes]))
+            luma, chroma = DecodedPlane(planes.luma, decoder), DecodedPlane(planes.chroma[0], decoder)
+            detector.submit([Nv12Frame(luma, chroma)])
         for wanted in expected:
             assert_all_equal(detector.collect(), wanted)
     assert engine_of(detector).captures == slots
 
 
-def test_frames_on_the_gpu_are_held_until_they_were_read(cpu: Detector, open_gpu: Callable[..., GpuDetector]) -> None:
+@pytest.mark.parametrize(("pixels_of", "give"), [(np.asarray, OnGpu), (nv12_of, as_decoded)])
+def test_frames_on_the_gpu_are_held_until_they_were_read(
+    pixels_of: Callable[..., Any], give: Callable[..., Any], cpu: Detector, open_gpu: Callable[..., GpuDetector]
+) -> None:
+    """A decoder may write another picture to the memory of one that nobody holds."""
     detector = open_gpu(LazyCuda())
-    (frame,) = random_frames((48, 64))
-    given = OnGpu(frame)
+    frame = pixels_of(*random_frames((48, 64)))
+    given = give(frame)
     alive = weakref.ref(given)
     detector.submit([given])
     del given
@@ -136,26 +174,31 @@ def test_frames_on_the_gpu_are_held_until_they_were_read(cpu: Detector, open_gpu
     assert alive() is None
 
 
-def in_one_array(planes: np.ndarray) -> Nv12Frame:
-    return Nv12Frame(OnGpu(planes, 5))
+def in_memory(planes: YuvPlanes) -> YuvPlanes:
+    return planes
 
 
-def in_two_arrays(planes: np.ndarray) -> Nv12Frame:
-    height = len(planes) * 2 // 3
-    return Nv12Frame(OnGpu(planes[:height], 5), OnGpu(planes[height:].reshape(height // 2, -1, 2), 3))
+def in_planes(planes: YuvPlanes) -> YuvPlanes:
+    """As FFmpeg's decoders give them: rows that are parts of longer ones, u and v apart."""
+
+    def padded(plane: np.ndarray) -> np.ndarray:
+        return np.pad(plane, ((0, 0), (0, 13)))[:, : plane.shape[1]]
+
+    u, v = (padded(planes.chroma[0][..., index]) for index in (0, 1))
+    return YuvPlanes(padded(planes.luma), (u, v), planes.colours)
 
 
 @pytest.mark.parametrize("make_cuda", CUDAS)
-@pytest.mark.parametrize("give", [in_one_array, in_two_arrays])
-def test_nv12_is_detected_in_as_its_bgr_is(
+@pytest.mark.parametrize("give", [in_one_array, in_two_arrays, as_decoded, in_memory, in_planes])
+def test_nv12_is_detected_in_as_on_the_processor(
     make_cuda: Callable[[], HostCuda],
-    give: Callable[[np.ndarray], Nv12Frame],
+    give: Callable[[YuvPlanes], Any],
     cpu: Detector,
     open_gpu: Callable[..., GpuDetector],
 ) -> None:
     frames = random_frames((48, 64), (96, 50), (48, 64))
     planes = [nv12_of(frame) for frame in frames]
-    expected = cpu([cv2.cvtColor(each, cv2.COLOR_YUV2BGR_NV12) for each in planes])
+    expected = cpu(planes)
     assert min(map(len, expected)) > 0
     detector = open_gpu(make_cuda(), slots=1)
     given = [give(each) for each in planes]
@@ -169,7 +212,7 @@ def test_nv12_is_detected_in_as_its_bgr_is(
 
 def test_other_chroma_or_colours_of_the_same_luma(open_gpu: Callable[..., GpuDetector]) -> None:
     planes = nv12_of(*random_frames((48, 64), seed=3))
-    luma, chroma, other = OnGpu(planes[:48]), OnGpu(planes[48:]), OnGpu(255 - planes[48:])
+    luma, chroma, other = OnGpu(planes.luma), OnGpu(planes.chroma[0]), OnGpu(255 - planes.chroma[0])
     frames = [Nv12Frame(luma, *rest) for rest in ((chroma, BT601), (chroma, BT709), (other, BT601))]
     expected = [open_gpu()([frame]) for frame in frames]
     assert len({found.scores.tobytes() for (found,) in expected}) == 3
@@ -178,6 +221,23 @@ def test_other_chroma_or_colours_of_the_same_luma(open_gpu: Callable[..., GpuDet
         for frame, wanted in zip(frames, expected, strict=True):
             assert_all_equal(detector([frame]), wanted)
     assert engine_of(detector).captures == 1
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (37, 53), (64, 64)])
+@pytest.mark.parametrize("shrink", [(2, 2), (1, 2), (2, 1), (1, 1)])  # 4:2:0, 4:2:2, 4:4:0, 4:4:4
+def test_planes_of_any_kind_go_up_as_they_are(
+    size_hw: tuple[int, int],
+    shrink: tuple[int, int],
+    cpu: Detector,
+    open_gpu: Callable[..., GpuDetector],
+    copied: list[int],
+) -> None:
+    (luma, u, v) = (frame[..., 0] for frame in random_frames(size_hw, size_hw, size_hw, seed=5))
+    planes = YuvPlanes(luma, (u[:: shrink[0], :: shrink[1]], v[:: shrink[0], :: shrink[1]]), BT709_FULL)
+    detector = open_gpu()
+    for frames in ([planes], [planes, *random_frames((48, 64))], [planes, planes]):
+        assert_all_equal(detector(frames), cpu(frames))
+    assert copied[0] == -(-(luma.size + 2 * planes.chroma[0].size) // 256) * 256
 
 
 def test_nv12_is_not_for_the_processor(cpu: Detector) -> None:

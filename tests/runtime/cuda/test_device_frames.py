@@ -15,6 +15,7 @@ from ssd_edge.images import ImageError
 from ssd_edge.runtime.colours import BT601
 from ssd_edge.runtime.cuda.device_frames import Chroma, Nv12Frame, is_device_frame
 from ssd_edge.runtime.cuda.errors import CudaError
+from ssd_edge.runtime.cuda.preprocess import Plane
 from tests.fakes.device_arrays import (
     CPU,
     CUDA,
@@ -135,7 +136,7 @@ def test_all_work_is_waited_for_where_no_stream_is_taken(offer: Callable[..., By
     assert (frame.address, frame.pitch) == (array.ctypes.data, 18)
     frame = take(Nv12Frame(offered(luma), offered(chroma)), gpu)
     assert (frame.address, frame.pitch, frame.height, frame.width) == (luma.ctypes.data, 11, 4, 6)
-    assert frame.chroma == Chroma(chroma.ctypes.data, 6, BT601)
+    assert frame.chroma == Chroma(Plane(chroma.ctypes.data, 6, 2, 3), BT601)
     assert waits_when_given == [1, 2, 3]
     take(ByDlpack(array), gpu)  # takes a stream
     assert gpu.waits == 3

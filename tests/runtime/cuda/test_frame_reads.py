@@ -7,7 +7,7 @@ import mmap
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,8 @@ import pytest
 
 from ssd_edge.runtime.cuda.errors import CudaError
 from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS
-from ssd_edge.runtime.cuda.preprocess import preprocess_bgr, preprocess_nv12
+from ssd_edge.runtime.cuda.preprocess import Plane as YuvPlane
+from ssd_edge.runtime.cuda.preprocess import preprocess_bgr, preprocess_yuv
 from tests.fakes.host_cuda import HostCuda
 
 IS_INSIDE = "if (skipped <= offset && offset - skipped + (two ? 16 : 8) <= size)"
@@ -43,10 +44,13 @@ def read_frame(
     """uint8 [height, width, 3] of a frame that lies at addresses."""
     kernels = cuda.module(source, KERNELS)
     result = np.empty((*size_hw, 3), np.uint8)
-    launch: Callable[..., None] = preprocess_bgr if len(planes) == 1 else preprocess_nv12
-    places = [value for plane in planes for value in plane[:2]]
+    out = result.ctypes.data
     with cuda.stream() as stream:
-        launch(stream, kernels, *places, frame_hw, result.ctypes.data, size_hw)
+        if len(planes) == 1:
+            preprocess_bgr(stream, kernels, *planes[0][:2], frame_hw, out, size_hw)
+        else:
+            luma, chroma = (YuvPlane(*plane[:2], plane[3], plane[2]) for plane in planes)
+            preprocess_yuv(stream, kernels, luma, chroma._replace(width=chroma.width // 2), out, size_hw)
     return result
 
 
@@ -66,7 +70,9 @@ def placed(shapes: Sequence[tuple[int, int]], offset: int, gap: int) -> tuple[li
     return planes, memory
 
 
+ODD_PLANES = [(5, 3), (6, 2)]  # 5×3 pixels and 3×2 chroma
 FRAMES = [(bgr_planes(hw), hw) for hw in BGR_SIZES_HW] + [(nv12_planes(hw), hw) for hw in NV12_SIZES_HW]
+FRAMES.append((ODD_PLANES, (3, 5)))
 IDS = [f"{'bgr' if len(planes) == 1 else 'nv12'}-{hw[1]}x{hw[0]}" for planes, hw in FRAMES]
 
 

@@ -79,5 +79,5 @@ def test_scores_and_frames_are_read_in_wide_loads() -> None:
     assert entries.keys() == set(KERNELS)
     assert entries["nms_collect"].count(b"ld.global.nc.v4.f32") >= 2  # scores, and a box for each of four
     assert entries["preprocess_bgr"].count(b"ld.global.nc.u64") == 4  # two words of two rows
-    assert entries["preprocess_nv12"].count(b"ld.global.nc.u64") == 8
+    assert entries["preprocess_yuv"].count(b"ld.global.nc.u64") == 8
     assert all(b".local" not in entry for entry in entries.values())  # small arrays are in registers

@@ -13,6 +13,7 @@ import pytest
 from ssd_edge.images import ImageError
 from ssd_edge.runtime.colours import BT601, BT709
 from ssd_edge.runtime.cuda.device_frames import Chroma, Nv12Frame, is_device_frame
+from ssd_edge.runtime.cuda.preprocess import Plane
 from tests.fakes.device_arrays import CUDA, ByDlpack, ByInterface, FakeStream, NoStream, take
 
 
@@ -39,7 +40,7 @@ def test_nv12_in_two_arrays(offer: Any, luma_shape: tuple[int, ...], chroma_shap
     assert is_device_frame(given)
     frame = take(given)
     assert (frame.address, frame.pitch, frame.height, frame.width) == (luma.ctypes.data, 11, 4, 6)
-    assert frame.chroma == Chroma(chroma.ctypes.data, 14, BT709)
+    assert frame.chroma == Chroma(Plane(chroma.ctypes.data, 14, 2, 3), BT709)
 
 
 @pytest.mark.parametrize("offer", [ByInterface, ByDlpack])
@@ -48,7 +49,7 @@ def test_nv12_in_one_array(offer: Any, margin: int, pitch: int) -> None:
     planes = np.zeros((9, 8 + margin), np.uint8)[:, :8]
     frame = take(Nv12Frame(offer(planes)))
     assert (frame.address, frame.pitch, frame.height, frame.width) == (planes.ctypes.data, pitch, 6, 8)
-    assert frame.chroma == Chroma(planes[6:].ctypes.data, pitch, BT601)
+    assert frame.chroma == Chroma(Plane(planes[6:].ctypes.data, pitch, 3, 4), BT601)
 
 
 @pytest.mark.parametrize("offer", [ByInterface, ByDlpack])

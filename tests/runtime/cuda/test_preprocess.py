@@ -7,14 +7,14 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
 from ssd_edge.images import ImageError
-from ssd_edge.runtime.colours import BT601_FULL, BT709, BT709_FULL, YuvColours
+from ssd_edge.runtime.colours import BT601, BT601_FULL, BT709, BT709_FULL, BT2020, BT2020_FULL, YuvColours
 from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS
-from ssd_edge.runtime.cuda.preprocess import preprocess_bgr, preprocess_nv12
+from ssd_edge.runtime.cuda.preprocess import Plane, preprocess_bgr, preprocess_yuv
+from ssd_edge.runtime.pixels import YuvPlanes
 from ssd_edge.runtime.preprocess import preprocess
 from tests.fakes.host_cuda import HostCuda
 
@@ -26,15 +26,18 @@ def run_preprocess(
     kernels = cuda.module(KERNEL_SOURCE, KERNELS)
     with ExitStack() as stack:
         stream = stack.enter_context(cuda.stream())
-        arguments = []
+        places = []
         for plane in planes:
             row = plane[0].nbytes
             memory = stack.enter_context(cuda.memory(len(plane) * (row + gap)))
-            stream.copy_rows(memory.address, row + gap, plane.ctypes.data, row, row, len(plane))
-            arguments += [memory.address, row + gap]
+            stream.copy_rows(memory.address, row + gap, plane.ctypes.data, plane.strides[0], row, len(plane))
+            places.append(Plane(memory.address, row + gap, *plane.shape[:2]))
         result = np.empty((*size_hw, 3), np.uint8)
         out = stack.enter_context(cuda.memory(result.nbytes))
-        launch(stream, kernels, *arguments, planes[0].shape[:2], out.address, size_hw)
+        if len(places) == 1:
+            launch(stream, kernels, *places[0][:2], places[0][2:], out.address, size_hw)
+        else:
+            launch(stream, kernels, *places, out.address, size_hw)
         stream.copy(result.ctypes.data, out.address, result.nbytes)
     return result
 
@@ -60,33 +63,44 @@ def test_preprocess_by_hand(cuda: HostCuda) -> None:
     assert found.tolist() == [[[1, 200, 0], [1, 150, 25], [1, 50, 75], [1, 0, 100]]]
 
 
-@pytest.mark.parametrize("size_hw", [(7, 5), (64, 100)])
-@pytest.mark.parametrize("frame_hw", [(2, 2), (4, 6), (36, 54), (108, 192)])
-def test_preprocess_nv12(cuda: HostCuda, frame_hw: tuple[int, int], size_hw: tuple[int, int]) -> None:
-    height, width = frame_hw
-    planes = np.random.default_rng(1).integers(0, 256, (height * 3 // 2, width), dtype=np.uint8)
-    found = run_preprocess(preprocess_nv12, cuda, [planes[:height], planes[height:]], size_hw, gap=3)
-    wanted = preprocess(cv2.cvtColor(planes, cv2.COLOR_YUV2BGR_NV12), size_hw)
-    assert np.abs(found.astype(int) - wanted).max() <= 1
+def levels_apart(found: np.ndarray, planes: YuvPlanes) -> int:
+    """Of `preprocess`, at most."""
+    return int(np.abs(found.astype(int) - preprocess(planes, found.shape[:2])).max())
 
 
-@pytest.mark.parametrize(
-    ("colours", "black", "luma", "matrix"),
-    # Rec. ITU-R BT.709-6 and BT.601-7 solved for red, green and blue: factors of (u − 128, v − 128).
-    [
-        (BT709, 16, 1.16438, [[0, 1.79274], [-0.21325, -0.53291], [2.11240, 0]]),
-        (BT709_FULL, 0, 1.0, [[0, 1.5748], [-0.18732, -0.46812], [1.8556, 0]]),
-        (BT601_FULL, 0, 1.0, [[0, 1.402], [-0.34414, -0.71414], [1.772, 0]]),
-    ],
-)
-def test_other_colours(colours: YuvColours, black: int, luma: float, matrix: list[list[float]]) -> None:
-    planes = np.random.default_rng(2).integers(0, 256, (60, 50), dtype=np.uint8)
-    y, uv = planes[:40].astype(float), planes[40:].reshape(20, 25, 2).repeat(2, 0).repeat(2, 1) - 128.0
-    wanted = np.clip(luma * np.maximum(y - black, 0)[..., None] + uv @ np.array(matrix).T, 0, 255)
+@pytest.mark.parametrize("size_hw", [(1, 1), (7, 5), (33, 21), (64, 100)])
+@pytest.mark.parametrize("frame_hw", [(1, 1), (2, 2), (4, 6), (37, 53), (66, 42), (108, 192)])
+@pytest.mark.parametrize("shrink", [(2, 2), (1, 2), (1, 1), (4, 4)])  # NV12, NV16, NV24; odd sides are rounded up
+def test_preprocess_yuv(
+    cuda: HostCuda, frame_hw: tuple[int, int], size_hw: tuple[int, int], shrink: tuple[int, int]
+) -> None:
+    rng = np.random.default_rng(1)
+    luma = rng.integers(0, 256, frame_hw, np.uint8)
+    chroma = rng.integers(0, 256, (*(-(-side // by) for side, by in zip(frame_hw, shrink, strict=True)), 2), np.uint8)
+    found = run_preprocess(preprocess_yuv, cuda, [luma, chroma], size_hw, gap=3)
+    # OpenCV halves in other steps: 1 level in u is then 2 in blue.
+    halved = (2 * size_hw[0], 2 * size_hw[1]) in (frame_hw, chroma.shape[:2])
+    assert levels_apart(found, YuvPlanes(luma, (chroma,))) <= (3 if halved else 1)
 
-    launch = partial(preprocess_nv12, colours=colours)
-    found = run_preprocess(launch, HostCuda(), [planes[:40], planes[40:]], (40, 50))  # as large as the frame
-    assert np.abs(found - wanted).max() <= 0.51  # rounding, and the five digits above
+
+@pytest.mark.parametrize("size_hw", [(40, 50), (300, 300), (17, 23)])  # as large as the frame; up, and down
+@pytest.mark.parametrize("colours", [BT601, BT601_FULL, BT709, BT709_FULL, BT2020, BT2020_FULL])
+def test_colours(colours: YuvColours, size_hw: tuple[int, int]) -> None:
+    """All of luma and chroma, also what video does not use."""
+    rng = np.random.default_rng(2)
+    luma, chroma = rng.integers(0, 256, (40, 50), np.uint8), rng.integers(0, 256, (20, 25, 2), np.uint8)
+    found = run_preprocess(partial(preprocess_yuv, colours=colours), HostCuda(), [luma, chroma], size_hw)
+    assert levels_apart(found, YuvPlanes(luma, (chroma,), colours)) <= 1
+
+
+def test_chroma_has_neighbours_of_its_own() -> None:
+    """Grey, with one v on the left and another on the right."""
+    luma = np.full((2, 4), 100, np.uint8)
+    chroma = np.array([[[128, 28], [128, 228]]], np.uint8)  # v of 28 and 228, so -100 and 100
+    found = run_preprocess(partial(preprocess_yuv, colours=BT601_FULL), HostCuda(), [luma, chroma], (2, 4))
+    # At the four columns v is -100, -50, 50, 100 by half-pixel centres; red is luma + 1.402 v.
+    assert found[0, :, 0].tolist() == [0, 30, 170, 240]
+    assert found[0, :, 2].tolist() == [100] * 4
 
 
 @pytest.mark.parametrize(
@@ -94,8 +108,9 @@ def test_other_colours(colours: YuvColours, black: int, luma: float, matrix: lis
     [
         (preprocess_bgr, (0, 30, (0, 10)), "at least one pixel"),
         (preprocess_bgr, (0, 29, (5, 10)), "29 bytes apart; expected at least 30"),
-        (preprocess_nv12, (0, 10, 0, 10, (5, 10)), "even"),
-        (preprocess_nv12, (0, 10, 0, 9, (6, 10)), "chroma with rows 9 bytes apart"),
+        (preprocess_yuv, (Plane(0, 9, 6, 10), Plane(0, 10, 3, 5)), "luma with rows 9 bytes apart"),
+        (preprocess_yuv, (Plane(0, 10, 6, 10), Plane(0, 9, 3, 5)), "chroma with rows 9 bytes apart"),
+        (preprocess_yuv, (Plane(0, 10, 6, 10), Plane(0, 9, 3, 0)), "at least one pixel"),
     ],
 )
 def test_a_frame_that_cannot_be(launch: Callable[..., None], geometry: tuple[Any, ...], message: str) -> None:

@@ -65,8 +65,8 @@ except NotImplementedError as error:
 with open_cuda() as gpu, gpu.stream() as stream:
     for given in (frame, Nv12Frame(*frame.planes)):
         taken = device_frame(given, gpu, stream)
-        print(is_device_frame(given), taken.height, taken.width, taken.pitch, taken.chroma.pitch)
-        print(taken.address == luma.ctypes.data, taken.chroma.address == chroma.ctypes.data)
+        print(is_device_frame(given), taken.height, taken.width, taken.pitch, taken.chroma.plane.pitch)
+        print(taken.address == luma.ctypes.data, taken.chroma.plane.address == chroma.ctypes.data)
 """
     printed, calls = run(code)
     assert printed[0].startswith("CUDA stream synchronization is not supported")
