@@ -20,6 +20,7 @@ from ssd_edge.runtime.cuda.dlpack import DLPACK_CUDA, DLPACK_CUDA_MANAGED, DLPAC
 from ssd_edge.runtime.cuda.errors import CudaError
 from ssd_edge.runtime.cuda.preprocess import Plane
 
+DEFAULT_STREAM = 1  # CU_STREAM_LEGACY
 REFUSALS = (BufferError, RuntimeError, TypeError, ValueError)  # what exporters raise when they do not give their memory
 
 
@@ -33,11 +34,14 @@ class Nv12Frame:
         luma: uint8 [H, W] or [H, W, 1], both even. Without chroma: uint8 [H·3/2, W], with the chroma in its last third.
         chroma: uint8 [H/2, W/2, 2] or [H/2, W], u then v.
         colours: what the video says of itself: `BT601`, `BT709`, `BT601_FULL`, `BT709_FULL` of `runtime.colours`.
+        stream: the `cudaStream_t` on which the frame is made, such as `DEFAULT_STREAM`, for arrays that cannot wait
+            for a stream themselves. None: each is asked to, and where it refuses, all work on the GPU is waited for.
     """
 
     luma: Any
     chroma: Any = None
     colours: YuvColours = BT601
+    stream: int | None = None
 
 
 class Chroma(NamedTuple):
@@ -119,14 +123,18 @@ def _nv12_of(frame: Any) -> Nv12Frame:
 
 
 def _from_nv12(frame: Nv12Frame, cuda: Cuda, stream: Stream) -> DeviceFrame:
+    waiting: Stream | None = stream
+    if frame.stream is not None:
+        stream.wait_stream(frame.stream)
+        waiting = None
     shapes: tuple[Shape, ...] = (("height", "width"), ("height", "width", 1))  # the latter in PyNvVideoCodec
-    luma = _take(frame.luma, cuda, stream, "the luma of an NV12 frame", *shapes)
+    luma = _take(frame.luma, cuda, waiting, "the luma of an NV12 frame", *shapes)
     rows, width = luma.shape[:2]
     if frame.chroma is not None:
         height = rows
         _check_nv12_size(height, width)
         shapes = (height // 2, width // 2, 2), (height // 2, width)
-        chroma = _take(frame.chroma, cuda, stream, "the chroma of an NV12 frame", *shapes)
+        chroma = _take(frame.chroma, cuda, waiting, "the chroma of an NV12 frame", *shapes)
     else:
         height = rows * 2 // 3
         if rows % 3:
@@ -159,9 +167,10 @@ class _Array(NamedTuple):
 Shape = tuple[int | str, ...]  # a word stands for any length
 
 
-def _take(array: Any, cuda: Cuda, stream: Stream, name: str, *shapes: Shape) -> _Array:
+def _take(array: Any, cuda: Cuda, stream: Stream | None, name: str, *shapes: Shape) -> _Array:
     """
     Args:
+        stream: that is to wait for the work that makes the array; None: it does already.
         name: of the array in messages.
         shapes: allowed ones.
     """
@@ -181,7 +190,7 @@ def _has_cuda_dlpack(array: Any) -> bool:
     return hasattr(array, "__dlpack_device__") and array.__dlpack_device__()[0] in (DLPACK_CUDA, DLPACK_CUDA_MANAGED)
 
 
-def _from_array_interface(array: Any, cuda: Cuda, stream: Stream, name: str, shapes: Sequence[Shape]) -> _Array:
+def _from_array_interface(array: Any, cuda: Cuda, stream: Stream | None, name: str, shapes: Sequence[Shape]) -> _Array:
     with _asked(array):
         interface = array.__cuda_array_interface__
     kind, address = str(interface["typestr"]), int(interface["data"][0])
@@ -193,12 +202,12 @@ def _from_array_interface(array: Any, cuda: Cuda, stream: Stream, name: str, sha
     except CudaError as error:
         raise ImageError(f"a {type(array).__name__} whose memory is on no GPU that CUDA knows: {error}") from error
     _check_device(cuda.ordinal if device is None else device, cuda)
-    if interface.get("stream") is not None:  # 1 and 2, the default streams, are handles too
+    if stream is not None and interface.get("stream") is not None:  # 1 and 2, the default streams, are handles too
         stream.wait_stream(int(interface["stream"]))
     return _Array(address, pitch, shape, array)
 
 
-def _from_dlpack(array: Any, cuda: Cuda, stream: Stream, name: str, shapes: Sequence[Shape]) -> _Array:
+def _from_dlpack(array: Any, cuda: Cuda, stream: Stream | None, name: str, shapes: Sequence[Shape]) -> _Array:
     _check_device(array.__dlpack_device__()[1], cuda)
     capsule = _capsule(array, cuda, stream)
     tensor = tensor_of(capsule)
@@ -208,8 +217,11 @@ def _from_dlpack(array: Any, cuda: Cuda, stream: Stream, name: str, shapes: Sequ
     return _Array((tensor.data or 0) + tensor.byte_offset, pitch, shape, capsule)  # the capsule frees it at its end
 
 
-def _capsule(array: Any, cuda: Cuda, stream: Stream) -> Any:
-    """An array as a DLPack capsule whose memory `stream` may read from here on."""
+def _capsule(array: Any, cuda: Cuda, stream: Stream | None) -> Any:
+    """An array as a DLPack capsule whose memory `stream` may read from here on; None: it is waited for elsewhere."""
+    if stream is None:
+        with _asked(array):
+            return array.__dlpack__()
     for options in ({"max_version": (1, 0)}, {}):  # version 1 also exports read-only memory; older ones do not know it
         try:
             return array.__dlpack__(stream=stream.handle, **options)

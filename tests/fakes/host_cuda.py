@@ -248,6 +248,12 @@ class HostStream(Stream):
     def wait(self, event: Event) -> None:
         self.put(lambda: None)
 
+    def wait_stream(self, handle: int) -> None:
+        (other,) = (stream for stream in self._cuda.streams if stream.handle == handle)
+        event = self._cuda.event()
+        other.record(event)
+        self.wait(event)
+
     def synchronize(self) -> None:
         if self.captured is not None:
             raise CudaError("a stream that is captured cannot be waited for")

@@ -18,7 +18,7 @@ from ssd_edge.runtime.backends.base import Detector
 from ssd_edge.runtime.backends.gpu_detector import GpuDetector
 from ssd_edge.runtime.colours import BT601, BT709, BT709_FULL
 from ssd_edge.runtime.cuda.device_frames import Nv12Frame
-from ssd_edge.runtime.pixels import GpuPicture, YuvPlanes
+from ssd_edge.runtime.pixels import GpuPicture, Pixels, YuvPlanes
 from ssd_edge.runtime.preprocess import preprocess
 from tests.fakes.device_arrays import DecodedPlane, OnGpu
 from tests.fakes.host_cuda import HostCuda, HostStream
@@ -137,20 +137,24 @@ def test_an_unknown_place_for_frames_frees_the_engine(cpu: Detector, monkeypatch
     assert engine.cuda.allocated == 0
 
 
+@pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize("slots", [1, 2])
 def test_what_a_decoder_still_writes_is_waited_for(
-    slots: int, cpu: Detector, open_gpu: Callable[..., GpuDetector]
+    slots: int, named: bool, cpu: Detector, open_gpu: Callable[..., GpuDetector]
 ) -> None:
+    """By its stream, where that is named: so the work of earlier batches is not waited for."""
     cuda = LazyCuda()
     detector = open_gpu(cuda, slots=slots)
     with cuda.stream() as decoder:
-        expected = []
+        expected, decoded = [], []
         for seed in range(6):
             (frame,) = random_frames((48, 64), seed=seed)
             planes = nv12_of(frame)
             expected.append(cpu([planes]))
             luma, chroma = DecodedPlane(planes.luma, decoder), DecodedPlane(planes.chroma[0], decoder)
-            detector.submit([Nv12Frame(luma, chroma)])
+            decoded += [luma.decoded, chroma.decoded]  # what the decoder reads when its stream runs
+            detector.submit([Nv12Frame(luma, chroma, stream=decoder.handle if named else None)])
+            assert len(engine_of(detector).runs) == (max(0, seed + 1 - slots) if named else seed)
         for wanted in expected:
             assert_all_equal(detector.collect(), wanted)
     assert engine_of(detector).captures == slots
@@ -235,7 +239,8 @@ def test_planes_of_any_kind_go_up_as_they_are(
     (luma, u, v) = (frame[..., 0] for frame in random_frames(size_hw, size_hw, size_hw, seed=5))
     planes = YuvPlanes(luma, (u[:: shrink[0], :: shrink[1]], v[:: shrink[0], :: shrink[1]]), BT709_FULL)
     detector = open_gpu()
-    for frames in ([planes], [planes, *random_frames((48, 64))], [planes, planes]):
+    batches: tuple[list[Pixels], ...] = ([planes], [planes, *random_frames((48, 64))], [planes, planes])
+    for frames in batches:
         assert_all_equal(detector(frames), cpu(frames))
     assert copied[0] == -(-(luma.size + 2 * planes.chroma[0].size) // 256) * 256
 

@@ -13,7 +13,7 @@ import pytest
 
 from ssd_edge.images import ImageError
 from ssd_edge.runtime.colours import BT601
-from ssd_edge.runtime.cuda.device_frames import Chroma, Nv12Frame, is_device_frame
+from ssd_edge.runtime.cuda.device_frames import DEFAULT_STREAM, Chroma, Nv12Frame, is_device_frame
 from ssd_edge.runtime.cuda.errors import CudaError
 from ssd_edge.runtime.cuda.preprocess import Plane
 from tests.fakes.device_arrays import (
@@ -153,6 +153,14 @@ def test_an_array_that_cannot_name_its_device_says_why() -> None:
     assert is_device_frame(offered)
     with pytest.raises(ImageError, match="a OtherHardware that does not give its memory: DLPack export is only"):
         take(offered)
+
+
+@pytest.mark.parametrize("offer", [ByInterface, ByDlpack, NoArguments, NoStream])
+def test_a_stream_that_is_named_is_waited_for_instead(offer: Callable[..., Any]) -> None:
+    gpu, on = FakeGpu(), FakeStream()
+    luma, chroma = np.zeros((4, 6), np.uint8), np.zeros((2, 6), np.uint8)
+    take(Nv12Frame(offer(luma), offer(chroma), stream=DEFAULT_STREAM), gpu, on)
+    assert (gpu.waits, on.waited) == (0, [1])
 
 
 @pytest.mark.parametrize(("stream", "waited"), [(None, []), (1, [1]), (2, [2]), (0x7F00, [0x7F00])])
