@@ -47,6 +47,7 @@ class FfmpegSource(Source):
         container: closed by the source.
         live: it does not wait for the reader.
         paths: of a file.
+        asking: called before each frame is read, for time-outs.
 
     Raises:
         SourceError: there is no video, or no decoder for it.
@@ -60,8 +61,10 @@ class FfmpegSource(Source):
         *,
         live: bool,
         paths: tuple[Path, ...] = (),
+        asking: Callable[[], None] = lambda: None,
     ) -> None:
         self.name, self.live, self.paths = name, live, paths
+        self._asking = asking
         self._container, self._options = container, options
         self._stream = _video_of(container, name)
         codec = self._stream.codec_context
@@ -85,6 +88,7 @@ class FfmpegSource(Source):
     def frames(self) -> Iterator[Frame]:
         index = damaged_in_a_row = 0
         end_s = 0.0
+        self._asking()
         for packet in self._packets():
             before = self.corrupt
             for picture, damaged in self._decode(packet):
@@ -93,6 +97,7 @@ class FfmpegSource(Source):
                     pixels = self._pixels_of(picture)
                     yield Frame(pixels, index, time.monotonic(), self.name, media_time_s, damaged=damaged)
                     damaged_in_a_row = 0
+                    self._asking()
                 index += 1
                 end_s = max(end_s, media_time_s or 0.0)
             damaged_in_a_row += self.corrupt - before
@@ -127,7 +132,7 @@ class FfmpegSource(Source):
                 self.corrupt += 1
                 if failures >= MAX_DAMAGED:
                     raise SourceError(f"{self.name}: it cannot be read on; it is damaged") from None
-            except av.ExitError:
+            except (av.ExitError, TimeoutError):
                 raise SourceError(f"{self.name}: no frame within {self._options.timeout_s:g} s") from None
             except (OSError, av.FFmpegError) as error:
                 raise SourceError(f"{self.name} broke off: {clean_text(reason_of(error))}") from None

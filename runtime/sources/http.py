@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import http.client
 import io
+import re
 import socket
 import ssl
+import string
 import time
 import urllib.error
 import urllib.request
 from email.message import Message
-from typing import IO
-from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
+from typing import IO, Any
+from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 from ssd_edge.errors import SourceError
 from ssd_edge.runtime.redact import clean_text, clean_url
@@ -40,7 +42,11 @@ class HttpClient:
         self.name = clean_url(url)
         self.timeout_s = timeout_s
         self._allow_redirects = allow_redirects
-        parts = urlsplit(url)
+        self.renew()
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise SourceError(f"cannot open {self.name}: {error}; check the address") from None
         self._host = parts.hostname
         self._user, self._password = unquote(parts.username or ""), unquote(parts.password or "")
         passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
@@ -57,13 +63,18 @@ class HttpClient:
             _Redirects(self),
             urllib.request.HTTPErrorProcessor(),
             urllib.request.HTTPDefaultErrorHandler(),
-            *(
-                (urllib.request.HTTPBasicAuthHandler(passwords), urllib.request.HTTPDigestAuthHandler(passwords))
-                if self._user
-                else ()
-            ),
+            *((_Basic(passwords), _Digest(passwords)) if self._user else ()),
         ):
             self._opener.add_handler(handler)
+
+    def renew(self) -> None:
+        """Let the time-out begin: what is wanted next may take so long, over all pieces and addresses."""
+        self._due_at = time.monotonic() + self.timeout_s
+
+    def check_time(self) -> None:
+        """Raises TimeoutError where the time-out is over."""
+        if time.monotonic() > self._due_at:
+            raise TimeoutError(f"no data within {self.timeout_s:g} s")
 
     def get(self, url: str, *, start: int = 0) -> Answer:
         """The answer to a GET, from a byte on.
@@ -71,12 +82,13 @@ class HttpClient:
         Raises:
             SourceError: there is none, or a refusal; or the address is not allowed.
         """
-        self.check(url)
-        request = urllib.request.Request(without_password(url), headers={"User-Agent": USER_AGENT, "Accept": "*/*"})
-        if start:
-            request.add_header("Range", f"bytes={start}-")
         begin = time.monotonic()
         try:
+            self.check(url)
+            self.check_time()
+            request = urllib.request.Request(without_password(url), headers={"User-Agent": USER_AGENT, "Accept": "*/*"})
+            if start:
+                request.add_header("Range", f"bytes={start}-")
             response = self._opener.open(request, timeout=self.timeout_s)
         except urllib.error.HTTPError as error:
             error.close()
@@ -106,13 +118,15 @@ class HttpClient:
         if status == 401:
             asked = "does not accept this user and password" if self._user else "asks for a user and password"
             return f"{asked} (401); give them in the address: http://USER:PASSWORD@HOST/…"
+        if 300 <= status < 400:
+            return f"sends on to another address more than {REDIRECTS} times, or to none ({status}); check the address"
         if status == 403:
             return "does not allow this (403); check the user's rights, and whether the stream is enabled"
         if status in (404, 410):
             return f"has nothing at this path ({status}); check the path after the host's name"
         if status >= 500:
-            return f"answers {status} {reason}; the device has trouble, or too many viewers: try a restart of it"
-        return f"answers {status} {reason}; check the address"
+            return f"answers {status} {clean_text(reason)}; the device has trouble, or too many viewers: restart it"
+        return f"answers {status} {clean_text(reason)}; check the address"
 
     def _failure(self, error: Exception, waited_s: float) -> str:
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
@@ -122,6 +136,8 @@ class HttpClient:
             return f"the name of the host is not known ({cause.strerror}); check the address"
         if isinstance(cause, ConnectionRefusedError):
             return "the connection is refused; check the port, and that the service is running"
+        if isinstance(cause, http.client.InvalidURL):
+            return "the address cannot be read; write special characters of the password as %40 (@), %23 (#), %2F (/)"
         if isinstance(cause, http.client.HTTPException):
             return f"the answer is not HTTP ({type(cause).__name__}); check the port"
         return f"{clean_text(getattr(cause, 'strerror', None) or str(cause))}; check address and port"
@@ -175,7 +191,6 @@ class HttpFile(io.RawIOBase):
         self.name = without_password(answer.url)
         self._client, self._answer = client, answer
         self._position, self._length = 0, answer.length
-        self.failure: str | None = None
 
     def readable(self) -> bool:
         return True
@@ -184,11 +199,8 @@ class HttpFile(io.RawIOBase):
         return self._length is not None
 
     def read(self, size: int = -1) -> bytes:
-        try:
-            data = self._answer.read(CHUNK_BYTES if size < 0 else size)
-        except TimeoutError:
-            self.failure = f"no data within {self._client.timeout_s:g} s"
-            raise
+        self._client.check_time()
+        data = self._answer.read(CHUNK_BYTES if size < 0 else size)
         self._position += len(data)
         return data
 
@@ -225,14 +237,43 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def __init__(self, client: HttpClient) -> None:
         self._client = client
 
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
-    ) -> urllib.request.Request | None:
-        self._client.check(urljoin(req.full_url, newurl))
-        return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
+    def http_error_302(self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message) -> Any:
+        """Ask there."""
+        if target := headers.get("Location"):
+            url = urljoin(req.full_url, target)
+            self._client.check(url)
+            headers.replace_header("Location", without_password(url))
+        code = 307 if code == 308 else code  # which Python 3.10 does not know; to a GET they are the same
+        return super().http_error_302(req, fp, code, msg, headers)  # type: ignore[arg-type]
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+
+class _Challenges(urllib.request.BaseHandler):
+    """Shows a handler those of the server's challenges that it can answer: it looks at the first one alone, and takes
+    another kind for an error."""
+
+    kinds: re.Pattern[str]
+
+    def http_error_401(self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message) -> Any:
+        """Ask again, with a password; None where that is of no use."""
+        known = Message()
+        for challenge in headers.get_all("WWW-Authenticate", ()):
+            if self.kinds.match(challenge) and not known:
+                known["WWW-Authenticate"] = challenge
+        return super().http_error_401(req, fp, code, msg, known) if known else None  # type: ignore[misc]
+
+
+class _Basic(_Challenges, urllib.request.HTTPBasicAuthHandler):
+    kinds = re.compile("basic", re.IGNORECASE)
+
+
+class _Digest(_Challenges, urllib.request.HTTPDigestAuthHandler):
+    kinds = re.compile(r"digest(?!.*algorithm=\W*(?!md5\b|sha\b))", re.IGNORECASE)  # those that Python computes
 
 
 def without_password(url: str) -> str:
     """The address as it is asked for."""
     parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    path, query = (quote(part, safe=string.punctuation) for part in (parts.path, parts.query))  # spaces and umlauts
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], path, query, ""))

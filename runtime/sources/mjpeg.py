@@ -15,7 +15,7 @@ from ssd_edge.runtime.sources.http import Answer
 from ssd_edge.runtime.sources.jpeg import JpegCutter, JpegDecoder
 
 MAX_JPEG_BYTES = 32 * 2**20
-MULTIPART, JPEG = "multipart/x-mixed-replace", "image/jpeg"
+JPEG_TYPES = ("image/jpeg", "image/jpg", "image/pjpeg")
 
 
 class MjpegSource(Source):
@@ -87,4 +87,4 @@ class MjpegSource(Source):
 
 def is_mjpeg(answer: Answer) -> bool:
     """By what it says of itself."""
-    return answer.content_type in (MULTIPART, JPEG)
+    return answer.content_type.startswith("multipart/") or answer.content_type in JPEG_TYPES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import av
@@ -14,6 +15,7 @@ from ssd_edge.runtime.sources.base import Place, Source, SourceOptions
 from ssd_edge.runtime.sources.ffmpeg import CONTAINER_OPTIONS, FfmpegSource, reason_of
 from ssd_edge.runtime.sources.http import HTML_TYPES, HttpClient, HttpFile
 from ssd_edge.runtime.sources.mjpeg import MjpegSource, is_mjpeg
+from ssd_edge.runtime.sources.played import PlayedSource
 
 # What FFmpeg may open for an address of each kind: never a file of this machine.
 PROTOCOLS = {
@@ -98,6 +100,11 @@ def _open_http(name: str, url: str, options: SourceOptions) -> Source:
             return HttpFile(client, client.get(entry))
 
         container = av.open(file, options={"http_persistent": "0", **CONTAINER_OPTIONS}, io_open=open_entry)
+    except TimeoutError:
+        answer.close()
+        raise SourceError(
+            f"cannot open {name}: no usable data within {options.timeout_s:g} s; check that the device is on"
+        ) from None
     except (OSError, av.FFmpegError) as error:
         answer.close()
         kind = f" ({answer.content_type})" if answer.content_type else ""
@@ -109,12 +116,22 @@ def _open_http(name: str, url: str, options: SourceOptions) -> Source:
         answer.close()
         raise
     assert isinstance(container, InputContainer)
-    return _source_of(name, container, options, live=answer.length is None)
+    if container.format.name == "hls":  # which has a length of time once it is complete; while it grows, it has pieces
+        video = _source_of(name, container, options, live=False, asking=client.renew)
+        return video if container.duration else PlayedSource(video)
+    return _source_of(name, container, options, live=answer.length is None, asking=client.renew)
 
 
-def _source_of(name: str, container: InputContainer, options: SourceOptions, *, live: bool) -> Source:
+def _source_of(
+    name: str,
+    container: InputContainer,
+    options: SourceOptions,
+    *,
+    live: bool,
+    asking: Callable[[], None] = lambda: None,
+) -> Source:
     try:
-        return FfmpegSource(name, container, options, live=live)
+        return FfmpegSource(name, container, options, live=live, asking=asking)
     except BaseException:
         container.close()
         raise

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ssd_edge.runtime.sources.base import Frame, Source
+from ssd_edge.runtime.sources.timeline import Timeline
 
 PLAYED_FPS = 25.0  # of what is played in real time and does not tell its own
 
@@ -28,12 +29,12 @@ class PlayedSource(Source):
         self._file, self._asked_fps = file, fps
 
     def frames(self) -> Iterator[Frame]:
-        began_at = time.monotonic()
+        began_at, timeline = time.monotonic(), Timeline()
         for frame in self._file.frames():
-            position_s = frame.index / (self.fps or PLAYED_FPS)
-            if self._asked_fps is None and frame.media_time_s is not None:
-                position_s = frame.media_time_s
-            due_at = began_at + position_s
+            if self._asked_fps is None:
+                due_at = began_at + timeline.at_s(frame, live=False, fps=self.fps)
+            else:
+                due_at = began_at + frame.index / self._asked_fps
             time.sleep(max(0.0, due_at - time.monotonic()))
             self.corrupt = self._file.corrupt
             yield replace(frame, captured_at=time.monotonic(), at_s=due_at)

@@ -88,7 +88,7 @@ def test_a_loop_goes_on(tmp_path: Path) -> None:
     changed = threading.Condition()
     worker = SourceWorker(find_source(tmp_path / "a.mp4"), changed, loop=True)
     worker.start()
-    frames = []
+    frames: list[Frame] = []
     while len(frames) < 35:
         with changed:
             assert changed.wait_for(lambda: worker.ready, timeout=20)
