@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,14 +16,18 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Disposition
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from ssd_edge.errors import SourceError
 from ssd_edge.runtime.colours import BT601_FULL, colours_of_ffmpeg
+from ssd_edge.runtime.cuda.device_frames import DEFAULT_STREAM, Nv12Frame
+from ssd_edge.runtime.cuda.dlpack import tensor_of
 from ssd_edge.runtime.pixels import GpuPicture, Pixels, YuvPlanes
 from ssd_edge.runtime.redact import clean_text
 from ssd_edge.runtime.sources.base import Frame, Source, SourceOptions
+from ssd_edge.runtime.sources.hardware import NAMES, check_taken, decoder_of, is_in_hardware
 from ssd_edge.runtime.sources.jpeg import MAX_PIXELS, JpegDecoder
 
 logger = logging.getLogger(__name__)
@@ -67,17 +73,17 @@ class FfmpegSource(Source):
         self._asking = asking
         self._container, self._options = container, options
         self._stream = _video_of(container, name)
-        codec = self._stream.codec_context
-        codec.thread_count = 1 if live else options.decoder_threads
+        self._codec = codec = decoder_of(name, self._stream.codec_context, options)
+        codec.thread_count = 1 if live or codec.is_hwaccel else options.decoder_threads
         codec.thread_type = "AUTO"
         codec.options = {"max_pixels": str(MAX_PIXELS)}
         rate = self._stream.average_rate or self._stream.guessed_rate or 0
         self.fps = float(rate) if 0 < rate <= 1000 else None  # some streams give their clock: 90,000
         self.frame_count = self._stream.frames or None if not live else None  # the container's own count
-        self.decoder = f"{codec.name} ({'CUDA' if codec.is_hwaccel else 'FFmpeg'})"
+        self.decoder = f"{codec.name} (FFmpeg)"
         self._decode: Callable[[VideoPacket], list[tuple[VideoFrame, bool]]] = self._decode_frames
         if codec.name == "mjpeg":
-            self._jpegs = JpegDecoder(codec)
+            self._jpegs = JpegDecoder(None if codec.is_hwaccel else codec)
             self._decode = self._decode_jpeg
         self._rotation = 0
         self._damaged_pts: set[int | None] = set()
@@ -140,7 +146,7 @@ class FfmpegSource(Source):
     def _decode_frames(self, packet: VideoPacket) -> list[tuple[VideoFrame, bool]]:
         """The pictures that come out for a packet, and whether each is damaged."""
         try:
-            pictures = self._stream.codec_context.decode(packet if packet.size else None)
+            pictures = self._codec.decode(packet if packet.size else None)
         except av.EOFError:
             return []
         except av.FFmpegError:
@@ -173,10 +179,17 @@ class FfmpegSource(Source):
         return time_s - self._origin_s
 
     def _pixels_of(self, picture: VideoFrame) -> Pixels:
-        if picture.format.name == "cuda":
-            return gpu_picture_of(picture)
-        pixels = pixels_of(picture)
         rotation = picture.rotation or self._rotation
+        if is_in_hardware(picture):
+            self.decoder = f"{self._codec.name} ({NAMES[picture.format.name]})"
+            if self._options.gpu and not rotation and is_nv12_on_gpu(picture):
+                return gpu_picture_of(picture)
+            pixels: YuvPlanes | NDArray[np.uint8] = downloaded(picture)
+        else:
+            if self._codec.is_hwaccel:  # another profile or size than the hardware has
+                what = f"{self._codec.name} in {picture.format.name}, {picture.width}×{picture.height}"
+                check_taken(self.name, what, self._options)
+            pixels = pixels_of(picture)
         return turned(pixels, rotation) if rotation else pixels
 
     def _warn_if_cut_off(self, found: int, end_s: float) -> None:
@@ -230,9 +243,34 @@ def pixels_of(picture: VideoFrame) -> YuvPlanes | NDArray[np.uint8]:
     return YuvPlanes(luma, tuple(p[:, :w] for p, w in zip(chroma_planes, widths, strict=True)), colours)
 
 
+def is_nv12_on_gpu(picture: VideoFrame) -> bool:
+    """CUDA's kernels can read it: 8 bits in 4:2:0, of even sides."""
+    planes = picture.planes
+    even = picture.height % 2 == picture.width % 2 == 0
+    # PyAV 17.1 does not name the format of the planes; 10 bits (P010) have two planes too.
+    return picture.format.name == "cuda" and len(planes) == 2 and even and tensor_of(planes[0].__dlpack__()).bits == 8
+
+
 def gpu_picture_of(picture: VideoFrame) -> GpuPicture:
-    """A picture that a decoder left on the GPU."""
-    return GpuPicture(picture, (picture.height, picture.width), lambda: pixels_of(picture.reformat(format="nv12")))
+    """A picture in NV12 that NVDEC has left on the GPU.
+
+    Any number of them may be held: FFmpeg copies a picture out of the few surfaces that the decoder has, into memory
+    of the picture alone, unless AV_HWACCEL_FLAG_UNSAFE_OUTPUT is set (nvdec_retrieve_data in libavcodec/nvdec.c). It
+    does so on the default stream of CUDA (cuda_context_init in libavutil/hwcontext_cuda.c).
+    """
+    colours = colours_of_ffmpeg(picture.colorspace, picture.color_range)
+    luma, chroma = picture.planes
+    surface = Nv12Frame(luma, chroma, colours, stream=DEFAULT_STREAM)
+    return GpuPicture(surface, (picture.height, picture.width), partial(downloaded, picture))
+
+
+def downloaded(picture: VideoFrame) -> YuvPlanes:
+    """A picture from the hardware's memory, of 8 bits in 4:2:0 or 4:4:4."""
+    layout = "yuv444p" if len(picture.planes) == 3 else "nv12"
+    # Not the picture's own reformatter, which other threads may use. PyAV 17.1 leaves the colours behind.
+    planes = pixels_of(VideoReformatter().reformat(picture, format=layout))
+    assert isinstance(planes, YuvPlanes)
+    return replace(planes, colours=colours_of_ffmpeg(picture.colorspace, picture.color_range))
 
 
 def turned(pixels: YuvPlanes | NDArray[np.uint8], degrees: int) -> YuvPlanes | NDArray[np.uint8]:
