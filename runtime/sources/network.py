@@ -13,6 +13,7 @@ from ssd_edge.errors import SourceError
 from ssd_edge.runtime.redact import clean_text, clean_url
 from ssd_edge.runtime.sources.base import Place, Source, SourceOptions
 from ssd_edge.runtime.sources.ffmpeg import CONTAINER_OPTIONS, FfmpegSource, reason_of
+from ssd_edge.runtime.sources.hardware import accelerator_of, check_taken
 from ssd_edge.runtime.sources.http import HTML_TYPES, HttpClient, HttpFile
 from ssd_edge.runtime.sources.mjpeg import MjpegSource, is_mjpeg
 from ssd_edge.runtime.sources.played import PlayedSource
@@ -35,12 +36,13 @@ def find_address(url: str, options: SourceOptions) -> Place:
     """A network stream, or a video on a web server.
 
     Raises:
-        SourceError: the address is of an unknown kind.
+        SourceError: the address is of an unknown kind, or `hwaccel` is not here.
     """
     name = clean_url(url)
     scheme = url.split("://")[0].lower()
     if scheme not in URL_SCHEMES:
         raise SourceError(f"{name}: unknown kind of address; expected one of {', '.join(URL_SCHEMES)}")
+    accelerator_of(options)  # before there is a detector; and what is not here now will not be later
     if scheme in ("http", "https"):
         return Place(name, True, lambda: _open_http(name, url, options))
     return Place(name, True, lambda: _open_stream(name, url, scheme, options))
@@ -51,9 +53,10 @@ def _open_stream(name: str, url: str, scheme: str, options: SourceOptions) -> So
     chosen = {"protocol_whitelist": PROTOCOLS[scheme], **CONTAINER_OPTIONS}
     if scheme.startswith("rtsp"):
         chosen["rtsp_transport"] = options.transport
+    accelerator = accelerator_of(options)
     begin = time.monotonic()
     try:
-        container = av.open(url, options=chosen, timeout=(options.timeout_s, options.timeout_s))
+        container = av.open(url, options=chosen, timeout=(options.timeout_s, options.timeout_s), hwaccel=accelerator)
     except (OSError, av.FFmpegError) as error:
         problem = _problem(error, time.monotonic() - begin, options)
         raise SourceError(f"cannot open {name}: {problem}") from None
@@ -93,13 +96,15 @@ def _open_http(name: str, url: str, options: SourceOptions) -> Source:
                 "the stream itself in the camera's settings or manual"
             )
         if is_mjpeg(answer):
+            check_taken(name, "motion JPEG", options)
             return MjpegSource(name, answer, options)
         file = HttpFile(client, answer)
 
         def open_entry(entry: str, flags: int, _: Any) -> HttpFile:
             return HttpFile(client, client.get(entry))
 
-        container = av.open(file, options={"http_persistent": "0", **CONTAINER_OPTIONS}, io_open=open_entry)
+        chosen = {"http_persistent": "0", **CONTAINER_OPTIONS}
+        container = av.open(file, options=chosen, io_open=open_entry, hwaccel=accelerator_of(options))
     except TimeoutError:
         answer.close()
         raise SourceError(

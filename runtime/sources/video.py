@@ -9,6 +9,7 @@ import av
 from ssd_edge.errors import SourceError
 from ssd_edge.runtime.sources.base import Source, SourceOptions
 from ssd_edge.runtime.sources.ffmpeg import CONTAINER_OPTIONS, FfmpegSource, reason_of
+from ssd_edge.runtime.sources.hardware import accelerator_of
 
 
 def open_video(path: Path, options: SourceOptions) -> Source:
@@ -17,10 +18,11 @@ def open_video(path: Path, options: SourceOptions) -> Source:
     Raises:
         SourceError: FFmpeg cannot read it.
     """
+    accelerator = accelerator_of(options)
     try:
         # What is before a colon of a relative path would be a protocol. Nothing in the file may lead out of it.
         chosen = {"protocol_whitelist": "file", **CONTAINER_OPTIONS}
-        container = av.open(f"file:{path.absolute()}", options=chosen)
+        container = av.open(f"file:{path.absolute()}", options=chosen, hwaccel=accelerator)
     except (OSError, av.FFmpegError) as error:
         raise SourceError(
             f"{path} is no video that FFmpeg can read ({reason_of(error)}); an mp4 that was cut off while it was "
