@@ -41,6 +41,7 @@ class StreamStats:
         age_ms: p50, p95, p99 of the time from capture to detections; in a file, waiting in the queue counts.
         corrupt: frames that came so damaged that they were left out.
         reconnects: how often a source was opened again after a failure.
+        decoder: what decodes the source, such as "h264 (FFmpeg)"; "" of several sources.
         sources: the same by source, where there are several.
     """
 
@@ -51,6 +52,7 @@ class StreamStats:
     age_ms: tuple[float, float, float]
     corrupt: int = 0
     reconnects: int = 0
+    decoder: str = ""
     sources: Mapping[str, StreamStats] = field(default_factory=dict)
 
     @property

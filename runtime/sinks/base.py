@@ -54,8 +54,8 @@ class Sink(ABC):
         """Take a frame.
 
         Args:
-            drawn_bgr: uint8 [H, W, 3], the frame with its overlay, or without where that is not wanted; must not be
-                changed.
+            drawn_bgr: uint8 [H, W, 3], the frame with its overlay; black where that is not wanted (`needs_drawing`):
+                the frame itself is `result.frame.image_bgr`, made only then. Must not be changed.
 
         Raises:
             SinkError: it cannot be written.

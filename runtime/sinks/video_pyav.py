@@ -51,6 +51,7 @@ PIXELS_PER_THREAD = 2_000_000  # so that up to full HD one core encodes and the 
 
 DEFAULT_FPS = 25.0  # of a source that does not tell its own
 TICKS = Fraction(60_000)  # per second: all usual rates in whole numbers; MPEG-4 takes up to 65,535
+LEAST_TICKS = 60  # from frame to frame where the clock stands or goes back: a millisecond, Matroska's unit
 MAX_GAP_S = 3600.0  # a longer one starts another file; .mp4 cannot hold one of 75 h
 KEEP_PARTS = 4  # `keep_bytes` are at least so many segments, so that to remove one leaves most
 RETRY_S = 2.0
@@ -252,7 +253,7 @@ class _Segment:
 
     def time_s(self, at_s: float) -> float:
         """When a frame of that time would be shown: after the one before, also if the clock stands or was set back."""
-        return float(max(self._ticks_at(at_s), self._pts + 1) / TICKS)
+        return float(max(self._ticks_at(at_s), self._pts + LEAST_TICKS) / TICKS)
 
     def _ticks_at(self, at_s: float) -> int:
         return round((at_s - self._origin_s) * TICKS)
@@ -260,7 +261,7 @@ class _Segment:
     def write(self, image_bgr: NDArray[np.uint8], at_s: float) -> bool:
         """Add a frame of that time; True if a fragment was completed."""
         if self._ticks_at(at_s) <= self._pts:
-            self._origin_s = at_s - float((self._pts + 1) / TICKS)
+            self._origin_s = at_s - float((self._pts + LEAST_TICKS) / TICKS)
         self._pts = self._ticks_at(at_s)
         height, width = image_bgr.shape[:2]
         if height % 2 or width % 2:

@@ -110,11 +110,8 @@ class SinkWorker:
             keep: it must not be dropped.
         """
         if not self._sink.needs_pixels:
-            blank = np.broadcast_to(np.uint8(0), (*result.frame.size_hw, 3))  # takes no memory
-            result = replace(result, frame=replace(result.frame, pixels=blank))
-            self._put(_Job(partial(self._sink.write, result, blank), keep, True))
-        else:
-            self._put(_Job(partial(self._write, result, picture), keep, True))
+            result = replace(result, frame=replace(result.frame, pixels=_black(result)))
+        self._put(_Job(partial(self._write, result, picture), keep, True))
 
     def put_status(self, source: str, status: str, detail: str) -> None:
         """Tell the sink how a source does, if it listens: else that would take a result's place in the queue."""
@@ -182,7 +179,7 @@ class SinkWorker:
             return self._jobs.popleft() if self._jobs else None
 
     def _write(self, result: Result, picture: Picture) -> None:
-        self._sink.write(result, picture.bgr() if self._sink.needs_drawing else result.frame.image_bgr)
+        self._sink.write(result, picture.bgr() if self._sink.needs_drawing else _black(result))
 
     def _fail(self, error: Exception) -> None:
         if self.error is not None:  # the second error, while closing, is of the same cause
@@ -192,6 +189,11 @@ class SinkWorker:
         self.error = known or SinkError(f"{self.name}: {clean_text(text)}")
         logger.debug("a sink failed", exc_info=error)
         logger.warning("%s failed, and the stream goes on without it: %s", self.name, self.error)
+
+
+def _black(result: Result) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3] that takes no memory."""
+    return np.broadcast_to(np.uint8(0), (*result.frame.size_hw, 3))
 
 
 def close_sinks(workers: list[SinkWorker], time_left_s: Callable[[], float | None]) -> bool:

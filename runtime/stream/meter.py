@@ -29,6 +29,8 @@ class Watched(Protocol):
     @property
     def corrupt(self) -> int: ...
     @property
+    def decoder(self) -> str: ...
+    @property
     def frame_count(self) -> int | None: ...
 
 
@@ -58,6 +60,7 @@ class _Series:
             age_ms=_percentiles(self._age_ms),
             corrupt=sum(source.corrupt for source in sources),
             reconnects=sum(source.reconnects for source in sources),
+            decoder=sources[0].decoder if len(sources) == 1 else "",
         )
 
 
@@ -134,7 +137,8 @@ class Meter:
         fps = self._series[source.name].fps(seconds)
         if source.status not in ("ok", ""):
             return f"{source.name} {source.status}"
-        return f"{source.name} {fps:.1f}" if len(self._sources) > 1 else source.name
+        name = f"{source.name} [{source.decoder}]" if source.decoder else source.name
+        return f"{name} {fps:.1f}" if len(self._sources) > 1 else name
 
     def _tell(self, line: str, *, renew: bool = False) -> None:
         if self._as_log:

@@ -56,7 +56,7 @@ def open_sinks(
     if config.mqtt is not None:
         yield OpenedSink(_mqtt_sink(config.mqtt), "--mqtt")
     if config.web is not None:
-        yield OpenedSink(_web_page(config.web), "--web")
+        yield OpenedSink(_web_page(config.web, draw), "--web")
 
 
 def _paths_by_source(path: Path, workers: Sequence[SourceWorker]) -> list[Path]:
@@ -101,13 +101,13 @@ def _mqtt_sink(config: MqttConfig) -> Sink:
     return MqttSink(broker, prefix=config.prefix, qos=config.qos, buffer=config.buffer, client_id=config.client_id)
 
 
-def _web_page(config: WebConfig) -> Sink:
+def _web_page(config: WebConfig, draw: Callable[[Result], NDArray[np.uint8]]) -> Sink:
     try:
         from ssd_edge.runtime.sinks.web.access import choose_token
         from ssd_edge.runtime.sinks.web.server import WebPreview
     except ModuleNotFoundError as error:
         raise _missing(error, "--web", "web") from error
-    return WebPreview(config.host, config.port, token=choose_token(config.token))
+    return WebPreview(config.host, config.port, token=choose_token(config.token), draw=draw)
 
 
 def _missing(error: ModuleNotFoundError, option: str, extra: str) -> Exception:

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from types import TracebackType
@@ -14,6 +15,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from ssd_edge.cpus import usable_cpus
 from ssd_edge.detections import Detections
 from ssd_edge.errors import UsageError
 from ssd_edge.runtime.backends.base import Detector
@@ -105,9 +107,12 @@ class Stream:
         return stats
 
     def _open_sources(self) -> None:
-        places = [_place_of(source) for source in self.config.sources]
-        warn_of_useless_options(self.config.sources, places)
-        for source, place in zip(self.config.sources, places, strict=True):
+        sources = self.config.sources
+        # Decoders and the detector use the same threads' worth of processors: whichever is behind gets the most of it.
+        threads = max(1, (self.config.threads or usable_cpus()) // max(1, len(sources)))
+        places = [_place_of(source, threads) for source in sources]
+        warn_of_useless_options(sources, places)
+        for source, place in zip(sources, places, strict=True):
             self._workers.append(self._open_source(source, place))
 
     def _open_source(self, source: SourceConfig, place: Place) -> SourceWorker:
@@ -244,8 +249,10 @@ class _Lane:
         return draw_result(result, self._options.zones, self._options.lines)
 
 
-def _place_of(source: SourceConfig) -> Place:
-    return source.uri if isinstance(source.uri, Place) else find_source(source.uri, source.options)
+def _place_of(source: SourceConfig, decoder_threads: int) -> Place:
+    if isinstance(source.uri, Place):
+        return source.uri
+    return find_source(source.uri, replace(source.options, decoder_threads=decoder_threads))
 
 
 def _check_sinks(sinks: Sequence[Sink]) -> None:

@@ -1,8 +1,13 @@
-"""Code in a separate process on libcuda.c: a driver and a GPU for the real packages, where there is neither."""
+"""Code in a separate process on libcuda.c: a driver and a GPU for the real packages, where there is neither.
+
+And FFmpeg's decoding on a GPU, on libnvcuvid.c.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -40,6 +45,32 @@ def compile_driver(folder: Path, wanted: Iterable[str] = ()) -> FakeDriver:
     stubs = [f"int {name}(void) {{ return 0; }}\n" for name in sorted(set(wanted)) if f"int {name}(" not in text]
     source = folder / "libcuda.c"
     source.write_text(text + "".join(stubs), encoding="utf-8")
-    library = ["-shared", "-fPIC", "-w", "-Wl,-soname,libcuda.so.1", "-o", str(folder / "libcuda.so.1")]
-    subprocess.run(["gcc", *library, str(source), "-ldl"], check=True, timeout=120)
+    _compile(source, folder / "libcuda.so.1")
     return FakeDriver(folder)
+
+
+def driver_of_pyav(folder: Path, *, decodes: bool = True) -> FakeDriver:
+    """The driver with all that PyAV's FFmpeg looks for; skips without PyAV's wheel.
+
+    Args:
+        decodes: with a library for NVDEC.
+    """
+    found = importlib.util.find_spec("av")
+    libraries = [] if found is None else list(Path(str(found.origin)).parents[1].glob("av.libs/libavcodec-*"))
+    if not libraries:
+        pytest.skip("no PyAV, or no wheel with FFmpeg in it")
+    # FFmpeg wants all functions to be there that it may call, and has their names among its strings.
+    wanted = [name.decode() for name in re.findall(rb"\0(cu[A-Z]\w+|cuvid[A-Z]\w+)(?=\0)", libraries[0].read_bytes())]
+    driver = compile_driver(folder, [name for name in wanted if not name.startswith("cuvid")])
+    if decodes:
+        text = Path(__file__).with_name("libnvcuvid.c").read_text(encoding="utf-8")
+        names = {name for name in wanted if name.startswith("cuvid") and f"int {name}(" not in text}
+        source = folder / "libnvcuvid.c"
+        source.write_text(text + "".join(f"int {name}(void) {{ return 0; }}\n" for name in sorted(names)))
+        _compile(source, folder / "libnvcuvid.so.1")
+    return driver
+
+
+def _compile(source: Path, library: Path) -> None:
+    options = ["-shared", "-fPIC", "-w", f"-Wl,-soname,{library.name}", "-o", str(library)]
+    subprocess.run(["gcc", *options, str(source), "-ldl"], check=True, timeout=120)

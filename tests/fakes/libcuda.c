@@ -104,11 +104,13 @@ int cuMemcpyAsync(Address target, Address source, size_t size, void* stream) {
 }
 struct side { size_t x, y; int kind; void* host; Address device; void* array; size_t pitch; };
 struct copy { struct side source, target; size_t width, height; };
+static char* row_of(const struct side* side, size_t row) {
+    return (side->kind == 1 ? side->host : (char*)side->device) + row * side->pitch; /* 1: CU_MEMORYTYPE_HOST */
+}
 int cuMemcpy2DAsync(const struct copy* copy, void* stream) {
     CALL(cuMemcpy2DAsync, "%d %d", copy->source.kind, copy->target.kind);
     for (size_t row = 0; row < copy->height; row++)
-        memcpy((char*)copy->target.device + row * copy->target.pitch,
-               (char*)copy->source.device + row * copy->source.pitch, copy->width);
+        memcpy(row_of(&copy->target, row), row_of(&copy->source, row), copy->width);
     return 0;
 }
 int cuMemsetD8Async(Address target, unsigned char byte, size_t size, void* stream) {
@@ -162,6 +164,23 @@ int cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long lo
 int cuGraphLaunch(void* executable, void* stream) { CALL(cuGraphLaunch, "%p %p", executable, stream); return 0; }
 int cuGraphDestroy(void* graph) { CALL(cuGraphDestroy, "%p", graph); return 0; }
 int cuGraphExecDestroy(void* executable) { CALL(cuGraphExecDestroy, "%p", executable); return 0; }
+
+/* By the names that FFmpeg looks for. */
+static __thread void* contexts[8];
+static __thread int depth;
+int cuCtxPushCurrent_v2(void* context) {
+    contexts[depth++] = current;
+    current = context;
+    return 0;
+}
+int cuCtxPopCurrent_v2(void** context) {
+    *context = current;
+    current = contexts[--depth];
+    return 0;
+}
+int cuMemAlloc_v2(Address* address, size_t size) { return cuMemAlloc(address, size); }
+int cuMemFree_v2(Address address) { return cuMemFree(address); }
+int cuMemcpy2DAsync_v2(const struct copy* copy, void* stream) { return cuMemcpy2DAsync(copy, stream); }
 
 static int nothing(void) { return 0; }
 int cuGetProcAddress_v2(const char* name, void** function, int version, uint64_t flags, int* found) {

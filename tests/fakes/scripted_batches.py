@@ -20,7 +20,7 @@ class ScriptedBatches:
         while self.batches:
             name = self.batches.pop(0)
             if name != " ":
-                return [(None, Mock(image_bgr=name))]
+                return [(None, Mock(pixels=name))]
             if until():
                 break
         return []

@@ -15,3 +15,4 @@ class FakeSource:
     dropped: int = 0
     corrupt: int = 0
     reconnects: int = 0
+    decoder: str = ""

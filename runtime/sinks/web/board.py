@@ -8,6 +8,7 @@ import math
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -37,7 +38,9 @@ class Figures:
         detail: why, or "".
         fps: frames a second, over the last few seconds.
         frames: frames that came.
-        dropped: frames that the source gave, but that did not come: newer ones were there before their turn.
+        dropped: frames that the source gave, but that did not come: newer ones were there before their turn; as far as
+            it was told.
+        decoder: what decodes the source; "" as long as nobody has told.
         age_ms: p50, p95, p99 of the time from capture to detections, of the last 1000 frames.
         latency_ms: the same of preprocess, inference and NMS; None as long as nobody has told.
         silent_s: time since the last frame, or since the source is known.
@@ -52,6 +55,7 @@ class Figures:
     age_ms: tuple[float, ...]
     latency_ms: tuple[float, ...] | None
     silent_s: float
+    decoder: str
 
     @property
     def delivers(self) -> bool:
@@ -76,7 +80,8 @@ class _SourceState:
     detail: str = ""
     frames: int = 0
     dropped: int = 0
-    newest: tuple[Result, NDArray[np.uint8]] | None = None
+    decoder: str = ""
+    newest: Result | None = None
     arrivals: deque[float] = field(default_factory=lambda: deque(maxlen=FPS_MAX_ARRIVALS))
     ages_ms: RollingWindow = field(default_factory=RollingWindow)
     latency_ms: tuple[float, ...] | None = None
@@ -86,26 +91,25 @@ class _SourceState:
 
 
 class Board:
-    """Sources write to it from any thread, in microseconds; the server's thread alone makes pictures of it."""
+    """Sources write to it from any thread, in microseconds; the server's thread alone makes pictures of it.
 
-    def __init__(self) -> None:
+    Args:
+        draw: gives a frame with its overlay, uint8 [H, W, 3]; it is asked only for pictures that a viewer gets.
+    """
+
+    def __init__(self, draw: Callable[[Result], NDArray[np.uint8]]) -> None:
+        self._draw = draw
         self._lock = threading.Lock()
         self._sources: dict[str, _SourceState] = {}
         self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS_SHOWN)
         self._numbers = itertools.count(1)
 
-    def add(self, result: Result, drawn_bgr: NDArray[np.uint8]) -> None:
-        """Take a frame in place of the source's last one.
-
-        Args:
-            drawn_bgr: uint8 [H, W, 3], kept until the next one comes: it must not change.
-        """
+    def add(self, result: Result) -> None:
+        """Take a frame in place of the source's last one."""
         now = time.monotonic()
         with self._lock:
             state = self._state(result.source)
-            if state.newest is not None:  # a source that begins again counts from 0
-                state.dropped += max(0, result.frame.index - state.newest[0].frame.index - 1)
-            state.newest = (result, drawn_bgr)
+            state.newest = result
             state.frames += 1
             state.heard_at = now
             state.arrivals.append(now)
@@ -128,9 +132,10 @@ class Board:
             state.status, state.detail = status, detail
 
     def set_stats(self, source: str, stats: StreamStats) -> None:
-        """Take the latency of a source's frames."""
+        """Take what is not in a source's frames."""
         with self._lock:
-            self._state(source).latency_ms = stats.latency_ms
+            state = self._state(source)
+            state.latency_ms, state.dropped, state.decoder = stats.latency_ms, stats.dropped, stats.decoder
 
     def figures(self) -> list[Figures]:
         """How each source does, in the order in which they became known."""
@@ -152,8 +157,8 @@ class Board:
             with self._lock:
                 newest, frames, shown = state.newest, state.frames, state.shown
             if newest is not None and shown.frames < frames and now - shown.made_at >= PICTURE_PERIOD_S:
-                result, drawn_bgr = newest
-                state.shown = _Shown(next(self._numbers), frames, now, result.record(), picture(drawn_bgr))
+                jpeg = picture(self._draw(newest))
+                state.shown = _Shown(next(self._numbers), frames, now, newest.record(), jpeg)
         return max((state.shown.number for state in states), default=0)
 
     def update(self, after: int) -> bytes:
@@ -216,4 +221,5 @@ def _figures(name: str, state: _SourceState, now: float) -> Figures:
         age_ms=tuple(round(state.ages_ms.percentile(percent), 1) for percent in PERCENTS),
         latency_ms=state.latency_ms and tuple(round(value, 1) for value in state.latency_ms),
         silent_s=round(silent_s, 1),
+        decoder=state.decoder,
     )

@@ -84,6 +84,7 @@ function showSource(source, now) {
   if (source.frames) showMilliseconds(card.querySelector(".age"), source.age_ms);
   showMilliseconds(card.querySelector(".latency"), source.latency_ms);
   card.querySelector(".dropped").textContent = source.dropped.toLocaleString();
+  card.querySelector(".decoder").textContent = source.decoder;
   if (source.record) showRecord(card, source.record);
   if (card.foundAt) {
     const ago = Math.round(now - card.foundAt);

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
 import socket
 import sys
 import threading
@@ -45,7 +44,6 @@ PAGE = {
 MAX_CONNECTIONS = 64  # a browser opens up to six
 LONGEST_WAIT_S = 2.0  # for a new picture, before the figures go out alone
 POLL_S = 0.02
-LOOKING_S = 5.0  # after its last request a viewer still counts as looking
 STUCK_MS = 20_000
 KEEPALIVE_S = 30
 CLOSE_S = 0.4
@@ -55,21 +53,30 @@ class WebPreview(Sink):
     """A page with the live pictures of all sources and how they do, `/healthz`, and `/metrics` for Prometheus.
 
     One for all sources. The server has a thread of its own, and a viewer gets the newest picture when it asks for the
-    next: one that is slow or stuck costs nothing and gets fewer. Pictures are encoded while someone looks.
+    next: one that is slow or stuck costs nothing and gets fewer. Pictures are drawn and encoded when someone asks.
 
     Args:
         host: address to listen at.
         port: 0 for any that is free; see `url`.
         token: what a viewer must have; None for none, on this machine only.
+        draw: gives a frame with its overlay, uint8 [H, W, 3]; called in the server's thread.
 
     Raises:
         UsageError: other machines could look, and there is no token; or the port cannot be.
         SinkError: the address or port cannot be had.
     """
 
+    needs_drawing = False
     wants_stats = True
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 8080, *, token: Token | None = None) -> None:
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 8080,
+        *,
+        token: Token | None = None,
+        draw: Callable[[Result], NDArray[np.uint8]] = lambda result: result.frame.image_bgr,
+    ) -> None:
         if token is None and not is_loopback(host):
             raise UsageError(
                 f"a web page at {host} can be opened from other machines, so it needs a token: give a file that "
@@ -77,9 +84,8 @@ class WebPreview(Sink):
             )
         if not 0 <= port <= 65535:
             raise UsageError(f"port {port} cannot be; expected 1 to 65535, or 0 for any that is free")
-        self._board = Board()
+        self._board = Board(draw)
         self._metrics = Metrics(self._board)
-        self._looked_at = -math.inf
         self._closing = False
         listener = _listen(host, port)
         port = listener.getsockname()[1]
@@ -113,22 +119,13 @@ class WebPreview(Sink):
             print(f"web preview at {self.url}?token={token.value}", file=sys.stderr, flush=True)
 
     @property
-    def needs_drawing(self) -> bool:
-        """Someone looks; changes with time."""
-        return time.monotonic() - self._looked_at < LOOKING_S
-
-    @property
     def open_connections(self) -> int:
         """Connections of viewers; there are at most `MAX_CONNECTIONS`."""
         return len(self._server.server_state.connections)
 
     def write(self, result: Result, drawn_bgr: NDArray[np.uint8]) -> None:
-        """Take a frame; nothing is done with it unless someone looks.
-
-        Args:
-            drawn_bgr: uint8 [H, W, 3], kept until the source's next frame comes: it must not change.
-        """
-        self._board.add(result, drawn_bgr)
+        """Take a frame; it is drawn and encoded only when a viewer asks for it."""
+        self._board.add(result)
 
     def status(self, source: str, status: str, detail: str) -> None:
         """Take a source's status: ok, stalled, reconnecting, ended or failed, and why."""
@@ -160,12 +157,11 @@ class WebPreview(Sink):
         """See `Board.update`; waits a while for a picture that is newer than number `after`."""
         after_text = request.query_params.get("after", "0")
         after = int(after_text) if after_text.isascii() and after_text.isdigit() and len(after_text) < 16 else 0
-        self._looked_at = begin = time.monotonic()
+        begin = time.monotonic()
         while (newest := self._board.newest_picture()) == after and not self._closing:
             if time.monotonic() - begin > LONGEST_WAIT_S:
                 break
             await asyncio.sleep(POLL_S)
-        self._looked_at = time.monotonic()
         # A number that is not given out yet is of a server that was here before.
         return Response(self._board.update(after if after <= newest else 0), media_type="application/octet-stream")
 

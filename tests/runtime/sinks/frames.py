@@ -18,7 +18,8 @@ FOUND = Detections(np.array([[1, 2.5, 30, 40.123]], np.float32), np.array([0.75]
 def frame(
     index: int = 0, size_hw: tuple[int, int] = (48, 64), at: float = 0.0, name: str = "any", grey: int = 200
 ) -> Frame:
-    return Frame(np.full((*size_hw, 3), grey, np.uint8), index, at, name)
+    """A frame of that time; without one, of a source of 10 FPS."""
+    return Frame(np.full((*size_hw, 3), grey, np.uint8), index, at, name, at_s=at or index / 10)
 
 
 def result(frame: Frame, source: str = "any") -> Result:

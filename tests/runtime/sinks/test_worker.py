@@ -119,7 +119,7 @@ def test_a_frame_is_drawn_once_for_all_and_not_at_all_for_none() -> None:
         worker.put(one, picture, keep=False)
     end(*workers)
     assert drawn == [3]
-    assert [sink.told for sink in gates] == [[(3, 8)], [(3, 8)], [(3, 7)]]
+    assert [sink.told for sink in gates] == [[(3, 8)], [(3, 8)], [(3, 0)]]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def test_one_file_for_two_outputs_is_refused_and_untouched(tmp_path: Path, model
 
 def test_a_stream_imports_only_what_is_asked_for(tmp_path: Path, model_path: Path) -> None:
     video = write_video(tmp_path / "in.mp4", 5)
-    heavy = {"av", "paho", "supervision", "scipy", "starlette", "uvicorn", "prometheus_client", "torch", "matplotlib"}
+    heavy = {"paho", "supervision", "scipy", "starlette", "uvicorn", "prometheus_client", "torch", "matplotlib"}
     if not look_for_gpu().present:
         heavy |= {"cuda", "tensorrt", "tensorrt_rtx"}
     code = (

@@ -14,7 +14,7 @@ from PIL import Image
 from ssd_edge.errors import ModelFileError, SinkError, SourceError, UsageError
 from ssd_edge.images import ImageError
 from ssd_edge.runtime.backends.base import Detector
-from ssd_edge.runtime.sources.base import Frame, Place, Source, SourceOptions
+from ssd_edge.runtime.sources.base import Frame, Place, Source
 from ssd_edge.runtime.stream.config import SourceConfig, StreamConfig
 from ssd_edge.runtime.stream.config_file import read_stream_file
 from ssd_edge.runtime.stream.run import run_stream
@@ -181,12 +181,6 @@ def test_a_frame_that_is_none_loses_no_earlier_one(model_path: Path) -> None:
     with pytest.raises(ImageError, match="frame 0 is uint8"):
         run_stream(config, extra_sinks=[sink], progress=False)
     assert 99 - sink.left == 5
-
-
-def test_one_transport_for_all_rtsp_sources(model_path: Path) -> None:
-    sources = [SourceConfig("rtsp://a/b", options=SourceOptions(transport=transport)) for transport in ("tcp", "udp")]
-    with pytest.raises(UsageError, match="expected one of them for all"):
-        run_stream(StreamConfig(sources, model_path), progress=False)
 
 
 def test_tracks_zones_and_lines_come_from_the_file(tmp_path: Path, model_path: Path) -> None:

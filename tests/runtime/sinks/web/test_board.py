@@ -54,10 +54,10 @@ def test_a_picture_is_scaled_down_to_960_pixels(size_hw: tuple[int, int], expect
 def test_fps_and_frames(preview: WebPreview, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    one = board.Board()
+    one = board.Board(lambda result: result.frame.image_bgr)
     for index in range(40):
         now = 100 + index / 10
-        one.add(result(index), np.zeros((4, 4, 3), np.uint8))
+        one.add(result(index))
     (figures,) = one.figures()
     assert (figures.fps, figures.frames, figures.dropped, figures.silent_s) == (10.0, 40, 0, 0.0)
     now += 20

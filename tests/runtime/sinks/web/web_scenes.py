@@ -11,7 +11,7 @@ import numpy as np
 from ssd_edge.data.codes.motion import MovingScene
 from ssd_edge.data.codes.symbols import CLASS_NAMES
 from ssd_edge.detections import Detections
-from ssd_edge.runtime.overlay import draw
+from ssd_edge.runtime.overlay import draw_result
 from ssd_edge.runtime.results import Event, Result
 from ssd_edge.runtime.sinks.web.server import WebPreview
 from ssd_edge.runtime.sources.base import Frame
@@ -60,12 +60,11 @@ def play(preview: WebPreview, codes: Codes, *, fps: float, until: Callable[[], b
     index = 0
     while not until():
         result = codes.result(index, index / fps)
-        drawn = result.frame.image_bgr
-        if preview.needs_drawing:
-            drawn = draw(drawn, result.detections, result.class_names)
-        preview.write(result, drawn)
+        preview.write(result, result.frame.image_bgr)
         age_ms = (result.age_ms,) * 3
-        preview.stats(result.source, StreamStats(index, 0, index / fps, age_ms, age_ms))
+        preview.stats(
+            result.source, StreamStats(index, index // 10, index / fps, age_ms, age_ms, decoder="h264 (FFmpeg)")
+        )
         index += 2 if index % 10 == 9 else 1
         time.sleep(max(0.0, begin + index / fps - time.monotonic()))
 
@@ -73,7 +72,7 @@ def play(preview: WebPreview, codes: Codes, *, fps: float, until: Callable[[], b
 def main() -> None:
     """Three sources that play, and one that does not."""
     done = threading.Event()
-    with WebPreview(port=8080) as preview:
+    with WebPreview(port=8080, draw=draw_result) as preview:
         print(preview.url, flush=True)
         for seed, name in enumerate(("gate", "packing line 2", "rtsp://***@10.0.0.7:554/stream?…")):
             codes = Codes(name, seed=seed, size_hw=(540, 960))
