@@ -6,6 +6,7 @@ time-outs and limits.
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import io
 import re
@@ -15,6 +16,7 @@ import string
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from email.message import Message
 from typing import IO, Any
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
@@ -190,7 +192,8 @@ class HttpFile(io.RawIOBase):
     def __init__(self, client: HttpClient, answer: Answer) -> None:
         self.name = without_password(answer.url)
         self._client, self._answer = client, answer
-        self._position, self._length = 0, answer.length
+        self._wanted = self._position = 0
+        self._length = answer.length
 
     def readable(self) -> bool:
         return True
@@ -200,33 +203,42 @@ class HttpFile(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         self._client.check_time()
+        if self._wanted != self._position:
+            if self._length is not None and self._wanted >= self._length:
+                return b""
+            self._go_on_there()
         data = self._answer.read(CHUNK_BYTES if size < 0 else size)
-        self._position += len(data)
+        self._wanted = self._position = self._position + len(data)
         return data
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """The next read is from there; FFmpeg often goes to the end and back only to see how long a file is."""
         if self._length is None:
             raise io.UnsupportedOperation("seek")
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
-        wanted = max(0, start + offset)
-        if wanted != self._position:
-            if not self._position < wanted <= self._position + CHUNK_BYTES and wanted < self._length:
-                self._answer.close()
-                self._answer = self._client.get(self.name, start=wanted)
-                self._position = wanted if self._answer.status == PARTIAL else 0
-            while self._position < min(wanted, self._length) and self.read(
-                min(wanted - self._position, CHUNK_BYTES)
-            ):  # up to there
-                pass
-            self._position = wanted
-        return self._position
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._wanted, io.SEEK_END: self._length}[whence]
+        self._wanted = max(0, start + offset)
+        return self._wanted
 
     def tell(self) -> int:
-        return self._position
+        return self._wanted
 
     def close(self) -> None:
         self._answer.close()
         super().close()
+
+    def _go_on_there(self) -> None:
+        if not self._position < self._wanted <= self._position + CHUNK_BYTES:
+            self._answer.close()
+            self._answer = self._client.get(self.name, start=self._wanted)
+            self._position = self._wanted if self._answer.status == PARTIAL else 0
+        while left := self._wanted - self._position:
+            skipped = len(self._answer.read(min(left, CHUNK_BYTES)))
+            if not skipped:
+                raise OSError("the answer is shorter than it was")
+            if self._position // CHUNK_BYTES < (self._position + skipped) // CHUNK_BYTES:
+                self._client.renew()  # much to read over takes its time
+            self._position += skipped
+            self._client.check_time()
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -269,7 +281,18 @@ class _Basic(_Challenges, urllib.request.HTTPBasicAuthHandler):
 
 
 class _Digest(_Challenges, urllib.request.HTTPDigestAuthHandler):
-    kinds = re.compile(r"digest(?!.*algorithm=\W*(?!md5\b|sha\b))", re.IGNORECASE)  # those that Python computes
+    """Python's own knows no SHA-256, and no letters but ASCII's."""
+
+    kinds = re.compile(r'digest(?!.*algorithm="?(?!(?:md5|sha|sha-256)["\s,]|(?:md5|sha|sha-256)$))', re.IGNORECASE)
+
+    def get_algorithm_impls(self, algorithm: str) -> tuple[Callable[[str], str], Callable[[str, str], str]]:
+        """The two functions of RFC 7616, 3.4."""
+        kind = {"MD5": "md5", "SHA": "sha1", "SHA-256": "sha256"}[algorithm.upper()]
+
+        def digest(text: str) -> str:
+            return hashlib.new(kind, text.encode()).hexdigest()
+
+        return digest, lambda secret, data: digest(f"{secret}:{data}")
 
 
 def without_password(url: str) -> str:
