@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ssd_edge.runtime.doctor.finding import MISSING, NONE, OK, PROBLEM, Finding
-from ssd_edge.runtime.doctor.v4l2 import Mode, read_camera
 from ssd_edge.runtime.host.fixes import GSTREAMER_FIX
 from ssd_edge.runtime.host.kind import read_host, read_text
+from ssd_edge.runtime.host.v4l2 import Mode, read_camera
 
 GIVES = "stream --camera, --csi"
 REFUSALS = (os.strerror(errno.EACCES), os.strerror(errno.EPERM))  # by the file's mode; by a container

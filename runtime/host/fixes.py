@@ -13,8 +13,9 @@ DOCKER_OPTION, JETSON_DOCKER_OPTION = "--gpus all", "--runtime nvidia"
 ANY_DOCKER_RUN = f"docker run {DOCKER_OPTION}, on a Jetson {JETSON_DOCKER_OPTION}"
 EXPORT_INT8_FOR_TENSORRT = "ssd-edge export CHECKPOINT -o model.onnx --precision int8 --calib DATA --target tensorrt"
 GSTREAMER_FIX = (
-    "sudo apt install python3-gi gir1.2-gstreamer-1.0 gstreamer1.0-plugins-base, and make the virtual environment anew "
-    "with: /usr/bin/python3 -m venv --system-site-packages"
+    "sudo apt install python3-gi gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good "
+    "gstreamer1.0-plugins-bad gstreamer1.0-libav, and create the virtual environment again with: "
+    "/usr/bin/python3 -m venv --system-site-packages"
 )
 
 

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from ssd_edge.runtime.pixels import Pixels, size_hw_of, to_bgr
 
 TIMEOUT_S = 8.0  # a slow camera answers DESCRIBE within about 3 s
+CUT_OFF_S = 1.0  # how far a whole file's last frame may be from its duration
+MAX_DAMAGED = 100  # frames in a row without a whole one; more than a burst of lost packets
 Uri = str | int | Path
 
 

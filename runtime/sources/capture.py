@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from ssd_edge.errors import SourceError
 from ssd_edge.images import quiet_opencv, to_bgr8
-from ssd_edge.runtime.sources.base import Frame, Source
-
-MAX_DAMAGED = 100  # frames in a row
+from ssd_edge.runtime.pixels import Pixels
+from ssd_edge.runtime.sources.base import MAX_DAMAGED, Frame, Source
 
 
 class CaptureSource(Source):
@@ -29,20 +28,24 @@ class CaptureSource(Source):
         self.decoder = "OpenCV"
 
     def frames(self) -> Iterator[Frame]:
-        read = damaged_in_a_row = 0
+        read = index = lost_in_a_row = 0
         while (image := self._read()) is not None:
-            if image.size:
-                yield Frame(to_bgr8(image), read + self.corrupt, time.monotonic(), self.name)
+            pixels, damaged = self.pixels_of(image)
+            self.corrupt += damaged
+            lost_in_a_row = 0 if pixels is not None else lost_in_a_row + 1
+            if pixels is not None:
+                yield Frame(pixels, index, time.monotonic(), self.name, damaged=damaged)
                 read += 1
-                damaged_in_a_row = 0
-            else:
-                self.corrupt += 1
-                damaged_in_a_row += 1
-                if damaged_in_a_row == MAX_DAMAGED:
-                    raise SourceError(f"{self.name}: {MAX_DAMAGED} frames in a row are damaged; check the cable")
+            elif lost_in_a_row == MAX_DAMAGED:
+                raise SourceError(f"{self.name}: {MAX_DAMAGED} frames in a row are damaged; check the cable")
+            index += 1
         if read == 0:
             raise SourceError(f"{self.name} was opened but gives no frame; is it in use, or damaged?")
         raise SourceError(f"{self.name} stopped after {read} frames; check the device or the connection")
+
+    def pixels_of(self, image: NDArray[np.uint8]) -> tuple[Pixels | None, bool]:
+        """The picture of what OpenCV gives, None where there is none; and whether it is damaged."""
+        return (to_bgr8(image), False) if image.size else (None, True)
 
     def _read(self) -> NDArray[np.uint8] | None:
         """The next frame, empty where it is there but cannot be decoded; None at the end."""

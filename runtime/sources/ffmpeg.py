@@ -26,14 +26,12 @@ from ssd_edge.runtime.cuda.device_frames import DEFAULT_STREAM, Nv12Frame
 from ssd_edge.runtime.cuda.dlpack import tensor_of
 from ssd_edge.runtime.pixels import GpuPicture, Pixels, YuvPlanes
 from ssd_edge.runtime.redact import clean_text
-from ssd_edge.runtime.sources.base import Frame, Source, SourceOptions
+from ssd_edge.runtime.sources.base import CUT_OFF_S, MAX_DAMAGED, Frame, Source, SourceOptions
 from ssd_edge.runtime.sources.hardware import NAMES, check_taken, decoder_of, is_in_hardware
 from ssd_edge.runtime.sources.jpeg import MAX_PIXELS, JpegDecoder
 
 logger = logging.getLogger(__name__)
 
-MAX_DAMAGED = 100  # frames in a row without a whole one; more than a burst of lost packets
-CUT_OFF_S = 1.0  # how far a whole file's last frame may be from its duration
 # A clock of MPEG-TS that goes back would be taken for one that overflowed, which is 26 hours; Timeline sees to both.
 CONTAINER_OPTIONS = {"correct_ts_overflow": "0"}
 MICROSECONDS = 1e6  # FFmpeg's AV_TIME_BASE, in which a container's times are
@@ -244,11 +242,10 @@ def pixels_of(picture: VideoFrame) -> YuvPlanes | NDArray[np.uint8]:
 
 
 def is_nv12_on_gpu(picture: VideoFrame) -> bool:
-    """CUDA's kernels can read it: 8 bits in 4:2:0, of even sides."""
+    """CUDA's kernels can read it: it has 8 bits in 4:2:0. Its sides are even, as FFmpeg rounds them up (nvdec.c)."""
     planes = picture.planes
-    even = picture.height % 2 == picture.width % 2 == 0
     # PyAV 17.1 does not name the format of the planes; 10 bits (P010) have two planes too.
-    return picture.format.name == "cuda" and len(planes) == 2 and even and tensor_of(planes[0].__dlpack__()).bits == 8
+    return picture.format.name == "cuda" and len(planes) == 2 and tensor_of(planes[0].__dlpack__()).bits == 8
 
 
 def gpu_picture_of(picture: VideoFrame) -> GpuPicture:

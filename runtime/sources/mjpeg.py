@@ -9,8 +9,8 @@ import av
 
 from ssd_edge.errors import SourceError
 from ssd_edge.runtime.redact import clean_text
-from ssd_edge.runtime.sources.base import Frame, Source, SourceOptions
-from ssd_edge.runtime.sources.ffmpeg import MAX_DAMAGED, pixels_of
+from ssd_edge.runtime.sources.base import MAX_DAMAGED, Frame, Source, SourceOptions
+from ssd_edge.runtime.sources.ffmpeg import pixels_of
 from ssd_edge.runtime.sources.http import Answer
 from ssd_edge.runtime.sources.jpeg import JpegCutter, JpegDecoder
 

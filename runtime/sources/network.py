@@ -13,9 +13,11 @@ from ssd_edge.errors import SourceError
 from ssd_edge.runtime.redact import clean_text, clean_url
 from ssd_edge.runtime.sources.base import Place, Source, SourceOptions
 from ssd_edge.runtime.sources.ffmpeg import CONTAINER_OPTIONS, FfmpegSource, reason_of
+from ssd_edge.runtime.sources.gstreamer import GStreamerSource, gstreamer_decodes, has_element
 from ssd_edge.runtime.sources.hardware import accelerator_of, check_taken
 from ssd_edge.runtime.sources.http import HTML_TYPES, HttpClient, HttpFile
 from ssd_edge.runtime.sources.mjpeg import MjpegSource, is_mjpeg
+from ssd_edge.runtime.sources.pipelines import NVIDIA_CONVERTER, rtsp_pipeline, srt_pipeline
 from ssd_edge.runtime.sources.played import PlayedSource
 
 # What FFmpeg may open for an address of each kind: never a file of this machine.
@@ -29,6 +31,8 @@ PROTOCOLS = {
     "tcp": "tcp",
     "srt": "srt,udp",
 }
+GSTREAMER_SCHEMES = frozenset({"rtsp", "rtsps", "srt"})
+CHECK = "check address, port, user and password, and that the device is on"
 URL_SCHEMES = (*PROTOCOLS, "http", "https")
 
 
@@ -49,7 +53,9 @@ def find_address(url: str, options: SourceOptions) -> Place:
 
 
 def _open_stream(name: str, url: str, scheme: str, options: SourceOptions) -> Source:
-    """What FFmpeg connects to by itself."""
+    """What FFmpeg connects to by itself, or GStreamer, which PyAV's wheel leaves SRT to."""
+    if scheme in GSTREAMER_SCHEMES and gstreamer_decodes(options):
+        return _open_with_gstreamer(name, url, scheme, options)
     chosen = {"protocol_whitelist": PROTOCOLS[scheme], **CONTAINER_OPTIONS}
     if scheme.startswith("rtsp"):
         chosen["rtsp_transport"] = options.transport
@@ -58,9 +64,17 @@ def _open_stream(name: str, url: str, scheme: str, options: SourceOptions) -> So
     try:
         container = av.open(url, options=chosen, timeout=(options.timeout_s, options.timeout_s), hwaccel=accelerator)
     except (OSError, av.FFmpegError) as error:
+        if isinstance(error, av.ProtocolNotFoundError) and scheme in GSTREAMER_SCHEMES:
+            return _open_with_gstreamer(name, url, scheme, options)
         problem = _problem(error, time.monotonic() - begin, options)
         raise SourceError(f"cannot open {name}: {problem}") from None
     return _source_of(name, container, options, live=True)
+
+
+def _open_with_gstreamer(name: str, url: str, scheme: str, options: SourceOptions) -> Source:
+    nvidia = has_element(NVIDIA_CONVERTER)
+    pipeline = srt_pipeline(url, nvidia=nvidia) if scheme == "srt" else rtsp_pipeline(url, options, nvidia=nvidia)
+    return GStreamerSource(name, pipeline, options, live=True, advice=CHECK)
 
 
 def _problem(error: Exception, waited_s: float, options: SourceOptions) -> str:
@@ -80,10 +94,10 @@ def _problem(error: Exception, waited_s: float, options: SourceOptions) -> str:
     if isinstance(error, ConnectionRefusedError):
         return "the connection is refused; check the port, and that the service is running"
     if isinstance(error, av.ProtocolNotFoundError):
-        return "this FFmpeg does not speak it; --hwaccel gstreamer may"
+        return "this FFmpeg does not speak it; give another of the device's addresses, such as rtsp://…"
     if isinstance(error, av.InvalidDataError):
         return "what it sends is no video that FFmpeg knows; check port and path"
-    return f"{clean_text(reason_of(error))}; check address, port, user and password, and that the device is on"
+    return f"{clean_text(reason_of(error))}; {CHECK}"
 
 
 def _open_http(name: str, url: str, options: SourceOptions) -> Source:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +13,23 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+
+from ssd_edge.runtime.sources.gstreamer import GStreamer, load_gstreamer
+
+DEBIANS_GI = Path("/usr/lib/python3/dist-packages/gi")  # for Debian's Python, and any other of the same version
+
+
+@pytest.fixture(scope="session")
+def gstreamer(tmp_path_factory: pytest.TempPathFactory) -> GStreamer:
+    """PyGObject's modules, lent from the system where this environment does not have it."""
+    if importlib.util.find_spec("gi") is None and DEBIANS_GI.exists():
+        folder = tmp_path_factory.mktemp("lent")
+        (folder / "gi").symlink_to(DEBIANS_GI)
+        sys.path.append(str(folder))
+    found = load_gstreamer()
+    if found is None:
+        pytest.skip("no PyGObject of this Python's version; sudo apt install python3-gi gir1.2-gst-plugins-base-1.0")
+    return found
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from ssd_edge.runtime.doctor import cameras
 from ssd_edge.runtime.doctor.finding import MISSING, NONE, OK, PROBLEM
-from ssd_edge.runtime.doctor.v4l2 import Camera, Mode
+from ssd_edge.runtime.host.v4l2 import Camera, Mode
 
 
 @pytest.fixture

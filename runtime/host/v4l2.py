@@ -6,7 +6,6 @@ Structures and numbers: linux/videodev2.h
 
 from __future__ import annotations
 
-import fcntl
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -53,8 +52,11 @@ class Camera:
     modes: tuple[Mode, ...]
 
 
-def read_camera(device: int, ioctl: Ioctl = fcntl.ioctl) -> Camera | None:
+def read_camera(device: int, ioctl: Ioctl | None = None) -> Camera | None:
     """Ask an open device.
+
+    Args:
+        ioctl: in place of the system's, for tests.
 
     Returns:
         None where it captures no video, such as the nodes of metadata and of codecs.
@@ -62,6 +64,10 @@ def read_camera(device: int, ioctl: Ioctl = fcntl.ioctl) -> Camera | None:
     Raises:
         OSError: it is no V4L2 device, or does not answer.
     """
+    if ioctl is None:
+        import fcntl  # not on Windows
+
+        ioctl = fcntl.ioctl
     driver, card, _, _, of_device, of_node = _ask(device, ioctl, QUERYCAP, CAPABILITY)
     if not (of_node if of_device & HAS_NODE_CAPABILITIES else of_device) & CAN_CAPTURE:
         return None

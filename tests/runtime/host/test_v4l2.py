@@ -1,7 +1,7 @@
 """What a camera says that it can do."""
 
-from ssd_edge.runtime.doctor import v4l2
-from ssd_edge.runtime.doctor.v4l2 import Camera, Mode, read_camera
+from ssd_edge.runtime.host import v4l2
+from ssd_edge.runtime.host.v4l2 import Camera, Mode, read_camera
 from tests.fakes.webcam import FakeWebcam, Formats
 
 WEBCAM: Formats = {
