@@ -30,6 +30,7 @@ SHIM = Path(__file__).with_name("cuda_shim.h")
 ALIGNMENT = 256  # of cudaMalloc
 ORDERS = FORWARD, REVERSE, SHUFFLED = 0, 1, 7  # of `HostCuda`
 GARBAGE = 0xA5
+DEFAULT_STREAMS = 1, 2  # CU_STREAM_LEGACY, CU_STREAM_PER_THREAD
 # __fmul_rn and so on are not to be fused; shared memory holds what is put there; longjmp crosses stacks.
 FLAGS = (
     *("-std=c++17", "-O2", "-shared", "-fPIC", "-w"),
@@ -181,7 +182,7 @@ class HostGraph(Graph):
 class HostStream(Stream):
     """Runs every call at once, or writes it down while captured."""
 
-    _handles = 0
+    _handles = max(DEFAULT_STREAMS)
 
     def __init__(self, cuda: HostCuda) -> None:
         HostStream._handles += 1
@@ -249,6 +250,8 @@ class HostStream(Stream):
         self.put(lambda: None)
 
     def wait_stream(self, handle: int) -> None:
+        if handle in DEFAULT_STREAMS:
+            return  # nothing is put off there
         (other,) = (stream for stream in self._cuda.streams if stream.handle == handle)
         event = self._cuda.event()
         other.record(event)

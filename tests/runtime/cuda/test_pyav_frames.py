@@ -1,13 +1,10 @@
 """The real PyAV's frames on the GPU, in the real cuda.core, on a driver without a GPU."""
 
-import importlib.util
-import re
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from tests.fakes.cuda_driver import compile_driver
+from tests.fakes.cuda_driver import driver_of_pyav
 
 Run = Callable[[str], tuple[list[str], list[str]]]
 # A frame as a decoder makes it: uint8 [8, 16] luma in rows of 20 bytes, and [4, 8, 2] chroma. NumPy's capsules own the
@@ -38,13 +35,7 @@ luma, chroma = np.zeros((8, 20), np.uint8)[:, :16], np.zeros((4, 8, 2), np.uint8
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Run code; the lines that it prints, and those on standard error: calls of the driver."""
     pytest.importorskip("cuda.core")
-    found = importlib.util.find_spec("av")
-    libraries = [] if found is None else list(Path(str(found.origin)).parents[1].glob("av.libs/libavutil-*"))
-    if not libraries:
-        pytest.skip("no PyAV, or no wheel with FFmpeg in it")
-    # FFmpeg wants all functions to be there that it may call, and has their names among its strings.
-    wanted = re.findall(rb"\0(cu[A-Z]\w+)(?=\0)", libraries[0].read_bytes())
-    driver = compile_driver(tmp_path_factory.mktemp("driver"), [name.decode() for name in wanted])
+    driver = driver_of_pyav(tmp_path_factory.mktemp("driver"), decodes=False)
 
     def run_code(code: str) -> tuple[list[str], list[str]]:
         result = driver.run(PREFACE + code, SSD_EDGE_CUDA="core")
