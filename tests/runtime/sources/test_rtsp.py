@@ -13,10 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 
+from ssd_edge.errors import SourceError
 from ssd_edge.runtime.sources.base import SourceOptions
 from ssd_edge.runtime.sources.find import find_source
+from ssd_edge.runtime.sources.gstreamer import GStreamer
 from ssd_edge.runtime.sources.worker import OK, RECONNECTING, Retry, SourceWorker
 from ssd_edge.runtime.stream.config import SourceConfig, StreamConfig
 from ssd_edge.runtime.stream.run import run_stream
@@ -38,8 +41,8 @@ class RtspServer:
         self._login = login
         self._process: subprocess.Popen[str] | None = None
 
-    def url(self, login: str = "") -> str:
-        return f"rtsp://{login}127.0.0.1:{self.port}/live"
+    def url(self, login: str = "", path: str = "live") -> str:
+        return f"rtsp://{login}127.0.0.1:{self.port}/{path}"
 
     def start(self) -> None:
         command = [PYTHON, str(SERVER), str(self.port), *self._login]
@@ -73,10 +76,10 @@ def start_server() -> Iterator[Callable[..., RtspServer]]:
 class Watched:
     """A worker whose frames are taken as they come, with when its status changed."""
 
-    def __init__(self, url: str, retry: Retry) -> None:
+    def __init__(self, url: str, retry: Retry, hwaccel: str) -> None:
         self.changed = threading.Condition()
         self.statuses: list[tuple[float, str]] = []
-        options = SourceOptions(timeout_s=1.0)
+        options = SourceOptions(timeout_s=1.0, hwaccel=hwaccel)
         self.worker = SourceWorker(
             find_source(url, options),
             self.changed,
@@ -98,15 +101,46 @@ class Watched:
                 self.indexes.append(self.worker.take().index)
 
 
+@pytest.fixture(params=["none", "gstreamer"])
+def hwaccel(request: pytest.FixtureRequest) -> str:
+    """Through FFmpeg, and through GStreamer."""
+    if request.param == "gstreamer":
+        request.getfixturevalue("gstreamer")
+    return str(request.param)
+
+
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
-def test_a_stream_with_a_password(start_server: Callable[..., RtspServer], transport: str) -> None:
+def test_a_stream_with_a_password(start_server: Callable[..., RtspServer], transport: str, hwaccel: str) -> None:
     server = start_server("user.name", "pa@ss:w/rd")
     url = server.url(f"user.name:{quote('pa@ss:w/rd', safe='')}@")
-    with find_source(url, SourceOptions(transport=transport, timeout_s=5)).open() as source:
+    with find_source(url, SourceOptions(transport=transport, timeout_s=5, hwaccel=hwaccel)).open() as source:
         assert source.live
         frames = source.frames()
         assert [next(frames).image_bgr.shape for _ in range(30)] == [(240, 320, 3)] * 30
         assert len(udp_sockets()) == (2 if transport == "udp" else 0)  # RTP and RTCP
+
+
+def test_h265_that_comes_with_sound(start_server: Callable[..., RtspServer], hwaccel: str) -> None:
+    url = start_server().url(path="sound")
+    with find_source(url, SourceOptions(timeout_s=5, hwaccel=hwaccel)).open() as source:
+        assert source.decoder == {"none": "hevc (FFmpeg)", "gstreamer": "avdec_h265 (GStreamer)"}[hwaccel]
+        frames = source.frames()
+        times = [next(frames).media_time_s for _ in range(30)]
+    steps = np.diff([one for one in times if one is not None])  # FFmpeg's first frame has none
+    assert len(steps) > 20
+    assert np.median(steps) == pytest.approx(1 / 30, abs=0.002)
+
+
+@pytest.mark.parametrize(("path", "login", "said"), [("live", "me:wrong@", "401"), ("nothing", "me:right@", "404")])
+def test_what_gstreamer_is_told_is_told(
+    start_server: Callable[..., RtspServer], gstreamer: GStreamer, path: str, login: str, said: str
+) -> None:
+    url = start_server("me", "right").url(login, path)
+    with pytest.raises(
+        SourceError, match=rf"^rtsp://\*\*\*@127.0.0.1:\d+/{path}: GStreamer says: .*\({said}\)"
+    ) as caught:
+        find_source(url, SourceOptions(hwaccel="gstreamer")).open()
+    assert login[3:-1] not in str(caught.value)
 
 
 def test_a_wrong_password_is_never_shown(
@@ -133,22 +167,22 @@ def restart(server: RtspServer, watched: Watched, retry: Retry, away_s: float) -
 
 @pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.long)])
 def test_every_return_is_noticed_and_nothing_is_left_behind(
-    start_server: Callable[..., RtspServer], times: int, capsys: pytest.CaptureFixture[str]
+    start_server: Callable[..., RtspServer], times: int, hwaccel: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server = start_server()
     retry = Retry(first_s=0.25, most_s=1.0)
-    watched = Watched(server.url(), retry)
+    watched = Watched(server.url(), retry, hwaccel)
     wait_for(lambda: watched.worker.status == OK)
     restart(server, watched, retry, 0.1)  # what is made once only is made now
     gc.collect()
-    threads, files, memory = threading.active_count(), open_files(), resident_mib()
+    threads, files, memory = os_threads(), open_files(), resident_mib()
     noticed_s = []
     for _ in range(times):
         time.sleep(random.uniform(0.1, 0.8))
         noticed_s.append(restart(server, watched, retry, random.uniform(0.0, 2.0)))
     assert max(noticed_s) < 2 * retry.most_s + OPENS_S
     gc.collect()
-    assert threading.active_count() <= threads
+    assert os_threads() <= threads
     assert open_files() <= files
     assert watched.worker.hanging == 0
     if times >= 20:
@@ -192,6 +226,11 @@ def test_no_line_is_lost_or_doubled_while_the_server_is_there(
 
 def read(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def os_threads() -> int:
+    """Those of libraries too."""
+    return len(os.listdir("/proc/self/task"))
 
 
 def open_files() -> int:
