@@ -136,6 +136,8 @@ class FfmpegSource(Source):
                 self.corrupt += 1
                 if failures >= MAX_DAMAGED:
                     raise SourceError(f"{self.name}: it cannot be read on; it is damaged") from None
+            except IndexError:  # of PyAV: a packet of a stream that came up later; it knows it when it begins again
+                continue
             except (av.ExitError, TimeoutError):
                 raise SourceError(f"{self.name}: no frame within {self._options.timeout_s:g} s") from None
             except (OSError, av.FFmpegError) as error:

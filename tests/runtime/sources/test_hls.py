@@ -124,9 +124,9 @@ def test_entries_elsewhere_where_they_are_allowed(folder: Path) -> None:
 
 def test_an_entry_elsewhere_in_the_middle(folder: Path) -> None:
     answers = {"/a.m3u8": playlist("a0.ts", f"http://{OTHER_HOST}:1/a1.ts", "a2.ts")}
-    with raw_server(lambda request: served(folder, answers, request)) as server:
-        with pytest.raises(SourceError, match="leads to another host"):
-            list(open_source(f"http://{server.place}/a.m3u8").frames())
+    refused = pytest.raises(SourceError, match="leads to another host")
+    with raw_server(lambda request: served(folder, answers, request)) as server, refused:
+        list(open_source(f"http://{server.place}/a.m3u8").frames())
 
 
 @pytest.mark.parametrize(
