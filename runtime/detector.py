@@ -9,6 +9,11 @@ from ssd_edge.errors import MissingDependencyError, ModelFileError, UsageError
 from ssd_edge.runtime.backends.base import Detector
 
 
+def runs_on_gpu(path: Path | str) -> bool:
+    """Whether `open_detector` opens a model file on an NVIDIA GPU by itself."""
+    return Path(path).suffix == ".engine"
+
+
 def open_detector(
     path: Path | str,
     *,

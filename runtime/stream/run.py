@@ -20,7 +20,7 @@ from ssd_edge.detections import Detections
 from ssd_edge.errors import UsageError
 from ssd_edge.runtime.backends.base import Detector
 from ssd_edge.runtime.cuda.errors import CudaFatalError
-from ssd_edge.runtime.detector import open_detector
+from ssd_edge.runtime.detector import open_detector, runs_on_gpu
 from ssd_edge.runtime.overlay import draw_result
 from ssd_edge.runtime.results import Result
 from ssd_edge.runtime.sinks.base import Sink
@@ -110,7 +110,8 @@ class Stream:
         sources = self.config.sources
         # Decoders and the detector use the same threads' worth of processors: whichever is behind gets the most of it.
         threads = max(1, (self.config.threads or usable_cpus()) // max(1, len(sources)))
-        places = [_place_of(source, threads) for source in sources]
+        on_gpu = runs_on_gpu(self.config.model)
+        places = [_place_of(source, decoder_threads=threads, gpu=on_gpu) for source in sources]
         warn_of_useless_options(sources, places)
         for source, place in zip(sources, places, strict=True):
             self._workers.append(self._open_source(source, place))
@@ -249,10 +250,10 @@ class _Lane:
         return draw_result(result, self._options.zones, self._options.lines)
 
 
-def _place_of(source: SourceConfig, decoder_threads: int) -> Place:
+def _place_of(source: SourceConfig, *, decoder_threads: int, gpu: bool) -> Place:
     if isinstance(source.uri, Place):
         return source.uri
-    return find_source(source.uri, replace(source.options, decoder_threads=decoder_threads))
+    return find_source(source.uri, replace(source.options, decoder_threads=decoder_threads, gpu=gpu))
 
 
 def _check_sinks(sinks: Sequence[Sink]) -> None:

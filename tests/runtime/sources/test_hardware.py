@@ -14,7 +14,6 @@ from ssd_edge.errors import SourceError
 from ssd_edge.runtime.cuda.find import find_gpu
 from ssd_edge.runtime.pixels import YuvPlanes
 from ssd_edge.runtime.sources.base import SourceOptions
-from ssd_edge.runtime.sources.ffmpeg import FfmpegSource
 from ssd_edge.runtime.sources.find import find_source
 from ssd_edge.runtime.sources.hardware import with_decoder
 from ssd_edge.runtime.sources.video import open_video
@@ -235,14 +234,52 @@ def test_without_a_gpu(video: Path) -> None:
 
 def test_another_decoder_gives_what_the_containers_does(video: Path) -> None:
     """As Quick Sync's do, which have other names; here FFmpeg's own."""
+    with av.open(str(video)) as container:
+        codec = container.streams.video[0].codec_context
+        other = with_decoder(codec, "h264", None)
+        pictures = [
+            (codec.decode(packet), other.decode(packet if packet.size else None)) for packet in container.demux(video=0)
+        ]
+    count = 0
+    for one, two in ((one, two) for pair in pictures for one, two in zip(*pair, strict=True)):
+        assert (one.pts, one.time_base) == (two.pts, two.time_base)
+        assert np.array_equal(one.to_ndarray(), two.to_ndarray())
+        count += 1
+    assert count == 40
 
-    def decoded(path: Path, *, other: bool) -> list[np.ndarray]:
-        with av.open(str(path)) as container:
-            source = FfmpegSource("a", container, SourceOptions(), live=False)
-            if other:
-                source._codec = with_decoder(container.streams.video[0].codec_context, "h264", None)
-            return [frame.image_bgr for frame in source.frames()]
 
-    one, two = decoded(video, other=False), decoded(video, other=True)
-    assert len(one) == 40
-    assert all(map(np.array_equal, one, two))
+def test_a_stream_with_an_engine_leaves_pictures_on_the_gpu(
+    run: Run, video: Path, model_path: Path, tmp_path: Path
+) -> None:
+    """Detections are those of the same pictures in memory; a recording fetches each picture."""
+    code = """
+import json
+from ssd_edge.runtime.backends.gpu_detector import GpuDetector
+from ssd_edge.runtime.detector import open_detector
+from ssd_edge.runtime.sinks.base import Sink
+from ssd_edge.runtime.stream import run as stream
+from ssd_edge.runtime.stream.config import StreamConfig
+from tests.fakes.host_engine import HostEngine
+
+video, model, out = map(Path, sys.argv[1:])
+cpu = open_detector(model, threads=1)
+
+class Kinds(Sink):
+    found = set()
+
+    def write(self, result, image_bgr):
+        self.found.add(type(result.frame.pixels).__name__)
+
+def detections(hwaccel):
+    with open(video, hwaccel, gpu=False) as source:
+        return [len(cpu([frame.pixels])[0]) for frame in source.frames()]
+
+stream.open_detector = lambda *_, **__: GpuDetector(HostEngine(cpu.infer, (cpu.card.height, cpu.card.width)), cpu.card)
+config = StreamConfig(video, Path("model.engine"), jsonl=str(out / "a.jsonl"), save=out / "a.mp4")
+print(stream.run_stream(config, extra_sinks=[Kinds()], progress=False).frames, Kinds.found)
+found = [len(json.loads(line)["detections"]) for line in (out / "a.jsonl").read_text().splitlines()]
+print(found == detections("cuda"), found == detections("none"))
+with open(out / "a.mp4", "none") as source:
+    print(len(list(source.frames())))
+"""
+    assert run(code, video, model_path, tmp_path) == ["40 {'GpuPicture'}", "True False", "40"]
