@@ -12,8 +12,9 @@ from typing import Any
 
 from ssd_edge.runtime.doctor.finding import MISSING, NONE, OK, PROBLEM, Finding
 from ssd_edge.runtime.host.fixes import GSTREAMER_FIX
-from ssd_edge.runtime.host.kind import read_host, read_text
+from ssd_edge.runtime.host.kind import read_host
 from ssd_edge.runtime.host.v4l2 import Mode, read_camera
+from ssd_edge.runtime.host.video_devices import video_devices
 
 GIVES = "stream --camera, --csi"
 REFUSALS = (os.strerror(errno.EACCES), os.strerror(errno.EPERM))  # by the file's mode; by a container
@@ -68,8 +69,10 @@ def _devices(folder: Path) -> list[Path]:
 
 
 def _look_at(path: Path, root: Path) -> dict[str, Any] | None:
-    name = read_text(root / "sys/class/video4linux" / path.name / "name").strip()
-    camera: dict[str, Any] = {"device": f"/dev/{path.name}", "name": name, "driver": None, "modes": [], "error": None}
+    known = next((one for one in video_devices(root) if path.name == f"video{one.number}"), None)
+    name, serial = (known.name, known.serial or None) if known else ("", None)
+    camera: dict[str, Any] = {"device": f"/dev/{path.name}", "name": name, "serial": serial}
+    camera |= {"driver": None, "modes": [], "error": None}
     try:
         device = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         try:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from ssd_edge.errors import SsdEdgeError
 from ssd_edge.runtime.doctor import bundled_model, gpu, libraries, system
 from ssd_edge.runtime.doctor.cameras import cameras
+from ssd_edge.runtime.doctor.decoders import decoders
 from ssd_edge.runtime.doctor.finding import MISSING, NONE, OK, PROBLEM, Finding
 from ssd_edge.runtime.doctor.isolation import Check, run_isolated
 from ssd_edge.version import __version__
@@ -27,6 +28,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "onnxruntime": ("ONNX Runtime", libraries.onnxruntime),
     "model": ("bundled model", bundled_model.bundled),
     "cameras": ("cameras", cameras),
+    "decoders": ("decoders", decoders),
     "jetpack": ("JetPack", system.jetpack),
     "gpu": ("GPU", gpu.gpu),
     "cuda": ("CUDA", gpu.cuda),

@@ -17,7 +17,7 @@ from ssd_edge.runtime.host.kind import read_host
 
 TORCH_GIVES = "train, eval and parity of checkpoints; with '.[export]' export too"
 # OpenCV's back-ends that sources need, and what for.
-NEEDED_BACKENDS = {"FFMPEG": "video files and network cameras", "V4L2": "cameras"}
+NEEDED_BACKENDS = {"V4L2": "cameras"}
 
 
 def onnxruntime() -> Finding:

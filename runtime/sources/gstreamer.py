@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 NEWEST = "drop=true max-buffers=1 sync=false"  # of a live source: only the newest frame waits
 ALL = "drop=false max-buffers=2 sync=false"
+NVIDIA_DECODERS = frozenset({NVIDIA_DECODER, "nvjpegdec"})
 LOOK_NS = 100_000_000  # how soon an error of the pipeline is seen
 SUBSAMPLING = {"NV12": (2, 2), "I420": (2, 2), "Y42B": (2, 1), "Y444": (1, 1)}  # pixels per chroma, x and y
 # By GstVideoColorMatrix, https://gstreamer.freedesktop.org/documentation/video/video-color.html. What is not known is
@@ -116,9 +117,22 @@ def prefer_elements(gst: Any, kind: str) -> None:
     Args:
         kind: part of a factory's class, such as "Hardware".
     """
-    for factory in gst.ElementFactory.list_get_elements(gst.ELEMENT_FACTORY_TYPE_DECODER, gst.Rank.NONE):
+    for factory in _decoders(gst):
         if kind in factory.get_metadata("klass") and "Video" in factory.get_metadata("klass"):
             factory.set_rank(max(factory.get_rank(), gst.Rank.PRIMARY + 1))
+
+
+def hardware_decoders(gst: Any) -> list[str]:
+    """The names of the elements that decode video or JPEG in hardware; of NVIDIA's, not all say so."""
+    return sorted(
+        factory.get_name()
+        for factory in _decoders(gst)
+        if "Hardware" in factory.get_metadata("klass") or factory.get_name() in NVIDIA_DECODERS
+    )
+
+
+def _decoders(gst: Any) -> list[Any]:
+    return list(gst.ElementFactory.list_get_elements(gst.ELEMENT_FACTORY_TYPE_DECODER, gst.Rank.NONE))
 
 
 class GStreamerSource(Source):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,8 @@ from ssd_edge.runtime.sources.http import HTML_TYPES, HttpClient, HttpFile
 from ssd_edge.runtime.sources.mjpeg import MjpegSource, is_mjpeg
 from ssd_edge.runtime.sources.pipelines import NVIDIA_CONVERTER, rtsp_pipeline, srt_pipeline
 from ssd_edge.runtime.sources.played import PlayedSource
+
+logger = logging.getLogger(__name__)
 
 # What FFmpeg may open for an address of each kind: never a file of this machine.
 PROTOCOLS = {
@@ -47,6 +50,8 @@ def find_address(url: str, options: SourceOptions) -> Place:
     if scheme not in URL_SCHEMES:
         raise SourceError(f"{name}: unknown kind of address; expected one of {', '.join(URL_SCHEMES)}")
     accelerator_of(options)  # before there is a detector; and what is not here now will not be later
+    if options.hwaccel == "gstreamer" and scheme not in GSTREAMER_SCHEMES:
+        logger.warning("%s: FFmpeg reads it; --hwaccel gstreamer is for files, cameras, RTSP and SRT", name)
     if scheme in ("http", "https"):
         return Place(name, True, lambda: _open_http(name, url, options))
     return Place(name, True, lambda: _open_stream(name, url, scheme, options))

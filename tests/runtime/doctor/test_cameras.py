@@ -10,6 +10,8 @@ import pytest
 from ssd_edge.runtime.doctor import cameras
 from ssd_edge.runtime.doctor.finding import MISSING, NONE, OK, PROBLEM
 from ssd_edge.runtime.host.v4l2 import Camera, Mode
+from ssd_edge.runtime.host.video_devices import VideoDevice
+from tests.fakes.sysfs import plug_in, unplug
 
 
 @pytest.fixture
@@ -83,3 +85,11 @@ def test_no_cameras_here_or_not_in_this_container(machine: Callable[..., Path]) 
     root = machine({"sys/class/video4linux/video0/name": "HD Webcam", ".dockerenv": ""})
     found = cameras.cameras(root)
     assert (found.status, found.fix) == (MISSING, "start the container with: docker run --device /dev/video0")
+
+
+def test_the_serial_number_by_which_a_camera_can_be_named(video: Callable[..., Path]) -> None:
+    root = video(video0=CAMERA)
+    assert cameras.cameras(root).facts["cameras"][0]["serial"] is None
+    unplug(root, VideoDevice(0, "HD Webcam"))
+    plug_in(root, VideoDevice(0, "HD Webcam", "A1B2", "1-1:1.0", "0"))
+    assert cameras.cameras(root).facts["cameras"][0]["serial"] == "A1B2"

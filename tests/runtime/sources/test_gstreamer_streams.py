@@ -206,3 +206,8 @@ def test_srt_without_gstreamer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gi", None)
     with pytest.raises(SourceError, match=r"srt://door:9000: there is no PyGObject .*; sudo apt install python3-gi"):
         find_source("srt://door:9000", SourceOptions()).open()
+
+
+def test_other_addresses_are_ffmpegs(caplog: pytest.LogCaptureFixture) -> None:
+    find_source("http://door/x.m3u8", THROUGH_GSTREAMER)
+    assert "http://door/x.m3u8: FFmpeg reads it; --hwaccel gstreamer is for files, cameras, RTSP and SRT" in caplog.text
