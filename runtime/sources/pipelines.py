@@ -51,7 +51,7 @@ def file_pipeline(path: Path, *, nvidia: bool) -> str:
 def rtsp_pipeline(url: str, options: SourceOptions, *, nvidia: bool) -> str:
     """The video of an RTSP server.
 
-    Certificates are not verified, as FFmpeg does by default: those of cameras are their own.
+    As with FFmpeg's defaults, certificates are not verified: those of cameras are self-signed.
     """
     return (
         f"rtspsrc name={RTSP} location={quoted(url)} protocols={options.transport} latency={JITTER_MS} "
