@@ -29,6 +29,7 @@ HTML_TYPES = ("text/html", "application/xhtml+xml")
 REDIRECTS = 5
 PARTIAL = 206  # the status of an answer to a request for a part
 USER_AGENT = "ssd-edge"
+UNREADABLE = "the address cannot be read; write special characters of the password as %40 (@), %23 (#), %2F (/)"
 
 
 class HttpClient:
@@ -54,14 +55,12 @@ class HttpClient:
         passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
         bare = without_password(url)
         passwords.add_password(None, f"{urlsplit(bare).scheme}://{urlsplit(bare).netloc}/", self._user, self._password)
-        # Cameras sign their certificates themselves. FFmpeg does not verify them either.
-        unverified = ssl.create_default_context()
-        unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
+
         self._opener = urllib.request.OpenerDirector()  # not build_opener's, which also opens files and FTP
         for handler in (
             urllib.request.ProxyHandler(),
             urllib.request.HTTPHandler(),
-            urllib.request.HTTPSHandler(context=unverified),
+            urllib.request.HTTPSHandler(context=unverified_tls()),
             _Redirects(self),
             urllib.request.HTTPErrorProcessor(),
             urllib.request.HTTPDefaultErrorHandler(),
@@ -139,7 +138,7 @@ class HttpClient:
         if isinstance(cause, ConnectionRefusedError):
             return "the connection is refused; check the port, and that the service is running"
         if isinstance(cause, http.client.InvalidURL):
-            return "the address cannot be read; write special characters of the password as %40 (@), %23 (#), %2F (/)"
+            return UNREADABLE
         if isinstance(cause, http.client.HTTPException):
             return f"the answer is not HTTP ({type(cause).__name__}); check the port"
         return f"{clean_text(getattr(cause, 'strerror', None) or str(cause))}; check address and port"
@@ -293,6 +292,13 @@ class _Digest(_Challenges, urllib.request.HTTPDigestAuthHandler):
             return hashlib.new(kind, text.encode()).hexdigest()
 
         return digest, lambda secret, data: digest(f"{secret}:{data}")
+
+
+def unverified_tls() -> ssl.SSLContext:
+    """For cameras, which sign their certificates themselves. FFmpeg does not verify them either."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 def without_password(url: str) -> str:

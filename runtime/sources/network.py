@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
+from urllib.parse import urlsplit
 
 import av
 from av.container import InputContainer
@@ -16,10 +18,11 @@ from ssd_edge.runtime.sources.base import Place, Source, SourceOptions
 from ssd_edge.runtime.sources.ffmpeg import CONTAINER_OPTIONS, FfmpegSource, reason_of
 from ssd_edge.runtime.sources.gstreamer import GStreamerSource, gstreamer_decodes, has_element
 from ssd_edge.runtime.sources.hardware import accelerator_of, check_taken
-from ssd_edge.runtime.sources.http import HTML_TYPES, HttpClient, HttpFile
+from ssd_edge.runtime.sources.http import HTML_TYPES, UNREADABLE, HttpClient, HttpFile
 from ssd_edge.runtime.sources.mjpeg import MjpegSource, is_mjpeg
 from ssd_edge.runtime.sources.pipelines import NVIDIA_CONVERTER, rtsp_pipeline, srt_pipeline
 from ssd_edge.runtime.sources.played import PlayedSource
+from ssd_edge.runtime.sources.rtsp_redirects import PORTS, follow_redirects
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +62,21 @@ def find_address(url: str, options: SourceOptions) -> Place:
 
 def _open_stream(name: str, url: str, scheme: str, options: SourceOptions) -> Source:
     """What FFmpeg connects to by itself, or GStreamer, which PyAV's wheel leaves SRT to."""
+    if scheme not in PORTS:
+        return _open_directly(name, url, scheme, options)
+    begin = time.monotonic()
+    with ExitStack() as held:
+        try:
+            url = follow_redirects(url, options, held)
+        except ValueError:
+            raise SourceError(f"cannot open {name}: {UNREADABLE}") from None
+        except OSError as error:
+            problem = _problem(error, time.monotonic() - begin, options)
+            raise SourceError(f"cannot open {name}: {problem}") from None
+        return _open_directly(name, url, urlsplit(url).scheme.lower(), options)
+
+
+def _open_directly(name: str, url: str, scheme: str, options: SourceOptions) -> Source:
     if scheme in GSTREAMER_SCHEMES and gstreamer_decodes(options):
         return _open_with_gstreamer(name, url, scheme, options)
     chosen = {"protocol_whitelist": PROTOCOLS[scheme], **CONTAINER_OPTIONS}

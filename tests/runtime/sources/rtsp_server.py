@@ -1,6 +1,6 @@
 """A real RTSP server, gst-rtsp-server, for the system's Python, which can load it: a live test picture.
 
-It is H.264 at /live; at /sound it is H.265, and sound comes before it.
+It is H.264 at /live, and JPEGs at /mjpeg; at /sound it is H.265, and sound comes before it.
 
 /usr/bin/python3 rtsp_server.py PORT [USER PASSWORD]
 """
@@ -17,6 +17,7 @@ PICTURE = "videotestsrc is-live=true pattern=ball ! video/x-raw,width=320,height
 SETTINGS = "tune=zerolatency speed-preset=ultrafast key-int-max=15"
 LAUNCHES = {
     "/live": f"( {PICTURE} ! x264enc {SETTINGS} ! rtph264pay name=pay0 pt=96 )",
+    "/mjpeg": f"( {PICTURE},format=I420 ! jpegenc ! rtpjpegpay name=pay0 pt=26 )",
     "/sound": "( audiotestsrc is-live=true ! mulawenc ! rtppcmupay name=pay0 pt=0 "
     f"{PICTURE} ! x265enc {SETTINGS} ! rtph265pay name=pay1 pt=96 )",
 }
