@@ -86,6 +86,24 @@ CLAIMS = (
     Claim("no wrong memory access in NMS (memcheck)", "0 errors", "sanitizer", sanitizer("memcheck")),
     Claim("frames decoded by PyNvVideoCodec, as model input", "the CPU's", "nvdec", decoded("PyNvVideoCodec")),
     Claim("frames decoded by PyAV on the GPU, as model input", "the CPU's", "nvdec", decoded("PyAV")),
+    Claim(
+        "1920×1080 streams at 30 FPS on one GPU, decoded by NVDEC",
+        "≥ 32",
+        "nvdec",
+        figure(rows_of("rows", decoder="PyAV", what="streams"), named("streams_of_30_fps"), "{:.0f}", least=32),
+    ),
+    Claim(
+        "CPU cores per such stream",
+        "≤ 0.1",
+        "nvdec",
+        figure(rows_of("rows", decoder="PyAV", what="streams"), named("processors_per_stream"), "{:.3f}", most=0.1),
+    ),
+    Claim(
+        "CPU cores per such stream, decoded on the CPU",
+        "",
+        "nvdec",
+        figure(rows_of("rows", decoder="PyAV on the CPU", what="streams"), named("processors_per_stream"), "{:.3f}"),
+    ),
     Claim("TensorRT-RTX's engines run", "ONNX Runtime's results", "rtx", rtx),
     Claim(
         "NMS of SSD300",

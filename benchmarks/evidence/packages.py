@@ -23,7 +23,7 @@ from benchmarks.evidence.absent import canonical
 from benchmarks.evidence.have import NEVER_REPLACED, stands_in
 
 PROJECT = "ssd-edge"
-EXTRAS = ("demo", "train", "export", "cuda13", "video", "rtx")
+EXTRAS = ("demo", "train", "export", "cuda13", "rtx")
 OF_DEV = ("pytest",)  # all that the steps need of the extra `dev`
 # In the order in which they go into the first package, which is for the main run. av is of more use there, as it also
 # decodes on the CPU, to compare with.

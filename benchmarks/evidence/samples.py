@@ -2,7 +2,7 @@
 
     python -m benchmarks.evidence.samples --images FOLDER --count 48 --video FILE.mp4
 
-Needs the `demo` extra, and `video` for the video.
+Needs the `demo` extra.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ssd_edge.data.codes.scenes import CodesScenes
 from ssd_edge.data.codes.write import write_coco
 
 SEED = 20261201  # no training, no other figure
-VIDEO_SIZE_HW = (720, 1280)
+VIDEO_SIZE_HW = (1080, 1920)
 VIDEO_SCENES, FRAMES_OF_A_SCENE, FPS = 6, 15, 30
 
 

@@ -249,13 +249,13 @@ CARRY = Step("carry", 20, "check and install what travelled along", carry)
 SAMPLES = Step("samples", 20, "render images and a video", samples)
 STEPS = (
     Step("versions", 20, "GPU, driver, tools, packages", versions),
-    Step("tests", 95, "the GPU tests that need no TensorRT", tests),
-    Step("benchmark", 150, "correctness, suppression, preprocess, whole graph, hardware floor, mAP", benchmark),
-    Step("sanitizer", 70, "racecheck and memcheck on hard cases", sanitize),
-    Step("ncu", 50, "the kernels at SSD300's size", profile),
-    Step("nvdec", 25, "NVDEC into the NV12 kernel", nvdec),
-    Step("rtx", 35, "TensorRT-RTX: build, deserialise, run", rtx),
-    Step("end_to_end", 65, "against torchvision eager and torch.compile", end_to_end, takes_rest=True),
+    Step("tests", 90, "the GPU tests that need no TensorRT", tests),
+    Step("benchmark", 145, "correctness, suppression, preprocess, whole graph, hardware floor, mAP", benchmark),
+    Step("sanitizer", 65, "racecheck and memcheck on hard cases", sanitize),
+    Step("ncu", 45, "the kernels at SSD300's size", profile),
+    Step("nvdec", 55, "NVDEC into the NV12 kernel; many streams", nvdec),
+    Step("rtx", 30, "TensorRT-RTX: build, deserialise, run", rtx),
+    Step("end_to_end", 60, "against torchvision eager and torch.compile", end_to_end, takes_rest=True),
 )
 
 

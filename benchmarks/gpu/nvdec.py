@@ -2,9 +2,10 @@
 
     python -m benchmarks.gpu.nvdec video.mp4 -o nvdec.json
 
-Decodes with PyNvVideoCodec and with PyAV (`hwaccel cuda`), whichever are installed; PyAV is also the CPU's decoder to
-compare with. Exit status 1: frames differ from the CPU's, or a row failed. What is absent is recorded, and no failure.
-Calls are checked against the bindings of PyNvVideoCodec 2.2.4 and PyAV 18.1; nothing here has run on a GPU yet.
+Decodes with PyNvVideoCodec and with PyAV as streams do (`--hwaccel cuda`), whichever are installed; PyAV is also the
+CPU's decoder to compare with. Then many streams at once, decoded by the GPU and by the processor. Exit status 1: frames
+differ from the CPU's, or a row failed. What is absent is recorded, and no failure. Calls are checked against the
+bindings of PyNvVideoCodec 2.2.4 and PyAV 18.1; nothing here has run on a GPU yet.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu.models import Image, build, bundled, open_engine
+from benchmarks.gpu.models import Image, build, bundled
 from benchmarks.gpu.nms_cases import LEVELS
 from benchmarks.gpu.record import NotRunError, Row, Rows, attempt, need, write_figures
+from ssd_edge.bundled import bundled_model
 from ssd_edge.machine import describe_machine
 from ssd_edge.packages import is_installed
+from ssd_edge.runtime.backends.base import Detector
 from ssd_edge.runtime.backends.gpu_detector import GpuDetector
 from ssd_edge.runtime.colours import BT601, BT601_FULL, BT709, BT709_FULL
 from ssd_edge.runtime.cuda.base import Cuda
@@ -35,12 +38,16 @@ from ssd_edge.runtime.cuda.device_frames import Nv12Frame, device_frame
 from ssd_edge.runtime.cuda.find import find_gpu, open_cuda
 from ssd_edge.runtime.cuda.kernels import KERNEL_SOURCE, KERNELS
 from ssd_edge.runtime.cuda.preprocess import Plane, preprocess_yuv
-from ssd_edge.runtime.pixels import YuvPlanes
+from ssd_edge.runtime.detector import open_detector
+from ssd_edge.runtime.pixels import GpuPicture, YuvPlanes
 from ssd_edge.runtime.preprocess import preprocess
+from ssd_edge.runtime.sources.base import SourceOptions
 
 NVDEC_LIBRARY = "libnvcuvid.so.1"  # of the driver
 COMPARED = 12  # frames
 CPU_FRAMES = 100  # to time
+BATCH = 4
+SOURCES = 16  # streams at once
 SIZE_HW = (320, 320)  # of the bundled model
 # Standards that leave decoders no freedom: every one gives the same bytes. Those whose transform is defined in real
 # numbers (MPEG-1, MPEG-2, MPEG-4 part 2) allow a level, which adds up until the next key frame.
@@ -68,16 +75,12 @@ def pynvvideocodec_frames(video: Path) -> Frames:
 
 
 def pyav_frames(video: Path) -> Frames:
-    """By PyAV: frames in format `cuda`, whose memory is theirs while they live."""
-    import av
-    from av.codec.hwaccel import HWAccel
+    """By PyAV, as a stream does; each frame's memory is its own while it lives."""
+    from ssd_edge.runtime.sources.video import open_video
 
-    # FFmpeg refuses a primary context that is there already with other flags than its own, so it takes the current one.
-    options: dict[str, object] = {"primary_ctx": "0", "current_ctx": "1"}
-    accelerator = HWAccel("cuda", is_hw_owned=True, allow_software_fallback=False, options=options)
-    with av.open(str(video), hwaccel=accelerator) as container:
-        for frame in container.decode(video=0):
-            yield [frame]
+    with open_video(video, SourceOptions(hwaccel="cuda", gpu=True)) as source:
+        for frame in source.frames():
+            yield [frame.pixels]
 
 
 DECODERS: dict[str, tuple[str, Callable[[Path], Frames]]] = {  # by name: the package, and what decodes with it
@@ -102,6 +105,7 @@ def main() -> None:
     attempt(rows, {"decoder": "PyAV on the CPU"}, partial(_cpu_figures, args.video))
     why = why_not()
     if args.dry_run:
+        dry_streams(rows, args.video)
         print(f"dry run: the GPU {'could decode' if why is None else f'would be left out: {why}'}")
         raise SystemExit(1 if any("failed" in row for row in rows) else 0)
     if why is not None:
@@ -111,6 +115,12 @@ def main() -> None:
         measure(figures, rows.keep, args.video, args.frames)
     rows.keep()
     raise SystemExit(1 if any(row.get("ok") is False or "failed" in row for row in rows) else 0)
+
+
+def dry_streams(rows: list[Row], video: Path) -> None:
+    """Streams that the processor decodes and detects in."""
+    with tempfile.TemporaryDirectory() as folder, open_detector(bundled_model()) as detector:
+        add_streams(rows, lambda: detector, video, Path(folder), {"PyAV on the CPU": "none"}, 2)
 
 
 def why_not() -> str | None:
@@ -129,6 +139,10 @@ def why_not() -> str | None:
 def measure(figures: dict[str, Any], write: Callable[[], object], video: Path, most: int) -> None:
     """Add the rows of each decoder to the figures."""
     rows: list[Row] = figures["rows"]
+    if is_installed("av"):
+        from ssd_edge.runtime.sources.hardware import accelerator_of
+
+        accelerator_of(SourceOptions(gpu=True))  # before the GPU is opened
     with open_cuda() as cuda, ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
 
@@ -143,7 +157,25 @@ def measure(figures: dict[str, Any], write: Callable[[], object], video: Path, m
             attempt(rows, {"decoder": name, "what": "compare"}, partial(compare, cuda, frames, video))
             attempt(rows, {"decoder": name, "what": "decode"}, partial(speed, cuda, frames, most))
             attempt(rows, {"decoder": name, "what": "detect"}, partial(detect, detector, frames, most))
+            if package == "av":
+                add_streams(rows, detector, video, folder, {"PyAV": "cuda", "PyAV on the CPU": "none"}, most)
     del figures["under_way"]
+
+
+def add_streams(
+    rows: list[Row], open_detector: Callable[[], Detector], video: Path, folder: Path, ways: dict[str, str], most: int
+) -> None:
+    """A row of many streams at once for each way to decode: its name, and the `hwaccel` of it."""
+
+    def streamed(hwaccel: str) -> Row:
+        need("av")
+        from benchmarks.gpu.decoded_streams import repeated, stream_row
+
+        detector = open_detector()
+        return stream_row(detector, repeated(video, folder / "repeated.mp4", most), hwaccel, SOURCES)
+
+    for name, hwaccel in ways.items():
+        attempt(rows, {"decoder": name, "what": "streams"}, partial(streamed, hwaccel))
 
 
 def _frames(package: str, decode: Callable[[Path], Frames], video: Path) -> Frames:
@@ -165,25 +197,30 @@ def open_detector_on_gpu(folder: Path) -> GpuDetector:
         need("torch", "torchvision", "safetensors")
         from benchmarks.gpu.torch_peers import open_on_torch
 
-        return open_on_torch(model.checkpoint, half=True, batch=4)
+        return open_on_torch(model.checkpoint, half=True, batch=BATCH, slots=2)
     except NotRunError:
-        return open_engine(build(model.onnx, 4, folder)[0])
+        detector = open_detector(build(model.onnx, BATCH, folder)[0])
+        assert isinstance(detector, GpuDetector)
+        return detector
 
 
 def compare(cuda: Cuda, decode: Decode, video: Path) -> Row:
     """The first frames: as decoded, and as the model's input, against the CPU's; in levels of 0–255.
 
     The input is compared twice. `kernel_levels` is that of the very bytes that the GPU decoded, put through OpenCV: the
-    kernel's own error. `input_levels` is that of the CPU's decoder put through OpenCV.
+    kernel's own error. `input_levels` is that of the CPU's decoder put through OpenCV. `fetched_levels` is the error of
+    a picture that a sink fetches from the GPU.
     """
     need("av")
     codec, expected = cpu_frames(video, COMPARED)
-    decoded_levels, kernel_levels, input_levels, count = 0, 0, 0, 0
+    decoded_levels, kernel_levels, input_levels, fetched_levels, count = 0, 0, 0, 0, 0
     for frame in islice((frame for frames in decode() for frame in frames), len(expected)):
         nv12, image = downloaded(cuda, frame)
         if nv12.shape != expected[count].shape:
             raise ValueError(f"NV12 of {nv12.shape} from the GPU, and {expected[count].shape} from the CPU")
         decoded_levels = max(decoded_levels, _levels(nv12, expected[count]))
+        if isinstance(frame, GpuPicture):
+            fetched_levels = max(fetched_levels, _levels(nv12_in_memory(frame), nv12))
         kernel_levels = max(kernel_levels, _levels(image, on_the_cpu(nv12)))
         input_levels = max(input_levels, _levels(image, on_the_cpu(expected[count])))
         count += 1
@@ -192,18 +229,27 @@ def compare(cuda: Cuda, decode: Decode, video: Path) -> Row:
         "codec": codec,
         "frames": count,
         "decoded_levels": decoded_levels,
+        "fetched_levels": fetched_levels,
         "kernel_levels": kernel_levels,
         "input_levels": input_levels,
         "allowed": {"kernel_levels": LEVELS, "input_levels": allowed},
-        "ok": 0 < count == len(expected) and kernel_levels <= LEVELS and input_levels <= allowed,
+        "ok": 0 < count == len(expected)
+        and fetched_levels == 0
+        and kernel_levels <= LEVELS
+        and input_levels <= allowed,
     }
+
+
+def surface_of(frame: Any) -> Any:
+    """What the GPU reads of a frame."""
+    return frame.surface if isinstance(frame, GpuPicture) else frame
 
 
 def downloaded(cuda: Cuda, frame: Any) -> tuple[Image, Image]:
     """uint8 [H·3/2, W] NV12 as it lies on the GPU, and uint8 [320, 320, 3] RGB that the kernel makes of it (BT.601)."""
     with ExitStack() as stack:
         stream = stack.enter_context(cuda.stream())
-        taken = device_frame(frame, cuda, stream)
+        taken = device_frame(surface_of(frame), cuda, stream)
         assert taken.chroma is not None
         nv12 = np.empty((taken.height * 3 // 2, taken.width), np.uint8)
         planes = (
@@ -221,6 +267,13 @@ def downloaded(cuda: Cuda, frame: Any) -> tuple[Image, Image]:
         stream.copy(image.ctypes.data, out, image.nbytes)
         stream.synchronize()
     return nv12, image
+
+
+def nv12_in_memory(picture: GpuPicture) -> Image:
+    """uint8 [H·3/2, W] NV12, by way of the picture's own download."""
+    planes = picture.download()
+    assert isinstance(planes, YuvPlanes)
+    return np.concatenate([planes.luma, planes.chroma[0].reshape(-1, planes.luma.shape[1])])
 
 
 def on_the_cpu(nv12: Image) -> Image:
@@ -278,7 +331,7 @@ def speed(cuda: Cuda, decode: Decode, most: int) -> Row:
     """Frames per second of decoding alone, after the first list of frames, which takes the decoder's set-up."""
     frames = decode()
     with cuda.stream() as stream:
-        device_frame(_first(frames)[-1], cuda, stream)
+        device_frame(surface_of(_first(frames)[-1]), cuda, stream)
         stream.synchronize()
         begin, count, last = time.perf_counter(), 0, None
         for some in frames:
@@ -287,7 +340,7 @@ def speed(cuda: Cuda, decode: Decode, most: int) -> Row:
                 break
         if last is None:
             raise ValueError("the video has too few frames to time")
-        device_frame(last, cuda, stream)  # the stream waits for it
+        device_frame(surface_of(last), cuda, stream)  # the stream waits for it
         stream.synchronize()
         seconds = time.perf_counter() - begin
     return {"frames": count, "frames_per_second": count / seconds}

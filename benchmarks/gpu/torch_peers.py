@@ -104,7 +104,9 @@ def ssd300_logits(checkpoint: Path, images_rgb: Image) -> np.ndarray:
     return logits
 
 
-def open_on_torch(checkpoint: Path, *, half: bool, batch: int, score_threshold: float | None = None) -> GpuDetector:
+def open_on_torch(
+    checkpoint: Path, *, half: bool, batch: int, score_threshold: float | None = None, slots: int = 1
+) -> GpuDetector:
     """The PyTorch module in the GPU's pipeline.
 
     Raises:
@@ -116,7 +118,7 @@ def open_on_torch(checkpoint: Path, *, half: bool, batch: int, score_threshold: 
         raise NotRunError(f"PyTorch {torch.__version__} cannot use a GPU here")
     model, card = model_from_checkpoint(checkpoint)
     engine = TorchEngine(model.cuda(), card, cuda=open_cuda(), half=half, batch=batch)
-    return TorchCudaDetector(engine, card, score_threshold=score_threshold, slots=1)
+    return TorchCudaDetector(engine, card, score_threshold=score_threshold, slots=slots)
 
 
 def torchvision_model(checkpoint: Path, device: str = "cuda") -> Any:

@@ -19,7 +19,7 @@ PROGRAMS = sorted(
 PREPARES = "evidence.samples"  # runs where the others are prepared, with all packages
 # What is absent from a Jetson with `.[cuda12]`, and from a machine with torch for CUDA.
 JETSON = (
-    *("torch", "torchvision", "onnx", "onnxscript", "pycocotools", "zxingcpp", "av"),
+    *("torch", "torchvision", "onnx", "onnxscript", "pycocotools", "zxingcpp"),
     *("matplotlib", "PIL", "yaml", "safetensors"),
 )
 TORCH_MACHINE = ("pycocotools", "zxingcpp", "av")

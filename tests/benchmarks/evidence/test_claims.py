@@ -196,6 +196,8 @@ def test_the_tools_and_the_decoders() -> None:
         nvdec={
             "rows": [
                 {"decoder": "PyAV", "what": "compare", "frames": 12, "input_levels": 1, "ok": True},
+                {"decoder": "PyAV", "what": "streams", "streams_of_30_fps": 77.7, "processors_per_stream": 0.11},
+                {"decoder": "PyAV on the CPU", "what": "streams", "processors_per_stream": 0.3},
                 {"decoder": "PyNvVideoCodec", "what": "compare", "failed": "RuntimeError: no"},
             ]
         },
@@ -214,6 +216,9 @@ def test_the_tools_and_the_decoders() -> None:
         "no race in shared memory in NMS (compute-sanitizer racecheck)": "passed: RACECHECK SUMMARY: 0 hazards displayed",  # noqa: E501
         "frames decoded by PyNvVideoCodec, as model input": "**failed**: RuntimeError: no",
         "frames decoded by PyAV on the GPU, as model input": "passed: 12 frames, largest difference 1",
+        "1920×1080 streams at 30 FPS on one GPU, decoded by NVDEC": "passed: 78",
+        "CPU cores per such stream": "**failed**: 0.110",
+        "CPU cores per such stream, decoded on the CPU": "measured: 0.300",
         "TensorRT-RTX's engines run": "not measured: UnsupportedGpuError: TensorRT-RTX 1.7 does not support this GPU",
     }
     found["steps"]["rtx"] = {"status": "skipped", "reason": "none of these can be imported: x"}

@@ -16,13 +16,12 @@ TARGET = packages.Target()
 NATIVE = "cp312-cp312-manylinux_2_28_x86_64"
 PYPROJECT = """
 [project]
-dependencies = ["numpy>=1.23", "opencv-python>=4.8", "plain>=2", "tomli; python_version < '3.11'"]
+dependencies = ["numpy>=1.23", "opencv-python>=4.8", "av>=17.1", "plain>=2", "tomli; python_version < '3.11'"]
 [project.optional-dependencies]
 demo = ["zxing-cpp>=3"]
 train = ["torch>=2.4"]
 export = []
 cuda13 = ["cuda-core>=1.0.1"]
-video = ["av>=13"]
 rtx = ["tensorrt-rtx-cu13-libs>=1.7", "ssd-edge[cuda13]"]
 dev = ["ssd-edge[rtx]", "pytest>=8", "ruff"]
 """

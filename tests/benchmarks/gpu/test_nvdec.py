@@ -8,18 +8,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pytest
 
 from benchmarks.gpu import nvdec
+from benchmarks.gpu.decoded_streams import repeated
 from benchmarks.gpu.record import NotRunError
 from ssd_edge.bundled import bundled_model
+from ssd_edge.errors import SourceError
 from ssd_edge.runtime.backends.gpu_detector import GpuDetector
 from ssd_edge.runtime.colours import BT601, BT709, BT709_FULL
 from ssd_edge.runtime.cuda.device_frames import Nv12Frame
 from ssd_edge.runtime.cuda.find import find_gpu
 from ssd_edge.runtime.detector import open_detector
+from tests.fakes.cuda_driver import driver_of_pyav
 from tests.fakes.device_arrays import OnGpu
 from tests.fakes.host_cuda import HostCuda
 from tests.fakes.host_engine import HostEngine
@@ -28,7 +32,6 @@ from tests.fakes.host_engine import HostEngine
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty frames of H.264, 64×48, in which a square moves."""
-    av = pytest.importorskip("av")
     path = tmp_path_factory.mktemp("video") / "square.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=10)
@@ -146,8 +149,50 @@ def test_pyav_takes_the_accelerator(video: Path, monkeypatch: pytest.MonkeyPatch
     """The real PyAV: without a driver it says so, and does not decode on the CPU instead."""
     if find_gpu() is not None:
         pytest.skip("there is a GPU")
-    with pytest.raises(OSError, match="not permitted"):
+    with pytest.raises(SourceError, match="FFmpeg cannot use an NVIDIA GPU here"):
         list(nvdec.pyav_frames(video))
+
+
+def test_the_real_pyav_on_a_driver_that_decodes_nothing(video: Path, tmp_path: Path) -> None:
+    """Pictures differ from the CPU's, and what is fetched from the GPU is what lies there; all frames stay there."""
+    code = f"""
+from pathlib import Path
+from benchmarks.gpu import nvdec
+from benchmarks.gpu.decoded_streams import repeated
+from benchmarks.gpu.record import Rows
+from ssd_edge.bundled import bundled_model
+from ssd_edge.errors import SourceError
+from ssd_edge.runtime.backends.gpu_detector import GpuDetector
+from ssd_edge.runtime.detector import open_detector
+from tests.fakes.host_cuda import HostCuda
+from tests.fakes.host_engine import HostEngine
+
+cpu = open_detector(bundled_model(), threads=1)
+engine = HostEngine(cpu.infer, (cpu.card.height, cpu.card.width))
+nvdec.open_cuda, nvdec.open_detector_on_gpu = HostCuda, lambda folder: GpuDetector(engine, cpu.card)
+nvdec.DECODERS, nvdec.SOURCES = {{"PyAV": nvdec.DECODERS["PyAV"]}}, 2
+figures = {{"rows": Rows()}}
+nvdec.measure(figures, lambda: None, Path({str(video)!r}), 6)
+nvdec.write_figures(figures, Path({str(tmp_path / "rows.json")!r}))
+"""
+    ended = driver_of_pyav(tmp_path).run(code)
+    assert ended.returncode == 0, ended.stderr
+    compared, decoded, detected, *streamed = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert (compared["frames"], compared["ok"], compared["fetched_levels"]) == (nvdec.COMPARED, False, 0)
+    assert compared["kernel_levels"] <= 1 < compared["decoded_levels"]
+    assert (decoded["frames"], detected["frames"]) == (6, 6)
+    assert [row["decoders"] for row in streamed] == [["h264 (NVDEC)"], ["h264 (FFmpeg)"]]
+    assert [(row["sources"], row["frames"], row["ok"]) for row in streamed] == [(2, 12, True)] * 2
+    assert all(row["streams_of_30_fps"] > 0 and row["processors_per_stream"] > 0 for row in streamed)
+
+
+def test_a_video_that_goes_on_and_on(video: Path, tmp_path: Path) -> None:
+    with av.open(str(repeated(video, tmp_path / "long.mp4", 50))) as container:
+        frames = list(container.decode(video=0))
+    assert len(frames) == 50
+    times = [float(frame.time or 0) for frame in frames]
+    assert times == pytest.approx([number / 10 for number in range(50)], abs=1e-3)
+    assert np.array_equal(frames[3].to_ndarray(), frames[43].to_ndarray())
 
 
 def run(monkeypatch: pytest.MonkeyPatch, output: Path, video: Path) -> tuple[Any, dict[str, Any]]:
@@ -192,12 +237,13 @@ def test_the_whole_program(
     status, figures = run(monkeypatch, tmp_path / "nvdec.json", video)
     assert status == (1 if wrong or engine == "broken" else 0)
     rows = figures["rows"][1:]
-    assert [row["decoder"] for row in rows] == ["good"] * 3 + ["other"] * 3
+    assert [row["decoder"] for row in rows] == ["good"] * 3 + ["PyAV", "PyAV on the CPU"] + ["other"] * 3
     assert (rows[0]["ok"], rows[1]["frames"]) == (not wrong, 16)
     assert (rows[2].get("not_run"), rows[2].get("failed")) == (
         (None, "RuntimeError: broken") if engine == "broken" else ("no engine", None)
     )
-    assert {row["not_run"] for row in rows[3:]} == {"of_this_name_is_nothing not installed"}
+    assert {row["what"] for row in rows[3:5]} == {"streams"}
+    assert {row["not_run"] for row in rows[5:]} == {"of_this_name_is_nothing not installed"}
     assert "under_way" not in figures
 
 
