@@ -63,11 +63,26 @@ def encode(
         if times_ms is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
         for number, picture in enumerate(pictures):
-            frame = av.VideoFrame.from_ndarray(picture, format="bgr24").reformat(
-                format=pixel_format, dst_colorspace=colour_space, dst_color_range=colour_range
-            )
+            frame = as_yuv(picture, colour_space, colour_range).reformat(format=pixel_format)
             if times_ms is not None:
                 frame.pts, frame.time_base = times_ms[number], Fraction(1, 1000)
             out.mux(stream.encode(frame))
         out.mux(stream.encode())
     return target
+
+
+def as_yuv(picture: NDArray[np.uint8], colour_space: int | None, colour_range: int | None) -> av.VideoFrame:
+    """A BGR picture by the definition of these colours (ITU-R BT.709, BT.2020); as it is where they are not given."""
+    if colour_space is None and colour_range is None:
+        return av.VideoFrame.from_ndarray(picture, format="bgr24")
+    red, blue = {1: (0.2126, 0.0722), 9: (0.2627, 0.0593)}.get(colour_space or 0, (0.299, 0.114))
+    b, g, r = (plane / 255.0 for plane in np.moveaxis(picture, 2, 0))
+    y = red * r + (1 - red - blue) * g + blue * b
+    black, luma, chroma = (0, 255, 255) if colour_range == 2 else (16, 219, 224)
+    planes = black + luma * y, 128 + chroma * (b - y) / (2 - 2 * blue), 128 + chroma * (r - y) / (2 - 2 * red)
+    frame = av.VideoFrame(picture.shape[1], picture.shape[0], "yuv444p")
+    for plane, values in zip(frame.planes, planes, strict=True):
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
+        rows[:, : plane.width] = np.clip(np.rint(values), 0, 255)
+    frame.colorspace, frame.color_range = colour_space or 2, colour_range or 1
+    return frame
