@@ -16,6 +16,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from ssd_edge.errors import SourceError
+from ssd_edge.runtime.gpu_use import driver_problem
 from ssd_edge.runtime.sources.base import SourceOptions
 
 logger = logging.getLogger(__name__)
@@ -96,20 +97,27 @@ def _problem_of(kind: str) -> str | None:
     """Why hardware cannot be used here, and the fix; None: it can."""
     if kind in _held:
         return None
+    if kind == "cuda" and (problem := _nvdec_problem()) is not None:
+        return problem
     try:
         device = HWAccel(kind, is_hw_owned=True).create(Codec("h264_qsv" if kind == "qsv" else "h264", "r"))
     except (OSError, ValueError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         if kind == "qsv":  # PyAV's wheels for Linux have Quick Sync without VAAPI, on which it stands there
             return f"this PyAV cannot use Quick Sync ({reason}); --hwaccel gstreamer may"
-        return f"FFmpeg cannot use an NVIDIA GPU here ({reason}); see `ssd-edge doctor`"
-    if kind == "cuda":
-        try:
-            ctypes.CDLL(NVDEC_LIBRARY)
-        except OSError as error:
-            return (
-                f"the NVIDIA driver here has no decoder ({error}); a container needs `video` in "
-                "NVIDIA_DRIVER_CAPABILITIES"
-            )
+        return f"FFmpeg cannot use the GPU ({reason}), as where this process opened it before; open sources first"
     _held[kind] = device
+    return None
+
+
+def _nvdec_problem() -> str | None:
+    """Why there is no NVDEC, and the fix. A Jetson has another decoder, and its GPU is left alone."""
+    if (problem := driver_problem()) is not None:
+        return f"no NVIDIA GPU can be used here ({problem}); see `ssd-edge doctor`"
+    try:
+        ctypes.CDLL(NVDEC_LIBRARY)
+    except OSError as error:
+        return (
+            f"the NVIDIA driver here has no decoder ({error}); a container needs `video` in NVIDIA_DRIVER_CAPABILITIES"
+        )
     return None

@@ -149,7 +149,7 @@ def test_pyav_takes_the_accelerator(video: Path, monkeypatch: pytest.MonkeyPatch
     """The real PyAV: without a driver it says so, and does not decode on the CPU instead."""
     if find_gpu() is not None:
         pytest.skip("there is a GPU")
-    with pytest.raises(SourceError, match="FFmpeg cannot use an NVIDIA GPU here"):
+    with pytest.raises(SourceError, match="no NVIDIA GPU can be used here"):
         list(nvdec.pyav_frames(video))
 
 

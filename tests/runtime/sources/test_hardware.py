@@ -12,6 +12,7 @@ from av.video.stream import VideoStream
 
 from ssd_edge.errors import SourceError
 from ssd_edge.runtime.cuda.find import find_gpu
+from ssd_edge.runtime.gpu_use import driver_problem
 from ssd_edge.runtime.pixels import YuvPlanes
 from ssd_edge.runtime.sources.base import SourceOptions
 from ssd_edge.runtime.sources.find import find_source
@@ -213,7 +214,7 @@ else:
 """
     assert run(code, video, "early") == ["40"]
     (late,) = run(code, video, "late")
-    assert late.startswith("--hwaccel cuda: FFmpeg cannot use an NVIDIA GPU here (Operation not supported); see `ssd-")
+    assert late.startswith("--hwaccel cuda: FFmpeg cannot use the GPU (Operation not supported), as where this process")
 
 
 @pytest.mark.skipif(not NO_GPU, reason="there is a GPU")
@@ -223,7 +224,7 @@ def test_without_a_gpu(video: Path) -> None:
         assert source.decoder == "h264 (FFmpeg)"
     advice = "--hwaccel auto decodes on the processor where it has to"
     for hwaccel, message in (
-        ("cuda", "FFmpeg cannot use an NVIDIA GPU here (Operation not permitted); see `ssd-edge doctor`"),
+        ("cuda", f"no NVIDIA GPU can be used here ({driver_problem()}); see `ssd-edge doctor`"),
         ("qsv", "this PyAV cannot use Quick Sync (Function not implemented); --hwaccel gstreamer may"),
     ):
         for uri in (video, "rtsp://127.0.0.1:9/", "http://127.0.0.1:9/"):  # also of what is not opened yet
