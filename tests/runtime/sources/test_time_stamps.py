@@ -2,24 +2,29 @@
 
 import io
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ssd_edge.runtime.sources.base import Frame, SourceOptions
 from ssd_edge.runtime.sources.find import find_source, open_source
-from ssd_edge.runtime.sources.worker import SourceWorker
+from ssd_edge.runtime.sources.timeline import LATE_S
+from ssd_edge.runtime.sources.worker import Retry, SourceWorker
 from tests.runtime.sources.sample_video import encode, ramp
+from tests.runtime.sources.servers import raw_server
 
 CONSTANT = [n * 40 for n in range(50)]
 VARIABLE = [n * 100 for n in range(10)] + [1000 + n * 1000 for n in range(5)] + [5000 + n * 37 for n in range(1, 10)]
 
 
-def through_a_worker(path: Path, **options: float) -> list[Frame]:
-    """All frames, with the stream's times."""
+def through_a_worker(uri: str | Path, **options: Any) -> list[Frame]:
+    """All frames that it gives, with the stream's times."""
     changed = threading.Condition()
-    worker = SourceWorker(find_source(path, SourceOptions(damaged="keep")), changed, **options)  # type: ignore[arg-type]
+    worker = SourceWorker(find_source(uri, SourceOptions(damaged="keep", hwaccel="none")), changed, **options)
     worker.start()
     frames = []
     while True:
@@ -29,7 +34,6 @@ def through_a_worker(path: Path, **options: float) -> list[Frame]:
                 break
             frames.append(worker.take())
     assert worker.close(5)
-    assert worker.error is None
     return frames
 
 
@@ -81,6 +85,33 @@ def test_the_clock_of_a_transport_stream(tmp_path: Path, offsets_s: tuple[float,
     frames = through_a_worker(tmp_path / "a.ts")
     assert len(frames) == 50 * len(pieces)
     assert np.diff([frame.time_s for frame in frames]) == pytest.approx(0.04, abs=0.001)
+
+
+@pytest.mark.parametrize("offsets_s", [(1000.0, 0.0), (0.0, 1000.0), (2**33 / 90000 - 2.0, 0.0)])
+def test_a_live_stream_whose_clock_jumps(offsets_s: tuple[float, ...]) -> None:
+    pieces = []
+    for offset_s in offsets_s:
+        piece = io.BytesIO()
+        container = {"format": "mpegts", "options": {"output_ts_offset": str(offset_s)}}
+        encode(piece, [ramp(shift=n % 8) for n in range(25)], rate=25, options={"tune": "zerolatency"},
+               container=container)  # fmt: skip
+        pieces.append(piece.getvalue())
+
+    def answer(_: str) -> Iterator[bytes]:
+        yield b"HTTP/1.1 200 OK\r\nContent-Type: video/mp2t\r\n\r\n"
+        for piece in pieces:
+            step = -(-len(piece) // (25 * 188)) * 188
+            for start in range(0, len(piece), step):
+                yield piece[start : start + step]
+                time.sleep(0.04)
+
+    with raw_server(answer) as server:
+        frames = through_a_worker(f"http://{server.place}/live", retry=Retry(limit=0))
+    assert len(frames) > 30  # a live source drops what nobody takes in time
+    times = np.array([frame.time_s for frame in frames])
+    assert (np.diff(times) > 0).all()
+    late_s = [frame.captured_at - frame.time_s for frame in frames]
+    assert -0.1 < min(late_s) <= max(late_s) < LATE_S  # whatever the stream's clock says, it is ours
 
 
 def test_a_loop_goes_on(tmp_path: Path) -> None:
