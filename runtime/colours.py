@@ -14,7 +14,7 @@ class YuvColours:
     """How YUV becomes RGB, in fixed point: integers of `POINT` bits behind the point.
 
     Attributes:
-        black: the luma of black.
+        black: the luma of black; luma below it is black too.
         luma, u_to_b, u_to_g, v_to_g, v_to_r: factors of luma − black, and of u − 128 and v − 128.
     """
 

@@ -20,7 +20,8 @@ class YuvPlanes:
     Attributes:
         luma: uint8 [H, W].
         chroma: u and v, uint8 [h, w] each (I420, 4:2:2, 4:4:4); or one uint8 [h, w, 2] with both in turns (NV12). They
-            cover the same picture with fewer samples, half as many in each direction for 4:2:0.
+            cover the same picture with as many samples as luma has in each direction, or half as many, rounded up; in
+            4:2:0 half as many in both.
         colours: what the numbers mean.
 
     Raises:
@@ -35,10 +36,13 @@ class YuvPlanes:
         shapes = [plane.shape for plane in self.chroma]
         interleaved = len(shapes) == 1 and len(shapes[0]) == 3 and shapes[0][2] == 2
         planar = len(shapes) == 2 and len(shapes[0]) == 2 and shapes[0] == shapes[1]
-        if self.luma.ndim != 2 or not self.luma.size or not (interleaved or planar) or 0 in shapes[0]:
+        fits = self.luma.ndim == 2 and self.luma.size > 0 and (interleaved or planar)
+        if not fits or any(
+            side not in (whole, -(-whole // 2)) for side, whole in zip(shapes[0], self.luma.shape, strict=False)
+        ):
             raise ValueError(
-                f"luma of shape {self.luma.shape} and chroma of {shapes}; expected [H, W], and two of [h, w] or one of "
-                "[h, w, 2], with at least one pixel each"
+                f"luma of shape {self.luma.shape} and chroma of {shapes}; expected [H, W] with at least one pixel, and "
+                "two of [h, w] or one of [h, w, 2], where h and w are as many as H and W, or half as many, rounded up"
             )
 
     @property
@@ -53,14 +57,19 @@ class YuvPlanes:
         height, width = self.luma.shape
         return self.chroma[0].shape[:2] == (height / 2, width / 2)
 
-    def bgr(self) -> NDArray[np.uint8]:
-        """uint8 [H, W, 3]. Pixels that share a chroma get the same one (nearest neighbour), as OpenCV has it."""
-        height, width = self.luma.shape
+    def bgr(self, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """uint8 [H, W, 3]. Pixels that share a chroma get the same one (nearest neighbour), as OpenCV has it.
+
+        Args:
+            out: of that shape, contiguous, to be written to; made when None.
+        """
         if self.is_420 and self.colours == BT601:
             uv = self.chroma[0] if len(self.chroma) == 1 else cv2.merge(self.chroma)
-            return np.asarray(cv2.cvtColorTwoPlane(self.luma, uv, cv2.COLOR_YUV2BGR_NV12), np.uint8)
-        whole = [cv2.resize(plane, (width, height), interpolation=cv2.INTER_NEAREST) for plane in self.chroma]
-        return np.asarray(cv2.transform(cv2.merge([self.luma, *whole]), self.colours.to_bgr), np.uint8)
+            return np.asarray(cv2.cvtColorTwoPlane(self.luma, uv, cv2.COLOR_YUV2BGR_NV12, out), np.uint8)
+        planar = self.chroma if len(self.chroma) == 2 else cv2.split(self.chroma[0])
+        whole = [_repeated(plane, self.size_hw) for plane in planar]
+        luma = np.maximum(self.luma, np.uint8(self.colours.black)) if self.colours.black else self.luma
+        return np.asarray(cv2.transform(cv2.merge([luma, *whole]), self.colours.to_bgr, out), np.uint8)
 
     def turned(self, degrees: int) -> YuvPlanes:
         """Turned counter-clockwise by a multiple of 90°."""
@@ -69,6 +78,19 @@ class YuvPlanes:
             return self
         luma, *chroma = (np.ascontiguousarray(np.rot90(plane, turns)) for plane in (self.luma, *self.chroma))
         return YuvPlanes(luma, tuple(chroma), self.colours)
+
+
+def _repeated(plane: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """uint8 [h, w] -> [H, W], nearest neighbour, where a sample stands for one or two pixels in each direction.
+
+    Many times faster than OpenCV's `INTER_NEAREST`.
+    """
+    height, width = size_hw
+    if plane.shape[1] < width:
+        plane = np.asarray(cv2.merge([plane, plane]), np.uint8).reshape(len(plane), -1)
+    if len(plane) < height:
+        plane = np.repeat(plane, 2, axis=0)
+    return plane[:height, :width]
 
 
 @dataclass(frozen=True, eq=False)

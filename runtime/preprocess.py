@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +19,9 @@ def preprocess(
     Bilinear with half-pixel centres and no antialias, as torchvision's SSD resizes
     (`torch.nn.functional.interpolate(..., mode="bilinear", align_corners=False)`), rounded to uint8.
 
-    Of a frame in YUV each plane is stretched so, and the few pixels that are left are turned into RGB. From BGR made of
-    the same planes the result differs at edges of colours alone, whose chroma is interpolated here and repeated there.
+    A frame in YUV becomes BGR first, so that it gives the same image to the bit. To stretch the planes and convert what
+    is left would be faster on frames that are much larger than the input, and costs up to 0.14 points of mAP
+    (docs/stream.md): its numbers are rounded at other places.
 
     Args:
         frame: uint8 [H, W, 3] BGR, or YUV planes.
@@ -29,15 +32,21 @@ def preprocess(
         uint8 [height, width, 3], RGB; `out` if it was given.
     """
     height, width = size_hw
+    if isinstance(frame, YuvPlanes):
+        frame = frame.bgr(_scratch_of(frame.size_hw))
+    resized = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
     if out is None:
         out = np.empty((height, width, 3), np.uint8)
-    if isinstance(frame, YuvPlanes):
-        planes = [_stretch(plane, size_hw) for plane in (frame.luma, *frame.chroma)]
-        cv2.transform(cv2.merge(planes), frame.colours.to_rgb, dst=out)
-    else:
-        cv2.cvtColor(_stretch(frame, size_hw), cv2.COLOR_BGR2RGB, dst=out)  # after the resize: it is the smaller image
+    cv2.cvtColor(resized, cv2.COLOR_BGR2RGB, dst=out)  # after the resize: it is the smaller image
     return out
 
 
-def _stretch(image: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
-    return np.asarray(cv2.resize(image, size_hw[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
+_scratch = threading.local()
+
+
+def _scratch_of(size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3] of this thread: new memory for every frame would cost as much as its conversion."""
+    buffer: NDArray[np.uint8] | None = getattr(_scratch, "bgr", None)
+    if buffer is None or buffer.shape[:2] != size_hw:
+        _scratch.bgr = buffer = np.empty((*size_hw, 3), np.uint8)
+    return buffer

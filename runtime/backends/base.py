@@ -113,8 +113,8 @@ class Detector(ABC):
     def submit(self, frames: Sequence[Pixels]) -> None:
         """Begin to detect in a batch; `collect` gives what a call with the same frames would have.
 
-        With several `slots` it returns while the work goes on, else when it is done. Frames in the processor's memory
-        can be overwritten then.
+        With several `slots` it returns while the work goes on, else when it is done. The frames must not change until
+        they are collected.
 
         Raises:
             As a call does.

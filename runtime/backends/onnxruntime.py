@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
@@ -15,7 +16,7 @@ from ssd_edge.card import ONNX_METADATA_KEY, ModelCard
 from ssd_edge.cpus import usable_cpus
 from ssd_edge.detections import Detections
 from ssd_edge.errors import ModelFileError, reason
-from ssd_edge.runtime.backends.base import Detector, Timings
+from ssd_edge.runtime.backends.base import Detector, Timings, check_frame
 from ssd_edge.runtime.backends.ort_session import open_session
 from ssd_edge.runtime.onnx_file.check import check_onnx_file
 from ssd_edge.runtime.onnx_file.contract import contract_misfits
@@ -31,8 +32,8 @@ class OnnxDetector(Detector):
     The file is looked into before ONNX Runtime opens it (`check_onnx_file`), then checked against the contract and its
     card, and run once, before it is trusted.
 
-    With several slots, each batch that is submitted goes through the network on a thread of its own; threads beyond
-    their number help them all.
+    With several slots, each batch that is submitted is resized and goes through the network on a thread of its own, so
+    its frames must not change until it is collected; threads beyond their number help them all.
 
     Args:
         threads: all together; None: one a core.
@@ -64,6 +65,7 @@ class OnnxDetector(Detector):
         _check_signature(file, self._session, self.card)
         self._check_run(path)
         self._pool = ThreadPoolExecutor(runs, "detector")  # starts threads when there is work
+        self._buffers = threading.local()  # of each thread, as large as its last batch
         self._under_way: deque[Future[tuple[list[Detections], Timings]]] = deque()
 
     def submit(self, frames: Sequence[Pixels]) -> None:
@@ -71,10 +73,19 @@ class OnnxDetector(Detector):
             super().submit(frames)
             return
         self._check_open()
-        buffer = np.empty((len(frames), self.card.height, self.card.width, 3), np.uint8)
-        future = self._pool.submit(self._detect, self._prepare(frames, buffer))
+        for index, frame in enumerate(frames):
+            check_frame(index, frame)
+        future = self._pool.submit(self._prepare_and_detect, frames)
         self._under_way.append(future)
         future.add_done_callback(lambda _: self.on_done())
+
+    def _prepare_and_detect(self, frames: Sequence[Pixels]) -> tuple[list[Detections], Timings]:
+        """In a thread of the pool: what is resized there is in its core's cache when the network reads it."""
+        shape = (len(frames), self.card.height, self.card.width, 3)
+        buffer = getattr(self._buffers, "images", None)
+        if buffer is None or buffer.shape != shape:
+            self._buffers.images = buffer = np.empty(shape, np.uint8)
+        return self._detect(self._prepare(frames, buffer))
 
     def wait(self, timeout_s: float = 0.0) -> bool:
         try:

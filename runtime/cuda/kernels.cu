@@ -106,12 +106,33 @@ extern "C" __global__ void preprocess_bgr(
     for (int channel = 0; channel < 3; channel++) out[channel] = (Byte)blend(2 - channel, top, bottom, columns, rows);
 }
 
-// Fixed point with 20 bits behind the point.
-__device__ Byte rounded(int value) { return (Byte)min(max((value + (1 << 19)) >> 20, 0), 255); }
+// How YUV becomes RGB, in fixed point with 20 bits behind the point, as OpenCV has it:
+// r = luma_scale * (y - black) + v_to_r * (v - 128), and so on.
+struct Colours {
+    int black, luma_scale, u_to_b, u_to_g, v_to_g, v_to_r;
 
-// Each plane is stretched, and then the pixel becomes RGB: r = luma_scale * (y - black) + v_to_r * (v - 128), and so on.
+    __device__ static Size rounded(int value) { return (Size)min(max((value + (1 << 19)) >> 20, 0), 255); }
+
+    // BGR in the lowest bytes, of a luma and of u and v in the lowest bytes.
+    __device__ Size bgr(Size luma, Size uv) const {
+        const int l = luma_scale * max((int)(luma & 255) - black, 0);
+        const int u = (int)(uv & 255) - 128, v = (int)(uv >> 8 & 255) - 128;
+        return rounded(l + u_to_b * u) | rounded(l + u_to_g * u + v_to_g * v) << 8 | rounded(l + v_to_r * v) << 16;
+    }
+    __device__ Pair bgr(const Pair& luma, const Pair& uv) const {
+        return {bgr(luma.first, uv.first), bgr(luma.second, uv.second)};
+    }
+};
+
+// The samples of chroma that two pixels along an axis have: the pixel's own, or one for two pixels.
+__device__ Neighbours of_chroma(const Neighbours& pixels, int frame_size, int chroma_size) {
+    const int shift = chroma_size < frame_size;
+    return {pixels.first >> shift, pixels.second >> shift, pixels.weight};
+}
+
+// The four neighbours of a pixel become BGR, and then are blended: the same as from a frame in BGR.
 // luma: uint8 [frame_height, frame_width]. chroma: uint8 [chroma_height, chroma_width, 2], u and v in turns, of the same
-// picture: half as many samples in each direction in NV12.
+// picture: as many samples as luma has, or half as many rounded up, in each direction.
 extern "C" __global__ void preprocess_yuv(
     const Byte* luma, Size luma_pitch, int frame_height, int frame_width, const Byte* chroma, Size chroma_pitch,
     int chroma_height, int chroma_width, int black, int luma_scale, int u_to_b, int u_to_g, int v_to_g, int v_to_r,
@@ -119,21 +140,18 @@ extern "C" __global__ void preprocess_yuv(
 ) {
     const int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;
     if (x >= width || y >= height) return;
+    const Colours colours = {black, luma_scale, u_to_b, u_to_g, v_to_g, v_to_r};
     const Neighbours columns = neighbours(x, width, frame_width), rows = neighbours(y, height, frame_height);
-    const Neighbours uv_columns = neighbours(x, width, chroma_width), uv_rows = neighbours(y, height, chroma_height);
+    const Neighbours uv_columns = of_chroma(columns, frame_width, chroma_width);
+    const Neighbours uv_rows = of_chroma(rows, frame_height, chroma_height);
     const Bytes upper = read_pair(Row{luma + rows.first * luma_pitch, frame_width}, columns, 1);
     const Bytes lower = read_pair(Row{luma + rows.second * luma_pitch, frame_width}, columns, 1);
     const Bytes uv_upper = read_pair(Row{chroma + uv_rows.first * chroma_pitch, 2 * chroma_width}, uv_columns, 2);
     const Bytes uv_lower = read_pair(Row{chroma + uv_rows.second * chroma_pitch, 2 * chroma_width}, uv_columns, 2);
-    const Pair uv_top = unpacked(uv_upper, uv_columns, 2), uv_bottom = unpacked(uv_lower, uv_columns, 2);
-    const int l = luma_scale
-        * (blend(0, unpacked(upper, columns, 1), unpacked(lower, columns, 1), columns, rows) - black);
-    const int u = blend(0, uv_top, uv_bottom, uv_columns, uv_rows) - 128;
-    const int v = blend(1, uv_top, uv_bottom, uv_columns, uv_rows) - 128;
+    const Pair top = colours.bgr(unpacked(upper, columns, 1), unpacked(uv_upper, uv_columns, 2));
+    const Pair bottom = colours.bgr(unpacked(lower, columns, 1), unpacked(uv_lower, uv_columns, 2));
     out += 3 * (y * width + x);
-    out[0] = rounded(l + v_to_r * v);
-    out[1] = rounded(l + u_to_g * u + v_to_g * v);
-    out[2] = rounded(l + u_to_b * u);
+    for (int channel = 0; channel < 3; channel++) out[channel] = (Byte)blend(2 - channel, top, bottom, columns, rows);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -63,13 +63,12 @@ def preprocess_yuv(
     *,
     colours: YuvColours = BT601,
 ) -> None:
-    """The same from YUV: luma and chroma are stretched, each from its own size, and then become RGB.
-
-    A plane is within 1 level of every build of OpenCV, so colours are within 3: u counts up to 2.14 times in blue.
+    """The same from YUV: as `preprocess_bgr` from `YuvPlanes.bgr`, pixels that share a chroma get the same one.
 
     Args:
         luma: uint8 [H, W].
-        chroma: uint8 [h, w, 2], u then v, of the same picture; [H/2, W/2, 2] in NV12, as video decoders give it.
+        chroma: uint8 [h, w, 2], u then v: h is H or H/2, w is W or W/2, rounded up. [H/2, W/2, 2] in NV12, as video
+            decoders give it.
         colours: what the numbers mean.
 
     Raises:

@@ -1,9 +1,7 @@
 """The one resize, against a literal result and against PyTorch's definition."""
 
-import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from ssd_edge.runtime.colours import BT601, BT709, YuvColours
 from ssd_edge.runtime.pixels import YuvPlanes
@@ -52,30 +50,14 @@ def test_as_torch_interpolates(size_hw: tuple[int, int]) -> None:
 @pytest.mark.parametrize("interleaved", [False, True], ids=["planar", "NV12"])
 @pytest.mark.parametrize("colours", [BT601, BT709])
 @pytest.mark.parametrize("factor_hw", [(2, 2), (1, 2), (1, 1)])
-@pytest.mark.parametrize("size_hw", [(120, 160), (121, 161)])
+@pytest.mark.parametrize("frame_hw", [(120, 160), (121, 161)])
 def test_planes_give_what_their_bgr_gives(
-    size_hw: tuple[int, int], factor_hw: tuple[int, int], colours: YuvColours, interleaved: bool
+    frame_hw: tuple[int, int], factor_hw: tuple[int, int], colours: YuvColours, interleaved: bool
 ) -> None:
     rng = np.random.default_rng(2)
-    height, width = size_hw
-
-    def smooth(plane_hw: tuple[int, int]) -> NDArray[np.uint8]:
-        return np.asarray(cv2.resize(rng.integers(40, 216, (4, 5), dtype=np.uint8), plane_hw[::-1]), np.uint8)
-
-    u, v = (smooth((-(-height // factor_hw[0]), -(-width // factor_hw[1]))) for _ in "uv")
-    planes = YuvPlanes(smooth(size_hw), (np.stack([u, v], -1),) if interleaved else (u, v), colours)
+    chroma_hw = [-(-side // factor) for side, factor in zip(frame_hw, factor_hw, strict=True)]
+    luma, u, v = (rng.integers(0, 256, side_hw, np.uint8) for side_hw in (frame_hw, chroma_hw, chroma_hw))
+    planes = YuvPlanes(luma, (np.dstack([u, v]),) if interleaved else (u, v), colours)
     out = np.zeros((60, 90, 3), np.uint8)
     assert preprocess(planes, (60, 90), out=out) is out
-    difference = np.abs(out.astype(int) - preprocess(planes.bgr(), (60, 90)))
-    odd = any(length % factor for length, factor in zip(size_hw, factor_hw, strict=True))
-    assert difference.mean() < (2.5 if odd else 1.0)  # the last sample of chroma covers one pixel, and counts as two
-    assert difference.max() < 20
-
-
-def test_planes_are_stretched_each_and_then_converted() -> None:
-    rng = np.random.default_rng(3)
-    luma, u, v = (rng.integers(16, 236, shape, dtype=np.uint8) for shape in [(48, 64), (24, 32), (24, 32)])
-    wanted = [cv2.resize(plane, (30, 20), interpolation=cv2.INTER_LINEAR).astype(float) for plane in (luma, u, v)]
-    rgb = np.stack([*wanted, np.ones_like(wanted[0])], -1) @ BT709.to_rgb.T
-    found = preprocess(YuvPlanes(luma, (u, v), BT709), (20, 30))
-    assert np.abs(found - np.clip(rgb, 0, 255)).max() <= 1.0
+    assert np.array_equal(out, preprocess(planes.bgr(), (60, 90)))

@@ -7,7 +7,6 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
@@ -35,13 +34,17 @@ def exact_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     def exact(frame: Any, size_hw: tuple[int, int], *, out: np.ndarray) -> np.ndarray:
         if not isinstance(frame, YuvPlanes):
             return preprocess(frame, size_hw, out=out)
-        planes = (cv2.resize(plane, size_hw[::-1]).reshape(*size_hw, -1) for plane in (frame.luma, *frame.chroma))
-        y, u, v = np.concatenate([*planes], axis=-1).astype(np.int64).transpose(2, 0, 1)
+        height, width = frame.size_hw
+        rows, columns = np.arange(height)[:, None], np.arange(width)
+        per_row, per_column = (
+            -(-whole // part) for whole, part in zip(frame.size_hw, frame.chroma[0].shape, strict=False)
+        )
+        chroma = np.dstack(frame.chroma)[rows // per_row, columns // per_column]
+        y, u, v = np.dstack([frame.luma, chroma]).astype(np.int64).transpose(2, 0, 1)
         colours = frame.colours
-        y, u, v = colours.luma * (y - colours.black), u - 128, v - 128
-        rgb = y + colours.v_to_r * v, y + colours.u_to_g * u + colours.v_to_g * v, y + colours.u_to_b * u
-        out[:] = (np.stack(rgb, axis=-1) + 2**19 >> 20).clip(0, 255)
-        return out
+        y, u, v = colours.luma * np.maximum(y - colours.black, 0), u - 128, v - 128
+        bgr = y + colours.u_to_b * u, y + colours.u_to_g * u + colours.v_to_g * v, y + colours.v_to_r * v
+        return preprocess((np.dstack(bgr) + 2**19 >> 20).clip(0, 255).astype(np.uint8), size_hw, out=out)
 
     monkeypatch.setattr(base, "preprocess", exact)
 

@@ -70,7 +70,7 @@ def levels_apart(found: np.ndarray, planes: YuvPlanes) -> int:
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (7, 5), (33, 21), (64, 100)])
 @pytest.mark.parametrize("frame_hw", [(1, 1), (2, 2), (4, 6), (37, 53), (66, 42), (108, 192)])
-@pytest.mark.parametrize("shrink", [(2, 2), (1, 2), (1, 1), (4, 4)])  # NV12, NV16, NV24; odd sides are rounded up
+@pytest.mark.parametrize("shrink", [(2, 2), (1, 2), (1, 1)])  # NV12, NV16, NV24; odd sides are rounded up
 def test_preprocess_yuv(
     cuda: HostCuda, frame_hw: tuple[int, int], size_hw: tuple[int, int], shrink: tuple[int, int]
 ) -> None:
@@ -78,9 +78,9 @@ def test_preprocess_yuv(
     luma = rng.integers(0, 256, frame_hw, np.uint8)
     chroma = rng.integers(0, 256, (*(-(-side // by) for side, by in zip(frame_hw, shrink, strict=True)), 2), np.uint8)
     found = run_preprocess(preprocess_yuv, cuda, [luma, chroma], size_hw, gap=3)
-    # OpenCV halves in other steps: 1 level in u is then 2 in blue.
-    halved = (2 * size_hw[0], 2 * size_hw[1]) in (frame_hw, chroma.shape[:2])
-    assert levels_apart(found, YuvPlanes(luma, (chroma,))) <= (3 if halved else 1)
+    # Other than in 4:2:0, OpenCV converts with 10 bits behind the point: one level more.
+    planes = YuvPlanes(luma, (chroma,))
+    assert levels_apart(found, planes) <= (1 if planes.is_420 else 2)
 
 
 @pytest.mark.parametrize("size_hw", [(40, 50), (300, 300), (17, 23)])  # as large as the frame; up, and down
@@ -90,16 +90,15 @@ def test_colours(colours: YuvColours, size_hw: tuple[int, int]) -> None:
     rng = np.random.default_rng(2)
     luma, chroma = rng.integers(0, 256, (40, 50), np.uint8), rng.integers(0, 256, (20, 25, 2), np.uint8)
     found = run_preprocess(partial(preprocess_yuv, colours=colours), HostCuda(), [luma, chroma], size_hw)
-    assert levels_apart(found, YuvPlanes(luma, (chroma,), colours)) <= 1
+    assert levels_apart(found, YuvPlanes(luma, (chroma,), colours)) <= (1 if colours == BT601 else 2)
 
 
-def test_chroma_has_neighbours_of_its_own() -> None:
+def test_pixels_that_share_a_chroma_have_the_same() -> None:
     """Grey, with one v on the left and another on the right."""
     luma = np.full((2, 4), 100, np.uint8)
     chroma = np.array([[[128, 28], [128, 228]]], np.uint8)  # v of 28 and 228, so -100 and 100
     found = run_preprocess(partial(preprocess_yuv, colours=BT601_FULL), HostCuda(), [luma, chroma], (2, 4))
-    # At the four columns v is -100, -50, 50, 100 by half-pixel centres; red is luma + 1.402 v.
-    assert found[0, :, 0].tolist() == [0, 30, 170, 240]
+    assert found[0, :, 0].tolist() == [0, 0, 240, 240]  # luma + 1.402 v
     assert found[0, :, 2].tolist() == [100] * 4
 
 
