@@ -22,6 +22,7 @@ def nms(
     candidates: int,
     detections: int,
     iou_epsilon: float = 0.0,
+    clip: bool = False,
 ) -> Detections:
     """The best boxes of one image, no two of a class overlapping by more than `iou_threshold`.
 
@@ -40,11 +41,18 @@ def nms(
         boxes: float32 [anchors, 4], x0 y0 x1 y1.
         scores: float32 [anchors, classes].
         iou_epsilon: in the unit of `boxes`, squared.
+        clip: boxes are clipped to 0–1 before they are compared.
 
     Returns:
-        `Detections` with boxes as given, best first.
+        `Detections` with boxes as given, or clipped, best first.
     """
     boxes, scores = np.asarray(boxes, np.float32), np.asarray(scores, np.float32)
+    found = np.flatnonzero(scores.reshape(-1) > np.float32(score_threshold))
+    if len(found) < len(boxes) // 4:  # all others take no part, and the steps that follow have less to look at
+        rows = np.unique(found // scores.shape[1])
+        boxes, scores = boxes[rows], scores[rows]
+    if clip:
+        boxes = np.clip(boxes, 0, 1)
     if np.isnan(boxes).any():
         scores = np.where(np.isnan(boxes).any(axis=1, keepdims=True), np.float32(np.nan), scores)
     limits = np.float32(iou_threshold), np.float32(iou_epsilon)

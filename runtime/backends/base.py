@@ -165,13 +165,14 @@ class Detector(ABC):
         self, boxes: NDArray[np.float32], scores: NDArray[np.float32], size_hw: tuple[int, int]
     ) -> Detections:
         found = nms(
-            np.clip(boxes, 0, 1) if self.card.clip_before_nms else boxes,
+            boxes,
             scores,
             score_threshold=self.score_threshold,
             iou_threshold=self.card.nms_iou,
             candidates=self.card.candidates,
             detections=self.card.detections,
             iou_epsilon=self.card.iou_epsilon,
+            clip=self.card.clip_before_nms,
         )
         height, width = size_hw
         scale = np.array([width, height, width, height], np.float32)
