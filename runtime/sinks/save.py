@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import asdict
 from pathlib import Path
 
-from ssd_edge.errors import MissingDependencyError, SinkError
+from ssd_edge.errors import SinkError
 from ssd_edge.images import IMAGE_SUFFIXES
 from ssd_edge.runtime.sinks.base import Recording, Sink
 from ssd_edge.runtime.sinks.images import ImageSink, ImagesSink
@@ -18,18 +17,19 @@ def save_sink(path: Path, source: SourceInfo, recording: Recording | None = None
     """The sink that fits the name: a video (.mp4, .mov, .mkv, .avi), one image, or else a folder of images.
 
     Args:
-        recording: of a video; needs PyAV. Without it, PyAV is taken where it is installed, else OpenCV.
+        recording: of a video.
 
     Raises:
         SinkError: another suffix, or as the sink it is.
-        MissingDependencyError: `recording` is asked for, and there is no PyAV.
     """
     suffix = path.suffix.lower()
     if recording is not None and suffix not in VIDEO_CODES:
         raise SinkError(f"{path} is no video, and only a video comes in segments; expected a name that ends in .mp4")
     if suffix in VIDEO_CODES:
-        if recording is not None or (importlib.util.find_spec("av") and suffix != ".avi"):
-            return _recorder(path, source, recording or Recording())
+        if recording is not None or suffix != ".avi":
+            from ssd_edge.runtime.sinks.video_pyav import VideoRecorder  # loads FFmpeg
+
+            return VideoRecorder(path, source, **asdict(recording or Recording()))
         return VideoSink(path, source)
     if suffix in IMAGE_SUFFIXES:
         return ImageSink(path, source)
@@ -39,15 +39,3 @@ def save_sink(path: Path, source: SourceInfo, recording: Recording | None = None
             "or the name of a folder"
         )
     return ImagesSink(path, source)
-
-
-def _recorder(path: Path, source: SourceInfo, recording: Recording) -> Sink:
-    try:
-        from ssd_edge.runtime.sinks.video_pyav import VideoRecorder
-    except ModuleNotFoundError as error:
-        if error.name != "av":
-            raise
-        raise MissingDependencyError(
-            "segments of video need the package av, which is not installed", "video"
-        ) from error
-    return VideoRecorder(path, source, **asdict(recording))

@@ -227,13 +227,16 @@ def restart(server: RtspServer, watched: Watched, retry: Retry, away_s: float) -
     return watched.statuses[-1][0] - begin
 
 
-@pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("times", "path"),
+    [(3, "live"), *(pytest.param(20, path, marks=pytest.mark.long) for path in ("live", "sound", "mjpeg"))],
+)
 def test_every_return_is_noticed_and_nothing_is_left_behind(
-    start_server: Callable[..., RtspServer], times: int, hwaccel: str, capsys: pytest.CaptureFixture[str]
+    start_server: Callable[..., RtspServer], times: int, path: str, hwaccel: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server = start_server()
     retry = Retry(first_s=0.25, most_s=1.0)
-    watched = Watched(server.url(), retry, hwaccel)
+    watched = Watched(server.url(path=path), retry, hwaccel)
     wait_for(lambda: watched.worker.status == OK)
     restart(server, watched, retry, 0.1)  # what is made once only is made now
     gc.collect()
