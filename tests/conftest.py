@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # What the extras of pyproject.toml bring and test modules import at their top; a Jetson's install has none of it.
 OPTIONAL = (*EXTRA_OF_PACKAGE, "PIL")
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # OpenCV reads it once, whichever test opens the first video
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 

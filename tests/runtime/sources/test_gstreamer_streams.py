@@ -6,7 +6,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -138,19 +138,23 @@ def test_where_gstreamer_fails_ffmpeg_reads_unless_gstreamer_is_asked_for(
 
 @contextmanager
 def rtsp_answers(*answers: str) -> Iterator[tuple[int, list[str]]]:
-    """A server that gives these answers to requests, and hangs up then; its port, and the requests."""
+    """A server that gives these answers on every connection, and hangs up then; its port, and the requests."""
     requests: list[str] = []
 
-    def serve(server: socket.socket) -> None:
-        connection, _ = server.accept()
+    def answer(connection: socket.socket) -> None:
         with closing(connection):
-            for answer in answers:
+            for words in answers:
                 request = connection.recv(4096).decode()
                 if not request:
                     return
                 requests.append(request)
                 number = next(line for line in request.splitlines() if line.lower().startswith("cseq"))
-                connection.sendall(f"RTSP/1.0 {answer}\r\n{number}\r\n\r\n".encode())
+                connection.sendall(f"RTSP/1.0 {words}\r\n{number}\r\n\r\n".encode())
+
+    def serve(server: socket.socket) -> None:
+        with suppress(OSError):  # until it is closed
+            while True:  # whoever has asked keeps the connection while the stream is opened
+                threading.Thread(target=answer, args=(server.accept()[0],), daemon=True).start()
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=serve, args=(server,), daemon=True).start()
