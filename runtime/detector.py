@@ -37,7 +37,8 @@ def open_detector(
             the first GPU. On a GPU, resizing and suppression run there too.
         overlap: on a GPU, `submit` uploads a batch while the one before computes; False saves the memory of it, for
             when each batch is collected before the next is there.
-        parallel: ONNX Runtime's batches under way at once (`submit`), which share the threads; None: one a thread.
+        parallel: ONNX Runtime's batches under way at once (`submit`), which share the threads; None: one a thread, each
+            of several frames.
             They lose no time to waiting for each other as the threads of one batch do, so that more frames a second
             come out, where there are so many at once; each takes longer.
 

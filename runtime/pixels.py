@@ -128,6 +128,14 @@ def size_hw_of(pixels: Pixels) -> tuple[int, int]:
     return height, width
 
 
+def bytes_of(pixels: Pixels) -> int:
+    """What a picture takes, about: on a GPU, as NV12."""
+    if isinstance(pixels, YuvPlanes):
+        return pixels.luma.size + sum(plane.size for plane in pixels.chroma)
+    height, width = size_hw_of(pixels)
+    return max(1, height * width * (3 if isinstance(pixels, np.ndarray) else 2))
+
+
 def in_memory(pixels: Pixels) -> NDArray[np.uint8] | YuvPlanes:
     """The same in the processor's memory."""
     return pixels.download() if isinstance(pixels, GpuPicture) else pixels

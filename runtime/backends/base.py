@@ -155,11 +155,18 @@ class Detector(ABC):
         if not batch.sizes_hw:
             return [], Timings()
         begin = time.perf_counter()
-        boxes, scores = self.infer(batch.images_rgb)
+        boxes, scores = self._outputs(batch.images_rgb)
         inferred = time.perf_counter()
         detections = [self._postprocess(*item) for item in zip(boxes, scores, batch.sizes_hw, strict=True)]
         nms_ms = 1e3 * (time.perf_counter() - inferred)
         return detections, Timings(batch.preprocess_ms, 1e3 * (inferred - begin), nms_ms)
+
+    def _outputs(
+        self, images_rgb: NDArray[np.uint8]
+    ) -> tuple[Sequence[NDArray[np.float32]], Sequence[NDArray[np.float32]]]:
+        """Boxes and scores of each image of a batch."""
+        boxes, scores = self.infer(images_rgb)
+        return list(boxes), list(scores)
 
     def _postprocess(
         self, boxes: NDArray[np.float32], scores: NDArray[np.float32], size_hw: tuple[int, int]

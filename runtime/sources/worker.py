@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ssd_edge.errors import SourceError
+from ssd_edge.runtime.pixels import bytes_of
 from ssd_edge.runtime.redact import clean_text
 from ssd_edge.runtime.sources.base import TIMEOUT_S, Frame, Place, Source
 from ssd_edge.runtime.sources.images import is_image
@@ -19,7 +20,8 @@ from ssd_edge.runtime.sources.timeline import Pace, Timeline
 
 logger = logging.getLogger(__name__)
 
-CAPACITY = 4  # frames of a file that are read ahead
+CAPACITY = 4, 16  # frames of a file that are read ahead: so many at least, and at most
+READ_AHEAD_BYTES = 32 * 2**20  # what decides in between
 POLL_S = 0.05  # how soon the end of a reader, a stall and a stop are seen
 STALLED_S = 3.0  # without a frame
 STOOD_STILL_S = 0.5  # a wait that takes so much longer: all of this process did, by Ctrl-Z or a paused virtual machine
@@ -57,8 +59,8 @@ class SourceWorker:
     """Reads a source, and opens it again after a failure; `take` gives its frames.
 
     Of a live source only the newest frame is kept, the others are dropped and counted. Of a file none is lost: its
-    reader waits while `CAPACITY` frames are ready. Frames are numbered on over every new beginning, and have the
-    name of the worker, unless they are images.
+    reader waits while enough of them are ready (`CAPACITY`). Frames are numbered on over every new beginning, and have
+    the name of the worker, unless they are images.
 
     Two threads: a reader, new for every opening, and one that watches it. A reader that hangs in a driver cannot be
     ended: it is given up, and what it may still bring goes nowhere.
@@ -107,6 +109,7 @@ class SourceWorker:
         self._corrupt_before = 0
         self.next_index = 0
         self._ready: deque[Frame] = deque()
+        self._capacity = CAPACITY[0]
         self._wanted = threading.Event()  # there is room for some frames, not for one: threads change less often
         self._done = False
         self._hanging: list[_Reader] = []
@@ -162,7 +165,7 @@ class SourceWorker:
     def take(self) -> Frame:
         """The next frame; call with `changed` held, and when `ready`."""
         frame = self._ready.popleft()
-        if len(self._ready) <= CAPACITY // 2:
+        if len(self._ready) <= self._capacity // 2:
             self._wanted.set()
         return frame
 
@@ -253,13 +256,15 @@ class SourceWorker:
             if not self._pace.wants(at_s):
                 self.next_index = index + 1
                 return True
+        fitting = READ_AHEAD_BYTES // bytes_of(frame.pixels)
+        self._capacity = min(max(fitting, CAPACITY[0]), CAPACITY[1])
         named = any(map(is_image, self.paths))  # images keep their names
         frame = replace(frame, index=index, name=frame.name if named else self.name, at_s=at_s)
         while True:
             with self._changed:
                 if self._stop.is_set() or reader.given_up:
                     return False
-                if self.live or len(self._ready) < CAPACITY:
+                if self.live or len(self._ready) < self._capacity:
                     while self.live and self._ready:
                         self._ready.popleft()
                         self.dropped += 1

@@ -14,7 +14,7 @@ Batch = list[tuple[SourceWorker, Frame]]
 
 
 class Batcher:
-    """Takes frames of sources as they come: at most one of each at a time, and in turns where not all fit.
+    """Takes frames of sources as they come: one of each, in turns where not all fit; then more of files.
 
     So one that is dead or slow holds none up, and none that is fast crowds out the others.
 
@@ -42,7 +42,7 @@ class Batcher:
             self._changed.notify_all()
 
     def take(self, most: int, *, until: Callable[[], bool] = lambda: False) -> Batch:
-        """Up to `most` frames, each of another source; waits until there is one. At the end of all there is none.
+        """Up to `most` frames; waits until there is one. At the end of all there is none.
 
         Args:
             until: wait no longer than until this holds; `wake` makes it look.
@@ -53,7 +53,10 @@ class Batcher:
                 if chosen:
                     # Those that had their turn queue up behind those that waited.
                     self._workers = [worker for worker in self._workers if worker not in chosen] + chosen
-                    return [(worker, worker.take()) for worker in chosen]
+                    batch = [(worker, worker.take()) for worker in chosen]
+                    while len(batch) < most and (more := [one for one in chosen if one.ready and not one.live]):
+                        batch += [(worker, worker.take()) for worker in more[: most - len(batch)]]
+                    return batch
                 if until() or all(worker.over for worker in self._workers):
                     break
                 self._changed.wait(POLL_S)

@@ -51,16 +51,25 @@ class Inference:
             batch = self._next_batch()
             if batch:
                 try:
-                    self._detector.submit([frame.pixels for _, frame in batch])
+                    self._submit(batch)
                 except ImageError:  # from a source of one's own; the frames before it are whole
-                    while self._under_way:
-                        yield from self._finished()
-                    raise
-                self._under_way.append(batch)
+                    yield from self._one_by_one(batch)
             elif not self._under_way:
                 return
             if not batch or len(self._under_way) >= self._detector.slots:
                 yield from self._finished()
+
+    def _submit(self, batch: Batch) -> None:
+        self._detector.submit([frame.pixels for _, frame in batch])
+        self._under_way.append(batch)
+
+    def _one_by_one(self, batch: Batch) -> Iterator[tuple[Batch, list[Detections]]]:
+        """What is under way, and then each frame of a batch up to one that cannot be a frame, which raises."""
+        while self._under_way:
+            yield from self._finished()
+        for one in batch:
+            self._submit([one])
+            yield from self._finished()
 
     def _next_batch(self) -> Batch:
         """Empty where there is none before the detector is done with the earliest, and at the end."""

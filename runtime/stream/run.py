@@ -139,8 +139,10 @@ class Stream:
 
     def _open_detector(self) -> Detector:
         config = self.config
-        # Of a camera only the newest frame counts; of files, as many as anyone wants are there at once.
-        at_once = len(self._workers) if all(worker.live for worker in self._workers) else None
+        # Of a camera only the newest frame counts; of files, as many as anyone wants are there at once. A camera next
+        # to a file is not to wait for several frames of it.
+        live = [worker.live for worker in self._workers]
+        at_once = len(live) if all(live) else config.threads or usable_cpus() if any(live) else None
         return open_detector(
             config.model,
             threads=config.threads,

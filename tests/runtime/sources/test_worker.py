@@ -38,7 +38,7 @@ class Watch:
 
     def _frames(self) -> Iterator[Frame]:
         batcher = Batcher([self.worker], self.changed, lambda _: True, lambda: False)
-        while batch := batcher.take(9):
+        while batch := batcher.take(1):
             yield batch[0][1]
 
     @property
@@ -64,7 +64,7 @@ def test_a_file_loses_no_frame_and_is_not_read_ahead(watch: Callable[..., Watch]
     seen = watch([50], live=False)
     indexes = []
     for frame in seen.frames:
-        assert seen.worker.next_index <= frame.index + 1 + source_worker.CAPACITY
+        assert seen.worker.next_index <= frame.index + 1 + source_worker.CAPACITY[1]
         indexes.append(frame.index)
         if frame.index == 5:
             time.sleep(0.05)  # a slow consumer

@@ -3,7 +3,7 @@
 import threading
 import time
 
-from ssd_edge.runtime.sources.worker import SourceWorker
+from ssd_edge.runtime.sources.worker import CAPACITY, SourceWorker
 from ssd_edge.runtime.stream.batcher import Batcher
 from tests.fakes.scripted_sources import ScriptedPlace, ScriptedSource, wait_for
 
@@ -16,15 +16,17 @@ def test_one_that_hangs_does_not_slow_the_others() -> None:
         worker.start()
     batcher = Batcher([dead, good], changed, lambda _: True, lambda: False)
     begin = time.monotonic()
-    taken = [batcher.take(4) for _ in range(100)]
-    assert [batch[0][1].index for batch in taken] == list(range(100))
+    taken: list[int] = []
+    while len(taken) < 100:
+        taken += [frame.index for _, frame in batcher.take(4)]
+    assert taken == list(range(100))
     assert time.monotonic() - begin < 2
     hang.set()
     assert dead.close(5)
     assert good.close(5)
 
 
-def test_turns_are_fair_and_a_batch_has_one_frame_of_each() -> None:
+def test_turns_are_fair_also_within_a_batch() -> None:
     changed = threading.Condition()
     workers = [
         SourceWorker(ScriptedPlace([40], live=False).place, changed, name=name, opened=ScriptedSource([40], live=False))
@@ -42,7 +44,11 @@ def test_turns_are_fair_and_a_batch_has_one_frame_of_each() -> None:
     assert turns == ["a", "b"] * 10  # no sink has room for c
     with changed:
         changed.wait_for(lambda: all(worker.ready for worker in workers), 5)
-    assert sorted(worker.name for worker, _ in batcher.take(9)) == ["a", "b"]
+    assert [worker.name for worker, _ in batcher.take(2)] == ["a", "b"]
+    wait_for(lambda: all(worker.next_index >= 11 + CAPACITY[0] for worker in workers[:2]))  # so many are there
+    batch = batcher.take(6)
+    assert [worker.name for worker, _ in batch] == ["a", "b"] * 3
+    assert [frame.index for _, frame in batch] == [11, 11, 12, 12, 13, 13]
     for worker in workers:
         worker.close(5)
 
