@@ -1,4 +1,4 @@
-"""One H.264 file through `stream` and through its peers, in turns: the same file, model, machine and number of threads.
+"""One H.264 file through `stream` and through its peers, alternately: same file, model, machine and threads.
 
 python -m benchmarks.stream_peers int8.onnx --video DATA/video/vtest.avi --inference VENV/bin/python \\
     -o benchmarks/stream_peers.json

@@ -1,4 +1,4 @@
-"""Four 1280×720 H.264 files against the ideal of the same machine, in turns; and the age of a live source's frames.
+"""Four 1280×720 H.264 files against the ideal of the same machine, alternately; and the age of a live source's frames.
 
 The ideal is what the cores could do if nothing but decoding and the network took their time: cores ÷ (seconds of a
 core per frame of bare decoding + of the bare network), each measured alone, on all cores, in the same round.

@@ -81,7 +81,7 @@ def compare(model: Path, dataset: DetectionDataset, pictures: Callable[[], Itera
 
 
 def cost_ms(frame_hw: tuple[int, int] = (720, 1280), size_hw: tuple[int, int] = (320, 320)) -> dict[str, float]:
-    """Milliseconds of a core that each way takes for a frame, in turns."""
+    """Milliseconds of a core that each way takes for a frame, measured alternately."""
     rng = np.random.default_rng(0)
     half = (frame_hw[0] // 2, frame_hw[1] // 2)
     planes = YuvPlanes(*(rng.integers(0, 256, frame_hw, np.uint8), tuple(rng.integers(0, 256, (2, *half), np.uint8))))

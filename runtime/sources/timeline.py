@@ -29,7 +29,7 @@ class Timeline:
         self._arrived_at = 0.0
 
     def begin(self) -> None:
-        """The source is opened, or opened again: its clock begins anew."""
+        """The source is opened, or opened again: its clock starts again."""
         self._offset_s = None
 
     def at_s(self, frame: Frame, *, live: bool, fps: float | None) -> float:

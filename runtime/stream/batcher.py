@@ -14,7 +14,7 @@ Batch = list[tuple[SourceWorker, Frame]]
 
 
 class Batcher:
-    """Takes frames of sources as they come: one of each, in turns where not all fit; then more of files.
+    """Takes frames of sources as they come: one of each, fairly where not all fit; then more of files.
 
     So one that is dead or slow holds none up, and none that is fast crowds out the others.
 
