@@ -20,8 +20,8 @@ class YuvPlanes:
     Attributes:
         luma: uint8 [H, W].
         chroma: u and v, uint8 [h, w] each (I420, 4:2:2, 4:4:4); or one uint8 [h, w, 2] of both, interleaved (NV12).
-            They cover the same picture with as many samples as luma has in each direction, or half as many, rounded up; in
-            4:2:0 half as many in both.
+            They cover the same picture, in each direction with as many samples as luma has, or half as many, rounded
+            up; in 4:2:0 with half as many in both.
         colours: what the numbers mean.
 
     Raises:
