@@ -47,7 +47,7 @@ class _Camera:
         devices = video_devices(self._root)
         device = self._known.find(devices) if self._known else find_device(self._which, devices)
         if device is None and (self._known or not self._which.isdecimal()):
-            raise SourceError(f"{self._missing()}; there are: {_listed(devices)}; is it plugged in?")
+            raise SourceError(f"{self._missing()}; found: {_listed(devices)}; is it plugged in?")
         source = self._open(int(self._which) if device is None else device.number, device)
         if device is not None:
             self._known = self._known or KnownDevice(device, devices)
@@ -91,7 +91,7 @@ class _Camera:
         with quiet_opencv():
             capture = cv2.VideoCapture(number, cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY)
         if not capture.isOpened():
-            raise SourceError(f"no {self.name} that can be opened; there are: {_nodes(self._root)}; {CHECK}")
+            raise SourceError(f"no {self.name} that can be opened; found: {_nodes(self._root)}; {CHECK}")
         pixel_format = mode.pixel_format if mode else options.pixel_format
         size_wh = (mode.width, mode.height) if mode else options.size_wh
         if pixel_format:  # first: which sizes and rates there are depends on it

@@ -127,7 +127,7 @@ def test_no_such_camera_says_which_are_there(machine: Callable[..., FakeCapture]
 
 def test_a_camera_that_cannot_be_opened(tmp_path: Path) -> None:
     plug_in(tmp_path, C270)
-    with pytest.raises(SourceError, match=r"no camera 63 that can be opened; there are: /dev/video2; is it plugged in"):
+    with pytest.raises(SourceError, match=r"no camera 63 that can be opened; found: /dev/video2; is it plugged in"):
         find_camera("63", SourceOptions(), tmp_path).open()
 
 
@@ -158,7 +158,7 @@ def test_unplugged_and_plugged_in_again(machine: Callable[..., FakeCapture], tmp
     unplug(tmp_path, C270)
     other = VideoDevice(2, "Another", "", "1-7:1.0", "0")
     plug_in(tmp_path, other)
-    with pytest.raises(SourceError, match=r"camera 2 \(HD Webcam C270\) is not there; there are: 2 \(Another\)"):
+    with pytest.raises(SourceError, match=r"camera 2 \(HD Webcam C270\) is not there; found: 2 \(Another\)"):
         place.open()
     plug_in(tmp_path, VideoDevice(4, C270.name, C270.serial, "2-1:1.0", "0"))
     place.open()
