@@ -10,6 +10,7 @@ import numpy as np
 
 from ssd_edge.errors import SourceError
 from ssd_edge.runtime.sources.base import Frame, Place, Source
+from ssd_edge.runtime.sources.worker import SourceWorker
 
 Step = int | float | str | threading.Event | Exception | tuple[int, int]
 
@@ -82,3 +83,15 @@ def wait_for(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.005)
+
+
+def all_frames(worker: SourceWorker, changed: threading.Condition) -> list[Frame]:
+    """Start a worker, and take its frames as they come, to the end."""
+    worker.start()
+    frames: list[Frame] = []
+    while True:
+        with changed:
+            assert changed.wait_for(lambda: worker.ready or worker.over, timeout=20)
+            if worker.over:
+                return frames
+            frames.append(worker.take())

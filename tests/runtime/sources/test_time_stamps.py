@@ -14,6 +14,7 @@ from ssd_edge.runtime.sources.base import Frame, SourceOptions
 from ssd_edge.runtime.sources.find import find_source, open_source
 from ssd_edge.runtime.sources.timeline import LATE_S
 from ssd_edge.runtime.sources.worker import Retry, SourceWorker
+from tests.fakes.scripted_sources import all_frames
 from tests.runtime.sources.sample_video import encode, ramp
 from tests.runtime.sources.servers import raw_server
 
@@ -25,14 +26,7 @@ def through_a_worker(uri: str | Path, **options: Any) -> list[Frame]:
     """All frames that it gives, with the stream's times."""
     changed = threading.Condition()
     worker = SourceWorker(find_source(uri, SourceOptions(damaged="keep", hwaccel="none")), changed, **options)
-    worker.start()
-    frames = []
-    while True:
-        with changed:
-            assert changed.wait_for(lambda: worker.ready or worker.over, timeout=20)
-            if worker.over:
-                break
-            frames.append(worker.take())
+    frames = all_frames(worker, changed)
     assert worker.close(5)
     return frames
 

@@ -10,7 +10,7 @@ import pytest
 from ssd_edge.runtime.sources.base import Frame, Place, Source
 from ssd_edge.runtime.sources.timeline import STEP_S, Pace, Timeline
 from ssd_edge.runtime.sources.worker import SourceWorker
-from tests.fakes.scripted_sources import wait_for
+from tests.fakes.scripted_sources import all_frames, wait_for
 
 PIXELS = np.zeros((2, 2, 3), np.uint8)
 THIRTY, FILM = [n / 30 for n in range(300)], [n / 25 for n in range(250)]
@@ -149,14 +149,7 @@ def test_frames_that_are_passed_over_are_not_dropped() -> None:
     changed, statuses = threading.Condition(), []
     place = Place("clocked", False, lambda: Clocked(THIRTY, live=False))
     worker = SourceWorker(place, changed, max_fps=5, on_status=lambda status, _: statuses.append(status))
-    worker.start()
-    frames = []
-    while True:
-        with changed:
-            assert changed.wait_for(lambda: worker.ready or worker.over, timeout=20)
-            if worker.over:
-                break
-            frames.append(worker.take())
+    frames = all_frames(worker, changed)
     assert [frame.index for frame in frames] == list(range(0, 300, 6))
     assert [frame.time_s for frame in frames] == pytest.approx([n / 5 for n in range(50)])
     assert (worker.dropped, worker.next_index, statuses) == (0, 300, ["ok", "ended"])
