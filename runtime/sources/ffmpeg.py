@@ -79,10 +79,7 @@ class FfmpegSource(Source):
         self.fps = float(rate) if 0 < rate <= 1000 else None  # some streams give their clock: 90,000
         self.frame_count = self._stream.frames or None if not live else None  # the container's own count
         self.decoder = f"{codec.name} (FFmpeg)"
-        self._decode: Callable[[VideoPacket], list[tuple[VideoFrame, bool]]] = self._decode_frames
-        if codec.name == "mjpeg":
-            self._jpegs = JpegDecoder(None if codec.is_hwaccel else codec)
-            self._decode = self._decode_jpeg
+        self._jpegs = JpegDecoder(None if codec.is_hwaccel else codec) if codec.name == "mjpeg" else None
         self._rotation = 0
         self._damaged_pts: set[int | None] = set()
         self._origin_s: float | None = None
@@ -95,7 +92,8 @@ class FfmpegSource(Source):
         self._asking()
         for packet in self._packets():
             before = self.corrupt
-            for picture, damaged in self._decode(packet):
+            decoded = self._decode_frames(packet) if self._jpegs is None else self._decode_jpeg(self._jpegs, packet)
+            for picture, damaged in decoded:
                 media_time_s = self._media_time_s(picture.pts)
                 if not damaged or self._options.damaged == "keep":
                     pixels = self._pixels_of(picture)
@@ -159,14 +157,14 @@ class FfmpegSource(Source):
         self.corrupt += sum(damaged for _, damaged in found)
         return found
 
-    def _decode_jpeg(self, packet: VideoPacket) -> list[tuple[VideoFrame, bool]]:
+    def _decode_jpeg(self, jpegs: JpegDecoder, packet: VideoPacket) -> list[tuple[VideoFrame, bool]]:
         if not packet.size:
             return []
-        if (picture := self._jpegs.decode(packet)) is not None:
+        if (picture := jpegs.decode(packet)) is not None:
             self._rotation = picture.rotation
             return [(picture, False)]
         self.corrupt += 1
-        if (rescued := self._jpegs.rescue(packet)) is None:
+        if (rescued := jpegs.rescue(packet)) is None:
             return []
         return [(rescued, True)]
 

@@ -322,7 +322,8 @@ class _Reader(threading.Thread):
                         return
                     self.asked_at = time.monotonic()
         except SourceError as error:
-            self.error = error.with_traceback(None)  # which holds this thread and all that the source held
+            error.__context__ = None  # FFmpeg's own; its traceback, as this one's, holds the source and its decoder
+            self.error = error.with_traceback(None)
         except Exception as error:  # nothing may end a thread unseen
             logger.debug("a source failed", exc_info=True)
             self.error = SourceError(f"unexpected {type(error).__name__}: {clean_text(str(error))}")
