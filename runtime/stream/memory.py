@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 GIVE_BACK_S = 10.0  # takes less than a millisecond
+HEAPS = 2  # that a stream's threads share
+M_ARENA_MAX = -8  # glibc's malloc.h
 
 
 @contextmanager
@@ -47,3 +49,16 @@ def malloc_trim() -> Callable[[int], int] | None:
     except (AttributeError, OSError, TypeError):  # another C library, another system
         return None
     return found
+
+
+def limit_heaps(count: int = HEAPS) -> bool:
+    """Let all threads of the process share so many heaps of the C library; False without glibc.
+
+    Else there are up to eight per core. Something small that is used keeps whole pages in each of them, and a source
+    that begins again has new threads: it would take memory long to settle. To be called before libraries start
+    threads: glibc keeps the heaps that there are.
+    """
+    try:
+        return bool(ctypes.CDLL(None).mallopt(M_ARENA_MAX, count))
+    except (AttributeError, OSError, TypeError):
+        return False

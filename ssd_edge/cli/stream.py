@@ -148,6 +148,9 @@ def _add_mqtt_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from ssd_edge.runtime.stream.memory import limit_heaps
+
+    limit_heaps()  # before the libraries below start threads
     from ssd_edge.runtime.cuda.errors import CudaFatalError
     from ssd_edge.runtime.logs import set_up_logs
     from ssd_edge.runtime.stream.run import Stream

@@ -52,6 +52,35 @@ def test_what_is_freed_below_what_is_used_goes_back(monkeypatch: pytest.MonkeyPa
     libc.free(last)
 
 
+@pytest.mark.skipif(memory.malloc_trim() is None, reason="no glibc")
+def test_threads_share_a_few_heaps() -> None:
+    script = """
+        import ctypes, sys, threading
+        from ssd_edge.runtime.stream.memory import limit_heaps
+        if sys.argv[1] == "limited":
+            assert limit_heaps()
+        libc = ctypes.CDLL(None)
+        libc.malloc.restype = ctypes.c_void_p
+        together = threading.Barrier(9)
+        heaps = set()  # each begins at a multiple of 64 MiB, but for the first one
+
+        def work():
+            heaps.add(libc.malloc(1000) >> 26)
+            together.wait()
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        together.wait()
+        print(len(heaps))
+    """
+    heaps = {}
+    for case in ("limited", "as it is"):
+        command = [sys.executable, "-c", textwrap.dedent(script), case]
+        heaps[case] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert heaps["limited"] <= memory.HEAPS < heaps["as it is"]
+
+
 def test_modules_are_left_out_of_the_search_for_garbage_while_it_is_open() -> None:
     frozen, threads = gc.get_freeze_count(), threading.active_count()
     with memory_kept_small():
@@ -66,6 +95,7 @@ def test_modules_are_left_out_of_the_search_for_garbage_while_it_is_open() -> No
 def test_without_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     assert memory.malloc_trim() is None
+    assert not memory.limit_heaps()
     with memory_kept_small():
         pass
 
