@@ -11,7 +11,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from ssd_edge.errors import SourceError
 from ssd_edge.runtime.sources.base import Place, Source, SourceOptions
 from ssd_edge.runtime.sources.find import find_source
 from ssd_edge.runtime.sources.worker import Retry, SourceWorker
+from tests.fakes.scripted_sources import wait_for
 from tests.runtime.sources.sample_video import encode, ramp
 from tests.runtime.sources.servers import raw_server, web_server
 
@@ -91,14 +92,13 @@ def test_a_closed_source_is_let_go(place: Place, frames: int) -> None:
             for frame in source.frames():
                 if frame.index + 1 >= frames:
                     break
-            return weakref.ref(source)
         return weakref.ref(source)
 
     assert read()() is None
     before = tasks()
     for _ in range(5):
         assert read()() is None
-    wait_until(lambda: tasks() <= before)
+    wait_for(lambda: tasks() <= before)
 
 
 @pytest.mark.usefixtures("without_collector")
@@ -106,9 +106,8 @@ def test_a_closed_source_is_let_go(place: Place, frames: int) -> None:
 def test_a_source_that_begins_again_leaves_nothing_of_its_last_time(place: Place) -> None:
     """A file because it is to, an address because it failed."""
     with playing(place, times=6, loop=True) as opened:
-        wait_until(
-            lambda: sum(one() is not None for one in opened) <= 2
-        )  # one that is being opened, and the one before
+        # One that is being opened, and the one before.
+        wait_for(lambda: sum(one() is not None for one in opened) <= 2)
 
 
 @pytest.mark.usefixtures("without_collector")
@@ -129,7 +128,7 @@ def test_a_stream_that_fell_silent_is_let_go_when_it_goes_on(tmp_path: Path) -> 
     with raw_server(answer) as server:
         place = find_source(f"http://{server.place}/", replace(OPTIONS, timeout_s=1.0))
         with playing(place, times=2) as opened:
-            wait_until(lambda: opened[0]() is None)
+            wait_for(lambda: opened[0]() is None)
             assert opened[1]() is not None
             end.set()
 
@@ -159,11 +158,3 @@ def playing(place: Place, *, times: int, loop: bool = False) -> Iterator[list[we
         yield opened
     finally:
         assert worker.close(5)
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    """Threads that were told to end take a moment."""
-    until = time.monotonic() + 5
-    while not true() and time.monotonic() < until:
-        time.sleep(0.01)
-    assert true()
